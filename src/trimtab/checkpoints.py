@@ -1,0 +1,85 @@
+"""Trained parts on disk, bound to the prior that they were trained beside; knows no method.
+
+A checkpoint is a folder: ``adapter.safetensors`` (the trained part alone) and ``config.json`` (for people: what the
+file's own
+metadata say). Loading it beside another prior is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from trimtab.core.contracts import Prior
+from trimtab.networks import storage
+
+WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
+
+
+class Trained(Protocol):
+    """An adapter: an nn.Module whose state is its trained part, and the settings that rebuild it."""
+
+    settings: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> Any: ...
+
+    def eval(self) -> Any: ...
+
+
+Adapter = TypeVar("Adapter", bound=Trained)
+
+
+def save(folder: Path, adapter: Trained, prior: Prior, *, facts: dict[str, Any] | None = None) -> None:
+    """Write the trained part, atomically.
+
+    Args:
+        folder: made if need be.
+        adapter: whose `state_dict()` and `settings` to keep; float32 as trained.
+        prior: the one it was trained beside.
+        facts: more to record, such as data and training; plain values.
+    """
+    config = {
+        "method": type(adapter).__name__,
+        "prior": prior.fingerprint,
+        "settings": adapter.settings,
+        "facts": facts or {},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    storage.write(folder / WEIGHTS, adapter.state_dict(), config)
+    partial = folder / (CONFIG + ".partial")
+    partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    os.replace(partial, folder / CONFIG)
+
+
+def load(folder: Path, method: type[Adapter], prior: Prior) -> Adapter:
+    """The adapter in a folder, in eval mode, beside `prior`.
+
+    Args:
+        folder: that `save` wrote.
+        method: the adapter's class, called as ``method(prior, **settings)``.
+        prior: the one it was trained beside.
+
+    Raises:
+        ValueError: no checkpoint there, a damaged one, one of another method, or one trained beside another prior.
+    """
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"no checkpoint in {folder}: {WEIGHTS} is missing; train one first")
+    weights, config = storage.read(folder / WEIGHTS)
+    if config["method"] != method.__name__:
+        raise ValueError(f"{folder} holds a {config['method']} adapter, not {method.__name__}")  # type:
+        ignore[attr - defined]
+    if config["prior"] != prior.fingerprint:
+        raise ValueError(
+            f"the adapter in {folder} was trained beside the prior {config['prior']}, and this one is {prior.fingerprint}; "
+            "load that prior, or train the adapter again beside this one"
+        )
+    adapter = method(prior, **config["settings"])  # type: ignore[call-arg]
+    adapter.load_state_dict(weights)
+    adapter.eval()
+    return adapter

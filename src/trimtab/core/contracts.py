@@ -1,0 +1,84 @@
+"""The contracts that models, environments and rewards fulfil; knows no implementation of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video
+
+BoundDenoiser = Callable[[Video, NoiseLevel], Prediction]
+"""What `Denoiser.bind` returns: the belief about a noisy video at a noise level."""
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Anything that has a belief about a noisy video: priors, adapters and combinations of them."""
+
+    @property
+    def uses(self) -> frozenset[Fact]:
+        """The facts that change the answer, no more and no fewer."""
+
+    @property
+    def space(self) -> str:
+        """Fingerprint of the space that videos live in; two spaces cannot be combined."""
+
+    def bind(self, given: Conditioning) -> BoundDenoiser:
+        """Encode what is known once per clip. Raises ValueError if a fact has the wrong shape, dtype or range."""
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Frames to the space a prior diffuses in, and back."""
+
+    @property
+    def space(self) -> str: ...
+
+    @property
+    def frames_per_latent(self) -> int:
+        """How many frames one latent time step stands for (1 unless the codec compresses time)."""
+
+    def encode(self, frames: Video) -> Video: ...
+
+    def decode(self, latents: Video) -> Video: ...
+
+
+@runtime_checkable
+class Prior(Denoiser, Protocol):
+    """A frozen video model and what one must know to use it."""
+
+    codec: Codec
+    schedule: NoiseSchedule
+    num_context: int
+    num_frames: int
+    frame_shape: tuple[int, int, int]
+    frame_rate: float
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the weights, by which an adapter recognises its prior."""
+
+
+class NoiseSchedule(Protocol):
+    """Noise levels from nearly clean to pure noise."""
+
+    @property
+    def num_levels(self) -> int: ...
+
+    @property
+    def may_be_pure(self) -> bool: ...
+
+    def level(self, index: Tensor) -> NoiseLevel: ...
+
+    def index_of(self, level: NoiseLevel) -> Tensor: ...
+
+
+class Policy(Protocol):
+    """Something that acts."""
+
+    def reset(self) -> None: ...
+
+    def act(self, observation: np.ndarray) -> np.ndarray: ...

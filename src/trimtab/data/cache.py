@@ -1,0 +1,142 @@
+"""The raw copy of a set's frames that makes random access fast: built, recognised as stale, mapped; knows no clips.
+
+``cache/`` holds frames.uint8 (all frames one after another), index.npz (actions, lengths, levels) and key.json, written
+last. The key names every file of the set with its size and time of change: while these stay the same the cache is
+trusted; when they differ the files' checksums are verified, and the cache is rebuilt unless the contents are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from trimtab.data.layout import (
+    EPISODES_PATH,
+    IMAGE,
+    INFO_PATH,
+    PROVENANCE_PATH,
+    DamagedEpisodes,
+    decode_png,
+    read_json,
+    read_rows,
+    verify,
+    write_json,
+)
+
+Index = dict[str, np.ndarray]
+FRAMES, INDEX, KEY = "frames.uint8", "index.npz", "key.json"
+
+
+def open_cache(folder: Path) -> tuple[np.ndarray, Index]:
+    """The frames, memory-mapped, and the index; builds or rebuilds the cache if it has to.
+
+    Raises:
+        DamagedEpisodes: a file of the set is truncated or altered.
+        PermissionError: the cache must be built and the folder is read-only.
+    """
+    cache = folder / "cache"
+    key = key_of(folder)
+    found = read_key(cache)
+    if found != key:
+        verify(folder)
+        if found is None or found.get("contents") != key["contents"]:
+            build(folder, cache)
+        else:  # the same files with other times: copied, or restored
+            with contextlib.suppress(OSError):  # read-only: the files are verified again next time, nothing is lost
+                write_json(key, cache / KEY)
+    frames = np.memmap(cache / FRAMES, dtype=np.uint8, mode="r").reshape(-1, *frame_shape(folder))
+    return frames, dict(np.load(cache / INDEX, allow_pickle=False))
+
+
+def frame_shape(folder: Path) -> tuple[int, ...]:
+    return tuple(read_json(folder / INFO_PATH)["features"][IMAGE]["shape"])
+
+
+def key_of(folder: Path) -> dict[str, Any]:
+    checksums = read_json(folder / PROVENANCE_PATH)["checksums"]
+    files = {}
+    for name in (*checksums, PROVENANCE_PATH):
+        path = folder / name
+        if not path.is_file():
+            raise DamagedEpisodes(f"{path} is missing; restore it from a copy, or delete the set and record it again")
+        files[name] = [path.stat().st_size, path.stat().st_mtime_ns]
+    return {"files": files, "contents": checksums, "num_bytes": num_bytes(folder)}
+
+
+def num_bytes(folder: Path) -> int:
+    return read_json(folder / INFO_PATH)["total_frames"] * int(np.prod(frame_shape(folder)))
+
+
+def read_key(cache: Path) -> dict[str, Any] | None:
+    """The key of a complete cache, None if there is none that can be used."""
+    try:
+        key = read_json(cache / KEY)
+        complete = (cache / FRAMES).stat().st_size == key["num_bytes"] and zipfile.is_zipfile(cache / INDEX)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        return None
+    return key if complete else None
+
+
+def write_index(folder: Path, cache: Path, actions: np.ndarray, episodes: Sequence[dict[str, Any]]) -> None:
+    """Complete a cache whose frames are written: the index, then the key of the set at `folder`."""
+    np.savez(cache / INDEX, **index_of(actions, episodes))
+    write_json(key_of(folder), cache / KEY)
+
+
+def build(folder: Path, cache: Path) -> None:
+    """Decode every frame beside the old cache, then put the new one in its place."""
+    temporary = cache.with_name(f"cache.{os.getpid()}")
+    try:
+        temporary.mkdir()
+    except OSError as error:
+        raise PermissionError(
+            f"{folder} needs a cache of {num_bytes(folder) / 1e6:.0f} MB and cannot be written ({error.strerror}); "
+            "make it writable, copy the set elsewhere, or open it with in_memory=True"
+        ) from error
+    try:
+        actions = []
+        with (temporary / FRAMES).open("wb") as raw:
+            for frames, some in decode(folder):
+                raw.write(frames.data)
+                actions.append(some)
+        write_index(folder, temporary, np.concatenate(actions), read_episodes(folder))
+        shutil.rmtree(cache, ignore_errors=True)
+        try:
+            os.rename(temporary, cache)
+        except OSError:
+            if read_key(cache) != key_of(folder):  # unless another process has just built the same
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(folder: Path) -> tuple[np.ndarray, Index]:
+    """The frames and the index in memory; verifies every file and writes nothing."""
+    verify(folder)
+    frames, actions = zip(*decode(folder), strict=True)
+    return np.concatenate(frames), index_of(np.concatenate(actions), read_episodes(folder))
+
+
+def index_of(actions: np.ndarray, episodes: Sequence[dict[str, Any]]) -> Index:
+    lengths, levels = (np.array([episode[name] for episode in episodes], np.int64) for name in ("length", "level"))
+    return {"actions": actions, "lengths": lengths, "levels": levels}
+
+
+def read_episodes(folder: Path) -> list[dict[str, Any]]:
+    return pq.read_table(folder / EPISODES_PATH, page_checksum_verification=True).to_pylist()
+
+
+def decode(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frames and actions of all rows, a row group at a time."""
+    for rows in read_rows(folder, [IMAGE, "action"]):
+        images = rows[IMAGE].combine_chunks().field("bytes")
+        frames = np.stack([decode_png(image.as_py()) for image in images])
+        yield frames, np.stack(rows["action"].to_numpy())

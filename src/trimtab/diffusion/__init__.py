@@ -1,0 +1,1 @@
+"""Noise, noise schedules, training losses and samplers; knows no model and no method."""

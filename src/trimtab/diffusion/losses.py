@@ -1,0 +1,116 @@
+"""What a denoiser is trained to minimise; knows no model, and no more of a prediction than its clean and its noise.
+
+A loss takes a prediction and the clean video and noise that its noisy video was made of, and answers one number a
+sample, (batch,): the mean over time, channel and space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trimtab.core.contracts import Codec, Denoiser
+from trimtab.core.values import Clip, Prediction, Video
+from trimtab.diffusion.noise import gaussian_noise, uniform_integers
+from trimtab.diffusion.schedules import Schedule
+
+Loss = Callable[[Prediction, Video, Video], Float[Tensor, " batch"]]
+
+
+def noise_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
+    """Squared error of the noise (Ho et al., arXiv 2006.11239)."""
+    return per_sample((prediction.noise - noise) ** 2)
+
+
+def clean_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
+    """Squared error of the clean video times alpha^2 / sigma^2, not clipped, as AVID's pixel models are trained.
+
+    It is the number that `noise_loss` gives; use that for noise predictions if the schedule reaches pure noise, where
+    they have no clean video.
+    """
+    alpha, sigma = prediction.level.broadcast()
+    return per_sample((alpha / sigma * (prediction.clean - clean)) ** 2)
+
+
+def velocity_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
+    """Squared error of the velocity, alpha * noise - sigma * clean (Salimans and Ho, arXiv 2202.00512)."""
+    alpha, sigma = prediction.level.broadcast()
+    return per_sample((prediction.velocity - (alpha * noise - sigma * clean)) ** 2)
+
+
+def flow_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
+    """Squared error of the flow, noise - clean (Lipman et al., arXiv 2210.02747)."""
+    return per_sample((prediction.flow - (noise - clean)) ** 2)
+
+
+def min_snr_loss(prediction: Prediction, clean: Video, noise: Video, gamma: float = 5.0) -> Float[Tensor, " batch"]:
+    """Squared error of the clean video times min(alpha^2 / sigma^2, gamma) (Hang et al., arXiv 2303.09556).
+
+    Computed as the error of the noise times min(1, gamma * sigma^2 / alpha^2), which is finite at pure noise.
+    """
+    alpha, sigma = prediction.level.broadcast()
+    return per_sample((gamma * (sigma / alpha) ** 2).clamp(max=1) * (prediction.noise - noise) ** 2)
+
+
+def per_sample(errors: Video) -> Float[Tensor, " batch"]:
+    return errors.flatten(1).mean(1)
+
+
+class DenoisingLoss(nn.Module):
+    """The loss of a denoiser on clips, at noise levels drawn uniformly.
+
+    It is a module, so that what wraps modules (several processes, mixed precision) wraps the whole training step.
+
+    Args:
+        denoiser: what is trained; its parameters are found if it is an `nn.Module`.
+        schedule: to draw noise levels from.
+        loss: one of the losses of this file, or any function like them.
+        seed: of the draws, which depend on (seed, step, sample) alone.
+        codec: encodes the clip's frames and context first; without it clips are already in the denoiser's space.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        schedule: Schedule,
+        *,
+        loss: Loss = velocity_loss,
+        seed: int = 0,
+        codec: Codec | None = None,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.schedule, self.loss, self.seed, self.codec = denoiser, schedule, loss, seed, codec
+
+    def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
+        """The loss of each sample of the clip, (batch,) float32.
+
+        Args:
+            clip: video (batch, time, channel, height, width) and what is known about it.
+            step: of training.
+            samples: the index of each sample in the data set.
+
+        Raises:
+            ValueError: the number of samples is not the batch size.
+        """
+        if len(samples) != len(clip.video):
+            raise ValueError(f"one sample index a video is needed, got {len(samples)} for a batch of {len(clip.video)}")
+        if self.codec is not None:
+            clip = encoded(clip, self.codec)
+        clean = clip.video.float()
+        index = uniform_integers(self.schedule.num_levels, seed=self.seed, step=step, samples=samples, purpose="level")
+        level = self.schedule.level(index.to(clean.device))
+        noise = gaussian_noise(tuple(clean.shape[1:]), seed=self.seed, step=step, samples=samples, device=clean.device)
+        prediction = self.denoiser.bind(clip.given)(level.add_noise(clean, noise), level)
+        return self.loss(prediction, clean, noise)
+
+
+@torch.no_grad()
+def encoded(clip: Clip, codec: Codec) -> Clip:
+    """The clip with its frames and its context in the space of the codec."""
+    context = clip.given.context
+    given = clip.given if context is None else replace(clip.given, context=codec.encode(context))
+    return Clip(codec.encode(clip.video), given)

@@ -1,0 +1,163 @@
+"""Compares generated frames with real ones, one value a frame; knows no model, dataset or average.
+
+All metrics take two videos (batch, time, 3, height, width), float32 in [-1, 1], and give (batch, time), so per-step
+figures, overall figures and paired differences all come from one table. Frames are compared as floats, not as uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trimtab.core.values import Video
+from trimtab.metrics.weights import LPIPS_ALEX, read_arrays
+
+PerFrame = Float[Tensor, "batch time"]
+Images = Float[Tensor, "image 3 height width"]
+
+_CHUNK = 256
+"""Frames evaluated at once: keeps the features of a few hundred frames in memory, whatever the number of clips."""
+
+
+def check_videos(**videos: Tensor) -> None:
+    """Raise ValueError unless all are float32 RGB videos in [-1, 1] of one shape and on one device."""
+    (first_name, first), *_ = videos.items()
+    for name, video in videos.items():
+        if video.ndim != 5 or video.shape[2] != 3 or 0 in video.shape:
+            raise ValueError(f"{name} must be (batch, time, 3, height, width), not {tuple(video.shape)}")
+        if video.dtype != torch.float32:
+            raise ValueError(
+                f"{name} must be float32, not {video.dtype}; convert it with `.float()`, uint8 / 127.5 - 1"
+            )
+        if video.shape != first.shape or video.device != first.device:
+            raise ValueError(
+                f"{first_name} and {name} must have one shape and device, not {tuple(first.shape)} on {first.device} "
+                f"and {tuple(video.shape)} on {video.device}"
+            )
+        low, high = video.aminmax()
+        if not (low >= -1.00001 and high <= 1.00001):  # also false for NaN
+            raise ValueError(
+                f"{name} must lie in [-1, 1], not [{low:.4g}, {high:.4g}]; clamp samples with `.clamp(-1, 1)`, "
+                "and map [0, 1] with `* 2 - 1`"
+            )
+
+
+def _over_frames(measure: Callable[[Images, Images], Tensor], generated: Video, real: Video) -> PerFrame:
+    check_videos(generated=generated, real=real)
+    pairs = zip(generated.flatten(0, 1).split(_CHUNK), real.flatten(0, 1).split(_CHUNK), strict=True)
+    return torch.cat([measure(*pair) for pair in pairs]).unflatten(0, generated.shape[:2])
+
+
+@torch.no_grad()
+def psnr(generated: Video, real: Video) -> PerFrame:
+    """Peak signal-to-noise ratio in dB for values in [0, 1]; identical frames give 100 (mean squared error >= 1e-10).
+
+    Raises ValueError for a wrong shape, dtype or range.
+    """
+
+    def measure(first: Images, second: Images) -> Tensor:
+        error = ((first - second) / 2).square().mean((1, 2, 3))
+        return -10 * error.clamp(min=1e-10).log10()
+
+    return _over_frames(measure, generated, real)
+
+
+@torch.no_grad()
+def ssim(generated: Video, real: Video) -> PerFrame:
+    """Structural similarity (Wang et al. 2004), 11 x 11 Gaussian window of sigma 1.5, values in [0, 1]; 1 is identical.
+
+    Averaged over the positions whose window lies inside the frame, as scikit-image and torchmetrics up to 1.4 do; later
+    torchmetrics averages over the reflected border too, so its map of positions is taken and the border cut off here.
+    Raises ValueError for a wrong shape, dtype or range, and for frames smaller than the window.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    _check_size("SSIM", real, 11)
+
+    def measure(first: Images, second: Images) -> Tensor:
+        _, similarity = structural_similarity_index_measure(
+            (first + 1) / 2, (second + 1) / 2, data_range=1.0, reduction="none", return_full_image=True
+        )
+        return similarity[..., 5:-5, 5:-5].mean((1, 2, 3))
+
+    return _over_frames(measure, generated, real)
+
+
+@torch.no_grad()
+def sharpness(generated: Video, real: Video) -> PerFrame:
+    """Gradient energy of the generated frame over that of the real one: below 1 is blurred, above 1 is noisy.
+
+    The energy is the mean squared difference of neighbouring pixels plus 1e-8, so two flat frames give 1.
+    Raises ValueError for a wrong shape, dtype or range.
+    """
+
+    def energy(images: Images) -> Tensor:
+        along_width, along_height = images.diff(dim=3), images.diff(dim=2)
+        return along_width.square().mean((1, 2, 3)) + along_height.square().mean((1, 2, 3)) + 1e-8
+
+    _check_size("sharpness", real, 2)
+    return _over_frames(lambda first, second: energy(first) / energy(second), generated, real)
+
+
+class Lpips(nn.Module):
+    """LPIPS v0.1 with AlexNet (Zhang et al. 2018, arXiv 1801.03924): 0 is identical, larger is more different.
+
+    Scaled input, features after each of the five ReLUs, unit length over channels, squared difference, a non-negative
+    weight a channel, mean over positions, sum over layers. The weights come from an installed package (`LPIPS_ALEX`).
+    """
+
+    weights = LPIPS_ALEX
+    strides_and_paddings = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
+    pooled_before = (1, 2)  # layers that see their input through a 3 x 3 max-pool of stride 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        arrays = {name: torch.tensor(array) for name, array in read_arrays(self.weights.read()).items()}
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).reshape(3, 1, 1))
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).reshape(3, 1, 1))
+        for layer in range(5):
+            kernel = arrays[f"AlexNet_0/Conv_{layer}/kernel"].permute(3, 2, 0, 1)  # from (height, width, in, out)
+            self.register_buffer(f"kernel_{layer}", kernel.contiguous(memory_format=torch.channels_last))
+            self.register_buffer(f"bias_{layer}", arrays[f"AlexNet_0/Conv_{layer}/bias"])
+            self.register_buffer(f"head_{layer}", arrays[f"NetLinLayer_{layer}/Conv_0/kernel"].reshape(-1))
+
+    def features(self, images: Images) -> list[Float[Tensor, "image channel h w"]]:
+        """The features of each layer, of unit length over channels."""
+        hidden = ((images - self.get_buffer("shift")) / self.get_buffer("scale")).contiguous(
+            memory_format=torch.channels_last
+        )
+        result = []
+        for layer, (stride, padding) in enumerate(self.strides_and_paddings):
+            if layer in self.pooled_before:
+                hidden = functional.max_pool2d(hidden, 3, 2)
+            kernel, bias = self.get_buffer(f"kernel_{layer}"), self.get_buffer(f"bias_{layer}")
+            hidden = functional.conv2d(hidden, kernel, bias, stride, padding).relu()
+            result.append(hidden / (hidden.square().sum(1, keepdim=True).sqrt() + 1e-10))
+        return result
+
+    @torch.no_grad()
+    def forward(self, generated: Video, real: Video) -> PerFrame:
+        """Raises ValueError for a wrong shape, dtype or range, and for frames below 31 pixels."""
+        _check_size("LPIPS", real, 31)
+
+        def measure(first: Images, second: Images) -> Tensor:
+            total = torch.zeros(len(first), device=first.device)
+            for layer, features in enumerate(self.features(torch.cat([first, second]))):
+                one, other = features.chunk(2)
+                total += torch.einsum("nchw,c->n", (one - other).square(), self.get_buffer(f"head_{layer}")) / (
+                    one.shape[2] * one.shape[3]
+                )
+            return total
+
+        return _over_frames(measure, generated, real)
+
+
+def _check_size(name: str, video: Tensor, smallest: int) -> None:
+    if min(video.shape[-2:]) < smallest:
+        raise ValueError(
+            f"{name} needs frames of {smallest} pixels or more, not {tuple(video.shape[-2:])}; resize them"
+        )

@@ -1,0 +1,88 @@
+"""Bootstrap intervals of means over clips that come in clusters, such as levels; knows no metric.
+
+Clips of one level share its look and its difficulty, so the levels are resampled, not the clips: an interval over clips
+would be too narrow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Num
+from torch import Tensor
+
+NUM_RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95% bootstrap interval, and how much data stands behind it."""
+
+    mean: float
+    low: float
+    high: float
+    num_clips: int
+    num_clusters: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def mean_interval(
+    values: Num[Tensor, " clip"],
+    clusters: Num[Tensor, " clip"],
+    *,
+    over: Num[Tensor, " clip"] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """The mean over clips, or with `over` the ratio of two means, with a 95% percentile interval over clusters.
+
+    Whole clusters are drawn with replacement, as many as there are; a clip weighs the same in every resample it is in.
+
+    Args:
+        values: one value a clip.
+        clusters: the cluster (level) of each clip.
+        over: one denominator a clip; the figure is then ``mean(values) / mean(over)``.
+        num_resamples: bootstrap resamples.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: shapes differ, a value is not finite, there are fewer than two clusters, or a denominator is zero.
+    """
+    if values.ndim != 1 or clusters.shape != values.shape or (over is not None and over.shape != values.shape):
+        shapes = [tuple(tensor.shape) for tensor in (values, clusters, over) if tensor is not None]
+        raise ValueError(f"an interval needs one value and one cluster a clip, all (clip,), not {shapes}")
+    numerator = values.double().cpu().numpy()
+    denominator = np.ones_like(numerator) if over is None else over.double().cpu().numpy()
+    if not (np.isfinite(numerator).all() and np.isfinite(denominator).all()):
+        raise ValueError("an interval needs finite values; look for the clip whose metric is not finite")
+    names, index = np.unique(clusters.cpu().numpy(), return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"an interval needs clips of two clusters or more, not {len(names)}; evaluate on more levels")
+    above, below = np.bincount(index, numerator), np.bincount(index, denominator)
+    drawn = np.random.default_rng(seed).integers(len(names), size=(num_resamples, len(names)))
+    if below.sum() == 0 or not (total := below[drawn].sum(1)).all():
+        raise ValueError("the denominator's mean is zero, or zero in a resample; evaluate on more clips")
+    low, high = np.quantile(above[drawn].sum(1) / total, [0.025, 0.975])
+    return Interval(float(above.sum() / below.sum()), float(low), float(high), len(numerator), len(names))
+
+
+def paired_interval(
+    first: Num[Tensor, " clip"],
+    second: Num[Tensor, " clip"],
+    clusters: Num[Tensor, " clip"],
+    *,
+    over: Num[Tensor, " clip"] | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """The interval of ``mean(first - second)`` for two methods on the same clips, narrower than two separate intervals.
+
+    Arguments and errors as in `mean_interval`.
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"paired values need one shape, not {tuple(first.shape)} and {tuple(second.shape)}")
+    difference = first.double() - second.double()
+    return mean_interval(difference, clusters, over=over, num_resamples=num_resamples, seed=seed)

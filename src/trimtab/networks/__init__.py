@@ -1,0 +1,1 @@
+"""Plain networks over tensors; they know no model, no method and no data set."""

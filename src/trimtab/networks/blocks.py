@@ -1,0 +1,64 @@
+"""The blocks that the video networks are built from; they know tensors only.
+
+Everything runs on frames folded into the batch, (batch * time, channel, height, width) in channels-last memory. In
+that layout a
+convolution over time is a convolution over the first axis of (batch, channel, time, height * width): a view, not a
+copy.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+Frames = Float[Tensor, "frames channel height width"]
+
+
+class TemporalConv(nn.Module):
+    """A convolution over time alone, zero-padded at both ends, at the price of a third of a 3x3 convolution."""
+
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, (kernel_size, 1), padding=(kernel_size // 2, 0))
+
+    def forward(self, frames: Frames, time: int) -> Frames:
+        num, channels, height, width = frames.shape
+        folded = frames.permute(0, 2, 3, 1).reshape(num // time, time, height * width, channels).permute(0, 3, 1, 2)
+        mixed = self.conv(folded)
+        return mixed.permute(0, 2, 3, 1).reshape(num, height, width, channels).permute(0, 3, 1, 2)
+
+
+class Block(nn.Module):
+    """A factorised residual block: norm, scale and shift, 3x3 convolution in space, 3-tap convolution in time."""
+
+    def __init__(self, channels: int, condition: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(channels // 32, channels, affine=False)
+        self.modulation = nn.Linear(condition, 2 * channels)
+        self.space = nn.Conv2d(channels, channels, 3, padding=1)
+        self.time = TemporalConv(channels)
+        for parameter in self.time.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, frames: Frames, condition: Float[Tensor, "frames condition"], time: int) -> Frames:
+        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+        hidden = functional.silu(torch.addcmul(shift, self.norm(frames), 1 + scale))
+        hidden = functional.silu(self.space(hidden))
+        return frames + self.time(hidden, time)
+
+
+class FourierEmbedding(nn.Module):
+    """A number in [0, pi / 2] (the angle of a noise level) as sines and cosines of rising frequency."""
+
+    def __init__(self, dim: int, highest: float = 256.0) -> None:
+        super().__init__()
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", torch.logspace(0, math.log10(highest), dim // 2), persistent=False)
+
+    def forward(self, angle: Float[Tensor, " frames"]) -> Float[Tensor, "frames dim"]:
+        phase = angle[:, None] * self.frequencies
+        return torch.cat([phase.sin(), phase.cos()], dim=-1)

@@ -1,0 +1,177 @@
+"""The small trainable video network: a factorised space-time U-Net over pixel patches; knows tensors only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Num
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trimtab.networks.blocks import Block, FourierEmbedding
+from trimtab.networks.precision import fast_products
+
+
+class UNet3D(nn.Module):
+    """Noisy frames (and whatever is stacked on their channels) to an answer a pixel, and optionally a mask logit.
+
+    Frames are cut into patches (pixel-unshuffle), so that the widths suit matrix units and little time goes into
+    large, thin
+    images. Every block mixes space by a 3x3 convolution and time by a 3-tap one, and is scaled and shifted frame by
+    frame by the
+    sum of three embeddings: noise level, place of the frame in the clip, and the action that causes the frame. The
+        answer starts
+    at zero, the mask logit at `mask_bias` everywhere.
+
+    Args:
+        in_channels: channels of the input, the noisy frame and everything stacked on it.
+        out_channels: channels of the answer.
+        num_actions: size of a discrete action set, or
+        action_dim: width of a continuous action; neither for a network without actions.
+        max_frames: the longest clip.
+        patch: side of a patch in pixels; height and width must divide by patch * 2 ** (len(widths) - 1).
+        widths: channels at each resolution, multiples of 32.
+        depths: blocks at each resolution, on the way down and again on the way up (the last: once, in the middle).
+        embedding: width of the embeddings.
+        mask: whether to answer a mask logit too.
+        mask_bias: the mask logit of the untrained network.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        out_channels: int,
+        num_actions: int | None = None,
+        action_dim: int | None = None,
+        max_frames: int = 8,
+        patch: int = 2,
+        widths: Sequence[int] = (64, 128, 256),
+        depths: Sequence[int] = (1, 2, 4),
+        embedding: int = 256,
+        mask: bool = False,
+        mask_bias: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if num_actions is not None and action_dim is not None:
+            raise ValueError("a network takes discrete actions (num_actions) or continuous ones (action_dim), not both")
+        if len(widths) != len(depths) or any(width % 32 for width in widths):
+            raise ValueError(f"widths {tuple(widths)} must be multiples of 32, one for each of depths {tuple(depths)}")
+        self.in_channels, self.out_channels, self.patch, self.max_frames = in_channels, out_channels, patch, max_frames
+        self.num_actions, self.action_dim = num_actions, action_dim
+        self.multiple = patch * 2 ** (len(widths) - 1)
+
+        self.level = nn.Sequential(
+            FourierEmbedding(128), nn.Linear(128, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.place = nn.Embedding(max_frames, embedding)
+        self.action: nn.Module | None = None
+        if num_actions is not None:
+            self.action = nn.Embedding(num_actions, embedding)
+        elif action_dim is not None:
+            self.action = nn.Sequential(nn.Linear(action_dim, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        if self.action is not None:
+            self.null_action = nn.Parameter(torch.randn(embedding))
+
+        def blocks(stage: int) -> nn.ModuleList:
+            return nn.ModuleList(Block(widths[stage], embedding) for _ in range(depths[stage]))
+
+        last = len(widths) - 1
+        self.stem = nn.Conv2d(in_channels * patch**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(blocks(stage) for stage in range(last))
+        self.shrink = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 2, stride=2) for i in range(last))
+        self.middle = blocks(last)
+        self.grow = nn.ModuleList(nn.Conv2d(widths[i + 1], 4 * widths[i], 1) for i in range(last))
+        self.up = nn.ModuleList(blocks(stage) for stage in range(last))
+        self.norm = nn.GroupNorm(widths[0] // 32, widths[0])
+        self.answer = nn.Conv2d(widths[0], out_channels * patch**2, 3, padding=1)
+        self.mask = nn.Conv2d(widths[0], patch**2, 3, padding=1) if mask else None
+        for parameter in self.answer.parameters():
+            nn.init.zeros_(parameter)
+        if self.mask is not None:
+            nn.init.zeros_(self.mask.weight)
+            nn.init.constant_(self.mask.bias, mask_bias)  # type: ignore[arg-type]
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(
+        self,
+        video: Float[Tensor, "batch time channel height width"],
+        angle: Float[Tensor, " batch"] | Float[Tensor, "batch time"],
+        actions: Num[Tensor, "batch time *dim"] | None = None,
+        known: Bool[Tensor, " batch"] | None = None,
+    ) -> tuple[Float[Tensor, "batch time answer height width"], Float[Tensor, "batch time 1 height width"] | None]:
+        """The answer and the mask logit (None without a mask), in float32.
+
+        Args:
+            video: 1 to `max_frames` frames of `in_channels` channels.
+            angle: of the noise level, 0 (clean) to pi / 2 (pure noise), per video or per frame.
+            actions: for each frame the action that causes it: integers below `num_actions`, or floats of width
+                `action_dim`.
+            known: which samples know their actions; the others get the null action, as all do when actions are None.
+
+        Raises:
+            ValueError: a shape or dtype that the network was not built for.
+        """
+        self._check(video, actions)
+        batch, time = video.shape[:2]
+        with fast_products(video.device):
+            condition = functional.silu(self._condition(angle, actions, known, batch, time))
+            frames = functional.pixel_unshuffle(video.flatten(0, 1), self.patch)
+            frames = self.stem(frames.contiguous(memory_format=torch.channels_last))
+            skips = []
+            for blocks, shrink in zip(self.down, self.shrink, strict=True):
+                for block in blocks:
+                    frames = block(frames, condition, time)
+                skips.append(frames)
+                frames = shrink(frames)
+            for block in self.middle:
+                frames = block(frames, condition, time)
+            for blocks, grow, skip in reversed(list(zip(self.up, self.grow, skips, strict=True))):
+                frames = functional.pixel_shuffle(grow(frames), 2).contiguous(memory_format=torch.channels_last) + skip
+                for block in blocks:
+                    frames = block(frames, condition, time)
+            frames = functional.silu(self.norm(frames))
+            answer = functional.pixel_shuffle(self.answer(frames), self.patch)
+            mask = None if self.mask is None else functional.pixel_shuffle(self.mask(frames), self.patch)
+        unfold = (batch, time)
+        return answer.float().unflatten(0, unfold), None if mask is None else mask.float().unflatten(0, unfold)
+
+    def _condition(
+        self, angle: Tensor, actions: Tensor | None, known: Tensor | None, batch: int, time: int
+    ) -> Float[Tensor, "frames embedding"]:
+        place = self.place.weight[:time].expand(batch, time, -1)
+        level = self.level(angle.flatten()).unflatten(0, angle.shape)
+        total = place + (level[:, None] if angle.ndim == 1 else level)
+        if self.action is not None:
+            null = self.null_action.expand(batch, time, -1)
+            action = null if actions is None else self.action(actions)
+            if actions is not None and known is not None:
+                action = torch.where(known[:, None, None], action, null)
+            total = total + action
+        return total.flatten(0, 1)
+
+    def _check(self, video: Tensor, actions: Tensor | None) -> None:
+        _, time, channels, height, width = video.shape
+        if channels != self.in_channels or height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"this network takes {self.in_channels} channels and sides that divide by {self.multiple}, "
+                f"got {channels} channels of {height} x {width}"
+            )
+        if time > self.max_frames:
+            raise ValueError(f"this network was built for 1 to {self.max_frames} frames, got {time}; predict in chunks")
+        if actions is None:
+            return
+        if self.action is None:
+            raise ValueError("this network was built without actions; pass num_actions or action_dim when building it")
+        discrete = self.num_actions is not None
+        expected = tuple(video.shape[:2]) if discrete else (*video.shape[:2], self.action_dim)
+        if tuple(actions.shape) != expected or actions.is_floating_point() == discrete:
+            kind = f"integers below {self.num_actions}" if discrete else "floats"
+            raise ValueError(
+                f"actions must be {kind} of shape {expected}, one a frame; got {actions.dtype} {tuple(actions.shape)}"
+            )
+        if self.num_actions is not None and actions.device.type == "cpu":
+            lowest, highest = int(actions.min()), int(actions.max())
+            if lowest < 0 or highest >= self.num_actions:
+                raise ValueError(f"actions are 0 .. {self.num_actions - 1}, got {lowest} .. {highest}")

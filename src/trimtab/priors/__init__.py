@@ -1,0 +1,1 @@
+"""Frozen video models, one file each; none knows another, nor any adapter."""

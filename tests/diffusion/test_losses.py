@@ -1,0 +1,171 @@
+"""Losses equal their formulas in every parameterisation, and a training step depends on (seed, step, sample) alone."""
+
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+from trimtab.core.values import Clip, Conditioning, Kind, NoiseLevel, Prediction, Video
+from trimtab.diffusion import losses, schedules
+from trimtab.diffusion.losses import DenoisingLoss
+from trimtab.diffusion.noise import gaussian_noise, uniform_integers
+from trimtab.diffusion.schedules import Schedule
+from trimtab.priors import gaussian
+
+KINDS = get_args(Kind)
+SHAPE = (4, 2, 3, 4, 4)
+
+
+def situation(schedule: Schedule, kind: Kind) -> tuple[Prediction, Video, Video, Video]:
+    """A wrong prediction, the clean video and noise it should have found, and the error of its clean video."""
+    clean, noise, error = (gaussian_noise(SHAPE[1:], seed=0, step=k, samples=range(4)) for k in range(3))
+    level = schedule.level(torch.tensor([1, 30, 90, 140]) * schedule.num_levels // 200)
+    noisy = level.add_noise(clean, noise)
+    believed = clean + error
+    belief = Prediction(believed, "clean", noisy, level).as_kind(kind)
+    return belief, clean, noise, error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("schedule", [schedules.sigmoid(), schedules.flow(200)], ids=["sigmoid", "flow"])
+def test_losses_are_weighted_errors_of_the_clean_video(kind: Kind, schedule: Schedule) -> None:
+    """The error e of the clean video is an error -alpha/sigma e of the noise: every loss is a weight on e squared."""
+    belief, clean, noise, error = situation(schedule, kind)
+    alpha, sigma = belief.level.alpha, belief.level.sigma
+    snr, size = (alpha / sigma) ** 2, (error**2).mean((1, 2, 3, 4))
+    expected = {
+        losses.noise_loss: snr * size,
+        losses.clean_loss: snr * size,
+        losses.velocity_loss: ((alpha**2 + sigma**2) / sigma) ** 2 * size,
+        losses.flow_loss: ((alpha + sigma) / sigma) ** 2 * size,
+        losses.min_snr_loss: snr.clamp(max=5) * size,
+    }
+    for loss, value in expected.items():
+        torch.testing.assert_close(loss(belief, clean, noise), value, rtol=1e-3, atol=0)
+    clipped = losses.min_snr_loss(belief, clean, noise, gamma=0.1)
+    torch.testing.assert_close(clipped, snr.clamp(max=0.1) * size, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["clean", "velocity", "flow"])
+def test_losses_and_gradients_are_finite_at_pure_noise(kind: Kind) -> None:
+    clean, noise, tensor = (gaussian_noise(SHAPE[1:], seed=0, step=k, samples=range(4)) for k in range(3))
+    level = schedules.flow().level(torch.full((4,), 999))
+    tensor.requires_grad_()
+    belief = Prediction(tensor, kind, level.add_noise(clean, noise), level)
+    for loss in (losses.noise_loss, losses.clean_loss, losses.velocity_loss, losses.flow_loss, losses.min_snr_loss):
+        value = loss(belief, clean, noise)
+        (gradient,) = torch.autograd.grad(value.sum(), tensor)
+        assert torch.isfinite(value).all()
+        assert torch.isfinite(gradient).all()
+
+
+def test_a_noise_prediction_has_a_finite_noise_and_min_snr_loss_at_pure_noise() -> None:
+    clean, noise, tensor = (gaussian_noise(SHAPE[1:], seed=0, step=k, samples=range(4)) for k in range(3))
+    level = schedules.flow().level(torch.full((4,), 999))
+    belief = Prediction(tensor, "noise", level.add_noise(clean, noise), level)
+    assert torch.isfinite(losses.noise_loss(belief, clean, noise)).all()
+    torch.testing.assert_close(losses.min_snr_loss(belief, clean, noise), losses.noise_loss(belief, clean, noise))
+
+
+class Scaled(nn.Module):
+    """Predicts its one parameter times the noisy video, and remembers what it was asked."""
+
+    uses = frozenset()
+    space = "frames"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.seen: list[tuple[Conditioning, Video, NoiseLevel]] = []
+
+    def bind(self, given: Conditioning):
+        def denoise(noisy: Video, level: NoiseLevel) -> Prediction:
+            self.seen.append((given, noisy, level))
+            return Prediction(self.scale * noisy, "velocity", noisy, level)
+
+        return denoise
+
+
+def clip_of(samples: list[int]) -> Clip:
+    video = gaussian_noise(SHAPE[1:], seed=9, step=0, samples=samples)
+    return Clip(video, Conditioning(context=video[:, :1]))
+
+
+def test_a_sample_has_the_same_loss_in_any_batch() -> None:
+    step = DenoisingLoss(Scaled(), schedules.sigmoid(), seed=5)
+    together = step(clip_of([3, 8, 1]), step=7, samples=[3, 8, 1])
+    assert together.shape == (3,)
+    for place, sample in enumerate([3, 8, 1]):
+        torch.testing.assert_close(step(clip_of([sample]), step=7, samples=torch.tensor([sample]))[0], together[place])
+    assert not torch.equal(step(clip_of([3, 8, 1]), step=8, samples=[3, 8, 1]), together)
+    assert not torch.equal(
+        DenoisingLoss(Scaled(), schedules.sigmoid(), seed=6)(clip_of([3]), step=7, samples=[3])[0], together[0]
+    )
+
+
+def test_parameters_are_found_and_trained() -> None:
+    denoiser = Scaled()
+    step = DenoisingLoss(denoiser, schedules.sigmoid())
+    assert [name for name, _ in step.named_parameters()] == ["denoiser.scale"]
+    step(clip_of([0, 1]), step=0, samples=[0, 1]).mean().backward()
+    assert denoiser.scale.grad is not None
+    assert denoiser.scale.grad.abs() > 0
+
+
+def test_levels_are_uniform_and_the_video_is_noised_in_float32() -> None:
+    denoiser = Scaled()
+    schedule = schedules.sigmoid()
+    step = DenoisingLoss(denoiser, schedule)
+    video = torch.zeros(400, 1, 1, 1, 1, dtype=torch.bfloat16)
+    step(Clip(video, Conditioning()), step=0, samples=range(400))
+    _, noisy, level = denoiser.seen[0]
+    assert noisy.dtype == torch.float32
+    index = schedule.index_of(level)
+    assert torch.equal(index, index.round())
+    same_stream = uniform_integers(200, seed=0, step=0, samples=range(400), purpose="noise")
+    assert not torch.equal(index.long(), same_stream)  # the level must not come out of the draws that make the noise
+    assert abs(index.mean().item() - 99.5) < 4 * 57.7 / 20
+    torch.testing.assert_close((noisy.flatten() / level.sigma).std(), torch.ones(()), rtol=0, atol=0.15)
+
+
+def test_the_codec_encodes_frames_and_context() -> None:
+    class Halved:
+        space = "frames"
+        frames_per_latent = 1
+
+        def encode(self, frames: Video) -> Video:
+            return frames / 2
+
+        def decode(self, latents: Video) -> Video:
+            return latents * 2
+
+    clip = clip_of([0, 1])
+    halves = Clip(clip.video / 2, Conditioning(context=clip.given.context / 2))
+    plain, coded = Scaled(), Scaled()
+    first = DenoisingLoss(plain, schedules.sigmoid())(halves, step=0, samples=[0, 1])
+    second = DenoisingLoss(coded, schedules.sigmoid(), codec=Halved())(clip, step=0, samples=[0, 1])
+    assert torch.equal(first, second)
+    assert torch.equal(plain.seen[0][0].context, coded.seen[0][0].context)
+
+
+def test_the_exact_posterior_has_the_least_loss() -> None:
+    """On Gaussian data no other mean or deviation does better than the true ones, under any of the losses."""
+    true = gaussian.tiny(schedule=schedules.sigmoid())
+    samples = range(256)
+    noise = gaussian_noise(tuple(true.mean.shape), seed=1, step=0, samples=samples)
+    clip = Clip(true.mean + true.deviation * noise, Conditioning())
+    moved = gaussian.GaussianPrior(true.mean + 0.05, true.deviation, schedule=true.schedule)
+    wider = gaussian.GaussianPrior(true.mean, true.deviation * 1.2, schedule=true.schedule)
+    for loss in (losses.noise_loss, losses.velocity_loss, losses.flow_loss, losses.min_snr_loss):
+        best, other, another = (
+            DenoisingLoss(prior, true.schedule, loss=loss)(clip, step=0, samples=samples).mean()
+            for prior in (true, moved, wider)
+        )
+        assert best < other
+        assert best < another
+
+
+def test_a_wrong_number_of_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match="one sample index a video"):
+        DenoisingLoss(Scaled(), schedules.sigmoid())(clip_of([0, 1]), step=0, samples=[0])

@@ -1,0 +1,174 @@
+"""Frame metrics agree with independent computations, and refuse what they would misread."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
+
+from trimtab.metrics.frames import Lpips, psnr, sharpness, ssim
+from trimtab.metrics.weights import LPIPS_ALEX, read_arrays
+
+
+def smooth_video(*shape: int, seed: int = 0) -> Tensor:
+    noise = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return functional.avg_pool2d(noise.flatten(0, 1), 5, 1, 2).mul(3).clamp(-1, 1).unflatten(0, shape[:2])
+
+
+def noisy(video: Tensor, amount: float, seed: int = 1) -> Tensor:
+    return (video + amount * torch.randn(video.shape, generator=torch.Generator().manual_seed(seed))).clamp(-1, 1)
+
+
+def blurred(video: Tensor) -> Tensor:
+    return functional.avg_pool2d(video.flatten(0, 1), 3, 1, 1, count_include_pad=False).unflatten(0, video.shape[:2])
+
+
+@pytest.fixture(scope="module")
+def lpips() -> Lpips:
+    return Lpips()
+
+
+@pytest.fixture(scope="module")
+def real() -> Tensor:
+    return smooth_video(2, 3, 3, 64, 64)
+
+
+def to_numpy(frame: Tensor) -> np.ndarray:
+    return ((frame + 1) / 2).permute(1, 2, 0).double().numpy()
+
+
+def test_psnr_and_ssim_agree_with_scikit_image(real: Tensor) -> None:
+    generated = noisy(real, 0.2)
+    ours_psnr, ours_ssim = psnr(generated, real), ssim(generated, real)
+    assert ours_psnr.shape == ours_ssim.shape == (2, 3)
+    for clip in range(2):
+        for step in range(3):
+            first, second = to_numpy(generated[clip, step]), to_numpy(real[clip, step])
+            theirs = peak_signal_noise_ratio(second, first, data_range=1.0)
+            assert ours_psnr[clip, step].item() == pytest.approx(theirs, abs=1e-4)
+            theirs = structural_similarity(
+                second,
+                first,
+                data_range=1.0,
+                channel_axis=2,
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+            )
+            assert ours_ssim[clip, step].item() == pytest.approx(theirs, abs=1e-4)
+
+
+def test_psnr_agrees_with_torchmetrics(real: Tensor) -> None:
+    generated = noisy(real, 0.3)
+    theirs = torchmetrics_psnr(
+        (generated.flatten(0, 1) + 1) / 2, (real.flatten(0, 1) + 1) / 2, 1.0, reduction="none", dim=(1, 2, 3)
+    )
+    torch.testing.assert_close(psnr(generated, real).flatten(), theirs, atol=1e-4, rtol=0)
+
+
+def test_values_stay_with_their_clip_and_step(real: Tensor, lpips: Lpips) -> None:
+    generated = real.clone()
+    generated[1, 2] = noisy(real, 0.5)[1, 2]
+    elsewhere = torch.ones(2, 3, dtype=torch.bool)
+    elsewhere[1, 2] = False
+    for metric, identical in ((psnr, 100.0), (ssim, 1.0), (sharpness, 1.0), (lpips, 0.0)):
+        values = metric(generated, real)
+        torch.testing.assert_close(values[elsewhere], torch.full((5,), identical), atol=1e-4, rtol=0)
+        assert abs(values[1, 2] - identical) > 0.05
+
+
+def test_more_frames_than_a_chunk_change_nothing(real: Tensor, lpips: Lpips) -> None:
+    generated = noisy(real, 0.2)
+    many = (generated.repeat(20, 3, 1, 1, 1), real.repeat(20, 3, 1, 1, 1))  # 360 frames
+    for metric in (psnr, sharpness, lpips):
+        torch.testing.assert_close(metric(*many), metric(generated, real).repeat(20, 3), atol=1e-5, rtol=1e-4)
+
+
+def test_sharpness_of_a_known_pattern(real: Tensor) -> None:
+    """Halving contrast quarters the energy; blur lowers it; noise raises it; two flat frames give one."""
+    torch.testing.assert_close(sharpness(real / 2, real), torch.full((2, 3), 0.25), atol=1e-3, rtol=0)
+    assert (sharpness(blurred(real), real) < 0.9).all()
+    assert (sharpness(noisy(real, 0.3), real) > 1.1).all()
+    torch.testing.assert_close(sharpness(torch.zeros(1, 1, 3, 8, 8), torch.ones(1, 1, 3, 8, 8)), torch.ones(1, 1))
+
+
+def numpy_lpips(first: np.ndarray, second: np.ndarray) -> float:
+    """LPIPS-alex of two (height, width, 3) frames in [-1, 1], written as loops over positions in float64."""
+    arrays = {name: array.astype(np.float64) for name, array in read_arrays(LPIPS_ALEX.read()).items()}
+    shift, scale = np.array([-0.030, -0.088, -0.188]), np.array([0.458, 0.448, 0.450])
+
+    def slide(image: np.ndarray, size: int, stride: int, at: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        rows, columns = ((length - size) // stride + 1 for length in image.shape[:2])
+        return np.array(
+            [
+                [at(image[r * stride : r * stride + size, c * stride : c * stride + size]) for c in range(columns)]
+                for r in range(rows)
+            ]
+        )
+
+    def features(frame: np.ndarray) -> list[np.ndarray]:
+        hidden, found = (frame - shift) / scale, []
+        for layer, (size, stride, padding) in enumerate([(11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1)]):
+            kernel, bias = (arrays[f"AlexNet_0/Conv_{layer}/{name}"] for name in ("kernel", "bias"))
+            if layer in (1, 2):
+                hidden = slide(hidden, 3, 2, lambda patch: patch.max((0, 1)))
+            padded = np.pad(hidden, ((padding, padding), (padding, padding), (0, 0)))
+            hidden = slide(padded, size, stride, lambda patch, k=kernel, b=bias: np.tensordot(patch, k, 3) + b).clip(0)
+            found.append(hidden / (np.linalg.norm(hidden, axis=-1, keepdims=True) + 1e-10))
+        return found
+
+    heads = [arrays[f"NetLinLayer_{layer}/Conv_0/kernel"].ravel() for layer in range(5)]
+    layers = zip(features(first), features(second), heads, strict=True)
+    return sum(float((((one - other) ** 2) @ head).mean()) for one, other, head in layers)
+
+
+def test_lpips_agrees_with_a_numpy_evaluation(real: Tensor, lpips: Lpips) -> None:
+    generated = noisy(real, 0.3)
+    frames = (video[0, 0].permute(1, 2, 0).double().numpy() for video in (generated, real))
+    assert lpips(generated[:1, :1], real[:1, :1]).item() == pytest.approx(numpy_lpips(*frames), abs=1e-5)
+
+
+def test_lpips_is_a_distance_that_grows_with_blur_and_noise(real: Tensor, lpips: Lpips) -> None:
+    assert lpips(real, real).abs().max() == 0
+    torch.testing.assert_close(lpips(noisy(real, 0.2), real), lpips(real, noisy(real, 0.2)))
+    once, twice = blurred(real), blurred(blurred(real))
+    assert (lpips(once, real) > 0.001).all()
+    assert (lpips(twice, real) > lpips(once, real)).all()
+    assert (lpips(noisy(real, 0.4), real) > lpips(noisy(real, 0.1), real)).all()
+
+
+def test_lpips_has_nothing_to_train(lpips: Lpips) -> None:
+    assert list(lpips.parameters()) == []
+    assert len(lpips.state_dict()) == 17
+
+
+@pytest.mark.usefixtures("without_shape_types")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda video: video[0], "must be \\(batch, time, 3, height, width\\)"),
+        (lambda video: video[:, :, :1], "must be \\(batch, time, 3, height, width\\)"),
+        (lambda video: video[:0], "must be \\(batch, time, 3, height, width\\)"),
+        (lambda video: video[:1], "must have one shape"),
+        (lambda video: video.double(), "must be float32"),
+        (lambda video: video.mul(127).to(torch.uint8), "must be float32"),
+        (lambda video: video * 1.5, "must lie in \\[-1, 1\\]"),
+        (lambda video: video * float("nan"), "must lie in \\[-1, 1\\]"),
+    ],
+)
+@pytest.mark.parametrize("metric", [psnr, ssim, sharpness, Lpips()])
+def test_wrong_videos_are_refused(
+    metric: Callable, change: Callable[[Tensor], Tensor], message: str, real: Tensor
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        metric(change(real), real)
+
+
+@pytest.mark.parametrize(("metric", "size"), [(ssim, 10), (Lpips(), 30), (sharpness, 1)])
+def test_frames_below_the_window_are_refused(metric: Callable, size: int) -> None:
+    with pytest.raises(ValueError, match="pixels or more"):
+        metric(torch.zeros(1, 1, 3, size, size), torch.zeros(1, 1, 3, size, size))
