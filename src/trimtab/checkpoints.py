@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimtab.core.contracts import Prior
 from trimtab.networks import storage
@@ -20,6 +20,7 @@ from trimtab.networks import storage
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
 
 
+@runtime_checkable
 class Trained(Protocol):
     """An adapter: an nn.Module whose state is its trained part, and the settings that rebuild it."""
 
@@ -27,12 +28,8 @@ class Trained(Protocol):
 
     def state_dict(self) -> dict[str, Tensor]: ...
 
-    def load_state_dict(self, state_dict: dict[str, Tensor]) -> Any: ...
 
-    def eval(self) -> Any: ...
-
-
-Adapter = TypeVar("Adapter", bound=Trained)
+Adapter = TypeVar("Adapter", bound=nn.Module)
 
 
 def save(folder: Path, adapter: Trained, prior: Prior, *, facts: dict[str, Any] | None = None) -> None:
@@ -72,14 +69,12 @@ def load(folder: Path, method: type[Adapter], prior: Prior) -> Adapter:
         raise ValueError(f"no checkpoint in {folder}: {WEIGHTS} is missing; train one first")
     weights, config = storage.read(folder / WEIGHTS)
     if config["method"] != method.__name__:
-        raise ValueError(f"{folder} holds a {config['method']} adapter, not {method.__name__}")  # type:
-        ignore[attr - defined]
+        raise ValueError(f"{folder} holds a {config['method']} adapter, not {method.__name__}")
     if config["prior"] != prior.fingerprint:
         raise ValueError(
             f"the adapter in {folder} was trained beside the prior {config['prior']}, and this one is {prior.fingerprint}; "
             "load that prior, or train the adapter again beside this one"
         )
-    adapter = method(prior, **config["settings"])  # type: ignore[call-arg]
+    adapter = method(prior, **config["settings"])
     adapter.load_state_dict(weights)
-    adapter.eval()
-    return adapter
+    return adapter.eval()

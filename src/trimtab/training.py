@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from trimtab.core.values import Clip
 from trimtab.networks import storage
 
 
+@runtime_checkable
 class ClipSource(Protocol):
     """Where clips come from."""
 
@@ -238,3 +241,25 @@ def writable(folder: Path) -> Path:
     except OSError as error:
         raise ValueError(f"cannot write to {folder} ({error.strerror}); choose another folder") from error
     return folder
+
+
+def record_settings(folder: Path, command: str, settings: Mapping[str, Any]) -> None:
+    """Write settings.json, from which `trimtab <command> --settings` repeats a run.
+
+    Raises ValueError if the folder cannot be written to, or holds a run of other settings.
+    """
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    path = writable(folder) / "settings.json"
+    if path.exists():
+        found = json.loads(path.read_text())["settings"]
+        if changed := [
+            f"{name} {found.get(name)!r}, not {value!r}" for name, value in plain.items() if found.get(name) != value
+        ]:
+            raise ValueError(
+                f"{folder} holds a run with other settings ({', '.join(changed)}); choose another output folder"
+            )
+        return
+    versions = {name: version(name) for name in ("trimtab", "torch", "numpy", "accelerate")}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps({"command": command, "settings": plain, "versions": versions}, indent=2) + "\n")
+    os.replace(partial, path)

@@ -89,7 +89,7 @@ class WorldModel(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.metadata = {**self.metadata, "render_fps": prior.frame_rate}
-        self._seeds = np.random.default_rng().integers(2**31, size=num_envs)
+        self._seeds = np.random.default_rng().integers(2**31, size=num_envs).tolist()
         self._episode, self._step = -1, 0
         self._frames = np.zeros((num_envs, height, width, channels), np.uint8)
         self._context: Tensor | None = None  # (num_envs, num_context, ...) in the space of the prior; None before reset
@@ -172,7 +172,7 @@ class WorldModel(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return tuple(self._frames.copy())
 
     @torch.no_grad()
-    def _begin(self, seeds: np.ndarray, episode: int, windows: np.ndarray | None = None) -> dict[str, Any]:
+    def _begin(self, seeds: list[int], episode: int, windows: Any = None) -> dict[str, Any]:
         """Start from these windows, or from those that the seeds draw; returns Gymnasium's information."""
         if windows is None:
             windows = np.stack([self._draw_window(np.random.default_rng([seed, episode])) for seed in seeds])
@@ -185,11 +185,11 @@ class WorldModel(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError(f"encoded start frames reach {reach}; pass limits=None for a prior that diffuses latents")
         self._seeds, self._episode, self._step = seeds, episode, 0
         self._context, self._frames = start, windows[:, -1].copy()
-        facts = {"seed": seeds.copy(), "episode_number": np.full(self.num_envs, episode)}
+        facts = {"seed": np.array(seeds), "episode_number": np.full(self.num_envs, episode)}
         return facts | {f"_{name}": np.ones(self.num_envs, bool) for name in facts}
 
     @torch.no_grad()
-    def _predict(self, context: Video, actions: np.ndarray, step: int) -> tuple[Video, np.ndarray]:
+    def _predict(self, context: Tensor, actions: np.ndarray, step: int) -> tuple[Video, np.ndarray]:
         """The video after `context`, from `step` on, and its frames as uint8; any number of plans an environment."""
         shape, steps = tuple(context.shape[2:]), range(step, step + actions.shape[1])
         draw = partial(gaussian_noise, shape, samples=[self._episode], purpose="dream")
@@ -233,13 +233,13 @@ def action_space(num_actions: int | None, box: Box | None) -> Discrete | Box:
     raise ValueError(f"give num_actions >= 1 or a (dim,) float32 action_box, one of them; got {num_actions} and {box}")
 
 
-def seed_each(seed: int | Sequence[int], num_envs: int) -> np.ndarray:
-    """One seed an environment, (num_envs,) int64. Raises ValueError for another count, or out of 0 .. 2**63 - 1."""
+def seed_each(seed: int | Sequence[int], num_envs: int) -> list[int]:
+    """One seed an environment. Raises ValueError for another count, or what is no whole number in 0 .. 2**63 - 1."""
     several = [seed + i for i in range(num_envs)] if isinstance(seed, int | np.integer) else list(seed)
     whole = all(isinstance(one, int | np.integer) and 0 <= one < 2**63 for one in several)
     if len(several) != num_envs or not whole:
         raise ValueError(f"seed is one whole number or a list of {num_envs}, in 0 .. 2**63 - 1, got {seed}")
-    return np.array(several, np.int64)
+    return [int(one) for one in several]
 
 
 def describe(values: Any) -> str:

@@ -153,7 +153,7 @@ def test_shipped_judge_is_small_and_its_card_says_how_it_was_made() -> None:
 
 
 def test_shipped_judge_reads_new_coinrun_frames() -> None:
-    """Levels of neither training nor test, played here: the horizontal direction is read off nearly every frame."""
+    """Levels of neither training nor test, played here: far better than the commonest class (0.5 and 0.25)."""
     from trimtab.data.clips import to_video
     from trimtab.environments.procgen import COINRUN_EFFECTS, COINRUN_WEIGHTS, Procgen, StickyPolicy
     from trimtab.recipes.procgen_judge import COINRUN_TABLES
@@ -167,12 +167,19 @@ def test_shipped_judge_reads_new_coinrun_frames() -> None:
         actions.append(policy.act(seen))
         environment.act(actions[-1])
     video = to_video(np.stack(frames, axis=1))
-    logits = COINRUN_JUDGE.load()(video[:, :2], video[:, 2:])
     same_level = ~torch.from_numpy(np.stack(first, axis=1))[:, 2:]
     same_level[:, 1:] &= same_level[:, :-1].clone()  # neither of the last two steps crossed into a new level
     took = torch.from_numpy(np.stack(actions, axis=1))[:, 1:-1]
-    for name, floor in (("horizontal", 0.8), ("effects", 0.5)):
-        assert is_recognised(logits, took, COINRUN_TABLES[name])[same_level].double().mean() > floor
+    judge, blurred = COINRUN_JUDGE.load(), functional.avg_pool2d(video.flatten(0, 1), 3, 1, 1).unflatten(0, (32, 40))
+
+    def accuracy(shown: Tensor, table: str) -> float:
+        right = is_recognised(judge(video[:, :2], shown[:, 2:]), took, COINRUN_TABLES[table])
+        return right[same_level].double().mean().item()
+
+    assert accuracy(video, "horizontal") > 0.72
+    assert accuracy(video, "effects") > 0.4
+    assert accuracy(blurred, "horizontal") > 0.65  # blur alone must not read as wrong actions
+    assert accuracy(video[:, :1].expand_as(video), "horizontal") < 0.6  # frames that never change show no action
     assert COINRUN_TABLES["effects"] == COINRUN_EFFECTS
 
 

@@ -116,3 +116,8 @@ class AVID(nn.Module):
 
     def forward(self, noisy: Video, level: NoiseLevel, given: Conditioning) -> Prediction:
         return self.bind(given)(noisy, level)
+
+
+def tiny(prior: Prior) -> AVID:
+    """An adapter of toy size with three actions, for tests."""
+    return AVID(prior, num_actions=3, widths=(32,), depths=(1,), patch=1)

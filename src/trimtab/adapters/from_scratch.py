@@ -67,3 +67,8 @@ class FromScratch(nn.Module):
 
     def forward(self, noisy: Video, level: NoiseLevel, given: Conditioning) -> Prediction:
         return self.bind(given)(noisy, level)
+
+
+def tiny(prior: Prior) -> FromScratch:
+    """A model of toy size with three actions, for tests."""
+    return FromScratch(prior, num_actions=3, widths=(32,), depths=(1,), patch=1)

@@ -50,18 +50,34 @@ class Codec(Protocol):
 class Prior(Denoiser, Protocol):
     """A frozen video model and what one must know to use it."""
 
-    codec: Codec
-    schedule: NoiseSchedule
-    num_context: int
-    num_frames: int
-    frame_shape: tuple[int, int, int]
-    frame_rate: float
+    @property
+    def codec(self) -> Codec: ...
+
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+
+    @property
+    def num_context(self) -> int:
+        """Frames that it is shown before the clip."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the longest clip that it predicts."""
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """(channel, height, width) of a frame in its space."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
 
     @property
     def fingerprint(self) -> str:
         """Hash of the weights, by which an adapter recognises its prior."""
 
 
+@runtime_checkable
 class NoiseSchedule(Protocol):
     """Noise levels from nearly clean to pure noise."""
 
@@ -76,6 +92,7 @@ class NoiseSchedule(Protocol):
     def index_of(self, level: NoiseLevel) -> Tensor: ...
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Something that acts."""
 

@@ -16,6 +16,9 @@ from torch import Tensor
 from trimtab.core.values import NoiseLevel, Prediction, Video
 
 
+Context = Float[Tensor, "batch num_context channel height width"]
+
+
 class FrameChange:
     """A noisy clip, seen as the noisy change since the last context frame.
 
@@ -36,7 +39,7 @@ class FrameChange:
         ValueError: context and noisy clip do not fit together.
     """
 
-    def __init__(self, noisy: Video, level: NoiseLevel, context: Video, deviation: float) -> None:
+    def __init__(self, noisy: Video, level: NoiseLevel, context: Context, deviation: float) -> None:
         if context.shape[0] != noisy.shape[0] or context.shape[2:] != noisy.shape[2:]:
             raise ValueError(
                 f"context {tuple(context.shape)} and noisy clip {tuple(noisy.shape)} must agree in batch, channels and size"

@@ -121,7 +121,7 @@ class UNet3D(nn.Module):
             frames = self.stem(frames.contiguous(memory_format=torch.channels_last))
             skips = []
             for blocks, shrink in zip(self.down, self.shrink, strict=True):
-                for block in blocks:
+                for block in blocks:  # type: ignore[attr-defined]
                     frames = block(frames, condition, time)
                 skips.append(frames)
                 frames = shrink(frames)

@@ -146,7 +146,7 @@ def as_tuple(value: Any) -> Any:
 def tiny() -> PixelUNet:
     """A prior of toy size with random weights, for tests."""
     settings = PixelUNetSettings(widths=(32, 32), depths=(1, 1), num_frames=3, frame_shape=(3, 16, 16), num_levels=50)
-    prior = PixelUNet(settings)
+    prior, generator = PixelUNet(settings), torch.Generator().manual_seed(0)
     for parameter in prior.parameters():
-        nn.init.normal_(parameter, std=0.05)
+        nn.init.normal_(parameter, std=0.05, generator=generator)
     return prior.frozen()

@@ -1,0 +1,172 @@
+"""The whole contract on every prior and every adapter, found by walking their folders; each builds itself by `tiny`."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import trimtab.adapters
+import trimtab.priors
+from trimtab import checkpoints
+from trimtab.core.contracts import Denoiser, Prior
+from trimtab.core.values import Clip, Conditioning, NoiseLevel, Prediction
+from trimtab.diffusion.losses import DenoisingLoss, velocity_loss
+from trimtab.priors import pixel_unet
+
+
+def modules(package: Any) -> Iterator[Any]:
+    for found in pkgutil.iter_modules(package.__path__):
+        yield importlib.import_module(f"{package.__name__}.{found.name}")
+
+
+PRIORS = {module.__name__: module for module in modules(trimtab.priors)}
+ADAPTERS = {module.__name__: module for module in modules(trimtab.adapters)}
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Parts that start at zero hide mistakes."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return module.eval()
+
+
+def knowledge(prior: Prior, batch: int = 2, time: int | None = None) -> Conditioning:
+    channels, height, width = prior.frame_shape
+    generator = torch.Generator().manual_seed(2)
+    context = torch.rand(batch, max(prior.num_context, 1), channels, height, width, generator=generator) * 2 - 1
+    actions = torch.randint(3, (batch, time or prior.num_frames), generator=generator)
+    return Conditioning(context=context, actions=actions)
+
+
+def noisy_like(prior: Prior, batch: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(batch, prior.num_frames, *prior.frame_shape, generator=generator)
+
+
+def middle(prior: Prior, batch: int = 2) -> NoiseLevel:
+    return prior.schedule.level(torch.full((batch,), prior.schedule.num_levels // 2))
+
+
+def other(facts: Conditioning, name: str) -> Conditioning:
+    """The same knowledge with one fact changed."""
+    if name == "context":
+        return Conditioning(context=-facts.context, actions=facts.actions)
+    return Conditioning(context=facts.context, actions=(facts.actions + 1) % 3)
+
+
+def check_denoiser(denoiser: Denoiser, prior: Prior) -> None:
+    """What every denoiser owes: shape, dtype, finiteness, an untouched input, honest `uses`, and determinism."""
+    assert isinstance(denoiser, Denoiser)
+    given, noisy, level = knowledge(prior), noisy_like(prior), middle(prior)
+    before = noisy.clone()
+    with torch.no_grad():
+        first = denoiser.bind(given)(noisy, level)
+        again = denoiser.bind(given)(noisy, level)
+        assert isinstance(first, Prediction)
+        assert first.tensor.shape == noisy.shape
+        assert first.tensor.dtype == torch.float32
+        assert torch.equal(noisy, before), "the input was changed in place"
+        assert torch.equal(first.tensor, again.tensor), "the same question got two answers"
+        for index in (0, prior.schedule.num_levels // 3, prior.schedule.num_levels - 1):
+            at = prior.schedule.level(torch.full((2,), index))
+            assert denoiser.bind(given)(noisy, at).tensor.isfinite().all(), f"not finite at level {index}"
+        for name in ("context", "actions"):
+            moved = denoiser.bind(other(given, name))(noisy, level).tensor
+            differs = bool((moved - first.tensor).abs().max() > 1e-6)
+            assert differs == (name in denoiser.uses), f"uses says {sorted(denoiser.uses)}, but {name} decides: {differs}"
+
+
+def check_adapter(adapter: Any, prior: Prior) -> None:
+    """What every adapter owes beyond that: it trains its own part alone, and its prior never changes."""
+    check_denoiser(randomised(adapter), prior)
+    own = {id(parameter) for parameter in adapter.parameters()}
+    of_prior = {id(parameter) for parameter in prior.parameters()} if isinstance(prior, nn.Module) else set()
+    assert own, "nothing to train"
+    assert not own & of_prior, "the prior's weights are among the trained ones"
+    was_training = isinstance(prior, nn.Module) and prior.training
+    adapter.train()
+    assert (isinstance(prior, nn.Module) and prior.training) == was_training, "the prior changed its mode"
+    half_told = knowledge(prior).forget("actions", torch.tensor([True, False]))
+    clip = Clip(torch.zeros(2, prior.num_frames, *prior.frame_shape), half_told)
+    DenoisingLoss(adapter, prior.schedule, loss=velocity_loss)(clip, step=0, samples=[0, 1]).mean().backward()
+    missing = [name for name, value in adapter.named_parameters() if value.grad is None or not value.grad.any()]
+    assert not missing, f"no gradient reaches {missing}"
+    if isinstance(prior, nn.Module):
+        assert all(value.grad is None for value in prior.parameters()), "a gradient reached the prior"
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_prior_keeps_the_contract(name: str) -> None:
+    prior = PRIORS[name].tiny()
+    assert isinstance(prior, Prior)
+    check_denoiser(prior, prior)
+    assert len(prior.fingerprint) >= 8
+    assert prior.fingerprint == PRIORS[name].tiny().fingerprint
+    frames = noisy_like(prior).clamp(-1, 1)
+    assert torch.allclose(prior.codec.decode(prior.codec.encode(frames)), frames, atol=1e-5)
+
+
+@pytest.mark.parametrize("prior_name", PRIORS)
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapter_keeps_the_contract(name: str, prior_name: str) -> None:
+    prior = PRIORS[prior_name].tiny()
+    check_adapter(ADAPTERS[name].tiny(prior), prior)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_adapter_comes_back_from_disk_without_its_prior(name: str, tmp_path: Path) -> None:
+    prior = pixel_unet.tiny()
+    adapter = randomised(ADAPTERS[name].tiny(prior))
+    checkpoints.save(tmp_path, adapter, prior)
+    size = (tmp_path / checkpoints.WEIGHTS).stat().st_size
+    assert size < 4 * sum(value.numel() for value in adapter.parameters()) + 100_000, "more than the trained part was saved"
+    again = checkpoints.load(tmp_path, type(adapter), prior)
+    given, noisy, level = knowledge(prior), noisy_like(prior), middle(prior)
+    with torch.no_grad():
+        assert torch.equal(again.bind(given)(noisy, level).tensor, adapter.bind(given)(noisy, level).tensor)
+
+
+class Deaf(nn.Module):
+    """A deliberately wrong adapter: says that it uses actions, and does not."""
+
+    uses = frozenset({"context", "actions"})
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__()
+        self.prior, self.space, self.scale = (prior,), prior.space, nn.Parameter(torch.ones(1))
+
+    def bind(self, given: Conditioning) -> Any:
+        believe = self.prior[0].bind(given.without("actions"))
+        return lambda noisy, level: believe(noisy, level).like(believe(noisy, level).tensor * self.scale)
+
+
+class Thief(Deaf):
+    """Another: it trains the prior."""
+
+    def __init__(self, prior: Any) -> None:
+        super().__init__(prior)
+        self.stolen = prior.requires_grad_(True)
+
+
+class Scribbler(Deaf):
+    """Another: it writes into its input."""
+
+    uses = frozenset({"context"})
+
+    def bind(self, given: Conditioning) -> Any:
+        believe = super().bind(given)
+        return lambda noisy, level: believe(noisy.mul_(0.5), level)
+
+
+@pytest.mark.parametrize(("wrong", "message"), [(Deaf, "uses says"), (Thief, "uses says|trained"), (Scribbler, "in place")])
+def test_the_contract_finds_a_wrong_adapter(wrong: Any, message: str) -> None:
+    prior = pixel_unet.tiny()
+    with pytest.raises(AssertionError, match=message):
+        check_adapter(wrong(prior), prior)
