@@ -1,5 +1,8 @@
 """One thread a test process, since several run side by side, and nothing random that is not seeded."""
 
+from collections.abc import Iterator
+
+import jaxtyping
 import pytest
 import torch
 
@@ -9,3 +12,11 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def without_shape_types() -> Iterator[None]:
+    """As users run it: the shape annotations are not enforced, so the library's own checks must speak."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

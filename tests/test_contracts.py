@@ -80,7 +80,9 @@ def check_denoiser(denoiser: Denoiser, prior: Prior) -> None:
         for name in ("context", "actions"):
             moved = denoiser.bind(other(given, name))(noisy, level).tensor
             differs = bool((moved - first.tensor).abs().max() > 1e-6)
-            assert differs == (name in denoiser.uses), f"uses says {sorted(denoiser.uses)}, but {name} decides: {differs}"
+            assert differs == (name in denoiser.uses), (
+                f"uses says {sorted(denoiser.uses)}, but {name} decides: {differs}"
+            )
 
 
 def check_adapter(adapter: Any, prior: Prior) -> None:
@@ -126,7 +128,9 @@ def test_adapter_comes_back_from_disk_without_its_prior(name: str, tmp_path: Pat
     adapter = randomised(ADAPTERS[name].tiny(prior))
     checkpoints.save(tmp_path, adapter, prior)
     size = (tmp_path / checkpoints.WEIGHTS).stat().st_size
-    assert size < 4 * sum(value.numel() for value in adapter.parameters()) + 100_000, "more than the trained part was saved"
+    assert size < 4 * sum(value.numel() for value in adapter.parameters()) + 100_000, (
+        "more than the trained part was saved"
+    )
     again = checkpoints.load(tmp_path, type(adapter), prior)
     given, noisy, level = knowledge(prior), noisy_like(prior), middle(prior)
     with torch.no_grad():
@@ -165,7 +169,9 @@ class Scribbler(Deaf):
         return lambda noisy, level: believe(noisy.mul_(0.5), level)
 
 
-@pytest.mark.parametrize(("wrong", "message"), [(Deaf, "uses says"), (Thief, "uses says|trained"), (Scribbler, "in place")])
+@pytest.mark.parametrize(
+    ("wrong", "message"), [(Deaf, "uses says"), (Thief, "uses says|trained"), (Scribbler, "in place")]
+)
 def test_the_contract_finds_a_wrong_adapter(wrong: Any, message: str) -> None:
     prior = pixel_unet.tiny()
     with pytest.raises(AssertionError, match=message):

@@ -68,8 +68,8 @@ def load(folder: Path, method: type[Adapter], prior: Prior) -> Adapter:
     if not (folder / WEIGHTS).is_file():
         raise ValueError(f"no checkpoint in {folder}: {WEIGHTS} is missing; train one first")
     weights, config = storage.read(folder / WEIGHTS)
-    if config["method"] != method.__name__:
-        raise ValueError(f"{folder} holds a {config['method']} adapter, not {method.__name__}")
+    if config.get("method") != method.__name__:
+        raise ValueError(f"{folder} holds a {config.get('method')} adapter, not {method.__name__}")
     if config["prior"] != prior.fingerprint:
         raise ValueError(
             f"the adapter in {folder} was trained beside the prior {config['prior']}, and this one is {prior.fingerprint}; "

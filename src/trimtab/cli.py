@@ -13,7 +13,7 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -43,8 +43,9 @@ def with_settings(function: Any, path: Path) -> Any:
     unknown = sorted(set(settings) - set(parameters))
     if unknown:
         raise ValueError(f"{path} has settings that this command does not know: {', '.join(unknown)}")
-    kinds = {name: type(parameters[name].default) for name in settings}
-    values = {name: Path(value) if issubclass(kinds[name], Path) else value for name, value in settings.items()}
+    hints = get_type_hints(function)
+    paths = {name for name in settings if Path in (hints[name], *get_args(hints[name]))}
+    values = {name: Path(value) if name in paths and value is not None else value for name, value in settings.items()}
     return partial(function, **values)
 
 
@@ -64,6 +65,9 @@ def main() -> None:
         sys.exit(f"trimtab: no command {command!r}; there are: {', '.join(names)}")
     import tyro
 
+    from trimtab.networks.precision import keep_freed_memory
+
+    keep_freed_memory()
     try:
         function = recipe(command)
         if "--settings" in arguments:
@@ -73,7 +77,7 @@ def main() -> None:
             function = with_settings(function, Path(arguments[place + 1]))
             arguments = arguments[:place] + arguments[place + 2 :]
         tyro.cli(function, prog=f"trimtab {command}", args=arguments)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError) as error:
         sys.exit(f"trimtab {command}: {error}")
     except KeyboardInterrupt:
         sys.exit(f"trimtab {command}: stopped; what was done is kept, and the same command goes on from there")

@@ -46,8 +46,11 @@ class Budget:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        if (self.seconds is None) == (self.steps is None):
-            raise ValueError(f"a budget is seconds or steps, one of the two; got {self.seconds} and {self.steps}")
+        if (self.seconds is None) == (self.steps is None) or (self.seconds or self.steps or 0) <= 0:
+            raise ValueError(
+                "a budget is a positive number of seconds or of steps, one of the two; "
+                f"got {self.seconds} seconds and {self.steps} steps"
+            )
 
     def spent(self, run: Run) -> float:
         """The share of the budget that is spent, 1 or more when it is used up."""
@@ -128,13 +131,14 @@ def fit(
     )
     progress = Progress(*columns, TextColumn("{task.fields[note]}"), disable=not accelerator.is_main_process)
     shown = progress.add_task(title, total=1.0, note="")
-    last_save = time.perf_counter()
-    with progress, (folder / "log.jsonl").open("a") as log:
+    last_save, whole = time.perf_counter(), True
+    with progress, Path(folder / "log.jsonl" if accelerator.is_main_process else os.devnull).open("w") as log:
+        log.writelines(json.dumps(line) + "\n" for line in run.curve)  # without what came after the state was saved
         progress.console.print(f"{title}: state and log in {folder}" + (f", from step {run.step}" if run.step else ""))
         try:
             while (spent := budget.spent(run)) < 1:
                 started = time.perf_counter()
-                rate = learning_rate * min(1.0, (run.step + 1) / warm_up, (1 - spent) / max(cool_down, 1e-9))
+                rate = learning_rate * min(1.0, (run.step + 1) / max(warm_up, 1), (1 - spent) / max(cool_down, 1e-9))
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 length = lengths[int(np.random.default_rng([seed, run.step, 1]).integers(len(lengths)))]
@@ -144,12 +148,16 @@ def fit(
                 accelerator.backward(loss)
                 gradient = float(accelerator.clip_grad_norm_(trained.values(), max_gradient))
                 if not math.isfinite(gradient):
-                    raise FloatingPointError(f"the loss of step {run.step} is {loss.item()}; lower the learning rate")
+                    raise FloatingPointError(
+                        f"step {run.step} has loss {loss.item()} and gradient {gradient}; lower the learning rate"
+                    )
+                whole = False
                 stepper.step()
                 stepper.zero_grad()
                 run.step += 1
                 update_average(run.average, trained, min(average_decay, run.step / (run.step + 9)))
                 run.seconds += time.perf_counter() - started
+                whole = True
                 if run.step % log_every == 0 or run.step == 1:
                     figures = {
                         "loss": accelerator.gather(loss.detach()).mean().item(),
@@ -169,8 +177,8 @@ def fit(
                 if time.perf_counter() - last_save > save_every_seconds and accelerator.is_main_process:
                     save(state, run, trained, optimizer)
                     last_save = time.perf_counter()
-        finally:  # Ctrl-C, too, keeps what was done
-            if accelerator.is_main_process:
+        finally:  # Ctrl-C, too, keeps what was done; amid the update of the weights, what was saved last
+            if whole and accelerator.is_main_process:
                 save(state, run, trained, optimizer)
             accelerator.end_training()
     with torch.no_grad():
@@ -190,9 +198,9 @@ def averaged(trained: Mapping[str, nn.Parameter], average: Mapping[str, Tensor])
     """The averaged weights in place of the trained ones, for the time of an evaluation."""
     kept = {name: value.detach().clone() for name, value in trained.items()}
     with torch.no_grad():
-        for name, value in trained.items():
-            value.copy_(average[name])
         try:
+            for name, value in trained.items():
+                value.copy_(average[name])
             yield
         finally:
             for name, value in trained.items():
@@ -248,7 +256,7 @@ def record_settings(folder: Path, command: str, settings: Mapping[str, Any]) -> 
 
     Raises ValueError if the folder cannot be written to, or holds a run of other settings.
     """
-    plain = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    plain = json.loads(json.dumps(dict(settings), default=str))
     path = writable(folder) / "settings.json"
     if path.exists():
         found = json.loads(path.read_text())["settings"]

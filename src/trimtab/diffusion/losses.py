@@ -42,6 +42,18 @@ def velocity_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[T
     return per_sample((prediction.velocity - (alpha * noise - sigma * clean)) ** 2)
 
 
+def change_loss(prediction: Prediction, clean: Video, noise: Video, deviation: float = 0.2) -> Float[Tensor, " batch"]:
+    """Squared error of the velocity, weighted up where only the change since the last frame is left to predict.
+
+    A `FrameChange` network's share in the velocity is ``d / sqrt(alpha^2 d^2 + sigma^2)``, which falls from 1 at a clean
+    video to d at pure noise. The error is divided by it: halfway between the plain velocity, which neglects the noisy
+    levels where a clip takes shape, and the network's own answer, which neglects the rest.
+    """
+    alpha, sigma = prediction.level.broadcast()
+    share = deviation * torch.hypot(alpha, sigma) * torch.rsqrt((alpha * deviation) ** 2 + sigma**2)
+    return per_sample((prediction.velocity - (alpha * noise - sigma * clean)) ** 2 / share)
+
+
 def flow_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
     """Squared error of the flow, noise - clean (Lipman et al., arXiv 2210.02747)."""
     return per_sample((prediction.flow - (noise - clean)) ** 2)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from trimtab.core.values import NoiseLevel, Prediction, Video
 
-
 Context = Float[Tensor, "batch num_context channel height width"]
 
 

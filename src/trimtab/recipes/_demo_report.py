@@ -41,7 +41,7 @@ def write_report(
     clip: Clip,
     videos: Mapping[str, Video],
     mask: Tensor,
-    what_if: Mapping[str, Video],
+    what_if: Mapping[str, Tensor],
     settings: Mapping[str, Any],
     seconds: float,
 ) -> Path:
@@ -104,14 +104,8 @@ def write_report(
     report.curves(by_step, "LPIPS of each predicted frame; lower is better.", "predicted frame", "LPIPS")
 
     report.section("How it learned", catch_up_text())
-    lines: dict[str, Any] = {name: line for name, line in curves.items() if line[0]}
-    if lines:
-        longest = max(max(line[0]) for line in lines.values())
-        few = float(losses["prior"][::4].mean())
-        lines[NAMES["prior"]] = ([0.0, longest], [few, few])
-        report.curves(
-            lines, "Loss on a quarter of the held-out clips, the same for all.", "seconds of training", "denoising loss"
-        )
+    caption = f"Loss on {protocol['num_clips'] // 4} held-out clips, the same for all."
+    report.curves(curves, caption, "seconds of training", "denoising loss")
     report.section("Settings")
     versions = {name: version(name) for name in ("trimtab", "torch", "numpy")}
     report.settings(

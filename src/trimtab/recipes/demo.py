@@ -23,7 +23,7 @@ from trimtab.core.contracts import Denoiser
 from trimtab.core.values import Clip, Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
-from trimtab.diffusion.losses import DenoisingLoss
+from trimtab.diffusion.losses import DenoisingLoss, change_loss
 from trimtab.environments.procgen import NUM_ACTIONS
 from trimtab.metrics.actions import COINRUN_JUDGE
 from trimtab.metrics.evaluation import evaluate
@@ -116,7 +116,7 @@ def demo(
         torch.manual_seed(seed)
         models[name] = build(name, frozen, mask_bias)
         runs[name] = fit(
-            DenoisingLoss(models[name], frozen.schedule, seed=seed),
+            DenoisingLoss(models[name], frozen.schedule, loss=change_loss, seed=seed),
             train,
             Budget(seconds=seconds),
             folder=output / name,
@@ -153,8 +153,9 @@ def demo(
     )
     (output / "results.json").write_text(table.to_json())
     what_if = under_actions(models["avid"], frozen, held, num_steps, seed)
+    lines = curves(runs, mean_loss(frozen, frozen, few)["held_out_loss"])
     report = write_report(
-        output / "report.html", table=table, losses=losses, levels=held.levels, curves=curves(runs), clip=held.clip,
+        output / "report.html", table=table, losses=losses, levels=held.levels, curves=lines, clip=held.clip,
         videos=videos, mask=mask, what_if=what_if, settings=settings, seconds=seconds,
     )  # fmt: skip
     console.print(f"{table}\n")
@@ -269,12 +270,13 @@ def under_actions(model: Denoiser, prior: PixelUNet, held: Held, num_steps: int,
     return shown
 
 
-def curves(runs: Mapping[str, Run]) -> dict[str, tuple[list[float], list[float]]]:
-    """Held-out loss against seconds of training."""
-    found = {}
+def curves(runs: Mapping[str, Run], prior_loss: float) -> dict[str, tuple[list[float], list[float]]]:
+    """Held-out loss against seconds of training; the prior's does not change."""
+    found = {NAMES["prior"]: ([0.0, max(run.seconds for run in runs.values())], [prior_loss] * 2)}
     for name, run in runs.items():
         points = [(line["seconds"], line["held_out_loss"]) for line in run.curve if "held_out_loss" in line]
-        found[NAMES[name]] = ([x for x, _ in points], [y for _, y in points])
+        if points:  # a very short run has none
+            found[NAMES[name]] = ([x for x, _ in points], [y for _, y in points])
     return found
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from rich import print
 
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
-from trimtab.diffusion.losses import DenoisingLoss
+from trimtab.diffusion.losses import DenoisingLoss, change_loss
 from trimtab.environments.procgen import GAMES
 from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.training import Budget, fit
+
+PRETRAINING = tuple(game for game in GAMES if game != "coinrun")
+"""All games but the one that adaptation is about."""
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, *[8] * 7)
 """Half of the steps predict 8 frames, half 1 to 7."""
@@ -35,14 +40,13 @@ def procgen_prior(
         learning_rate: of AdamW.
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
-        data: where the recorded games are.
+        data: where the recorded games are, or will be.
         output: run folder; prior.safetensors in it is the result.
     """
     torch.manual_seed(seed)
-    games = [game for game in GAMES if game != "coinrun"]
-    clips = Clips([Episodes.open(data / game) for game in games])
+    clips = Clips([recorded(game, data) for game in PRETRAINING])
     prior = PixelUNet()
-    task = DenoisingLoss(prior, prior.schedule, seed=seed)
+    task = DenoisingLoss(prior, prior.schedule, loss=change_loss, seed=seed)
     fit(
         task,
         clips,
@@ -57,3 +61,9 @@ def procgen_prior(
         seed=seed,
     )
     prior.save(output / "prior.safetensors")
+    print(f"the prior is {output / 'prior.safetensors'}; `trimtab procgen-prior-card` measures it")
+
+
+def recorded(game: str, data: Path) -> Episodes:
+    """70,000 frames of one game, levels 0-1999, recorded if they are not there."""
+    return procgen_episodes(game=game, num_levels=2000, num_frames=70_000, max_episode_frames=128, output=data / game)

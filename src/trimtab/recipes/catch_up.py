@@ -1,0 +1,102 @@
+"""How much longer does a from-scratch model train until it is as good as AVID? Follows up on a finished demo."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import print
+
+from trimtab import checkpoints
+from trimtab.adapters.avid import AVID
+from trimtab.data.clips import Clips
+from trimtab.diffusion.losses import DenoisingLoss, change_loss
+from trimtab.networks import storage
+from trimtab.priors import pixel_unet
+from trimtab.recipes.demo import LENGTHS, build, held_out, held_out_loss, mean_loss
+from trimtab.recipes.record_procgen import procgen_episodes
+from trimtab.training import Budget, fit
+
+
+def catch_up(
+    *,
+    times: float = 10.0,
+    demo: Path = Path("runs/demo"),
+    output: Path = Path("runs/catch-up"),
+    datasets: Path = Path("datasets"),
+    record: Path | None = None,
+) -> None:
+    """Train from scratch for up to `times` the steps of the demo, and find where its loss reaches AVID's.
+
+    Steps are counted rather than seconds, so that a busy machine does not change the answer; a step from scratch costs the
+    same in both runs.
+
+    Args:
+        times: how often the demo's number of steps to go on for.
+        demo: run folder of a finished demo.
+        output: run folder of the long training; it is resumed.
+        datasets: where recorded play is kept.
+        record: also write the finding to this file, which the demo's report quotes.
+    """
+    settings: dict[str, Any] = json.loads((demo / "settings.json").read_text())["settings"]
+    prior = pixel_unet.load(settings["prior"])
+    avid = checkpoints.load(demo / "avid", AVID, prior)
+    _, ours = storage.read(demo / "scratch" / "state.safetensors")
+    num_frames = settings["num_frames"]
+    train = Clips(
+        procgen_episodes(num_levels=500, num_frames=num_frames, output=datasets / f"coinrun-train-{num_frames}"),
+        prior.num_context,
+        prior.num_frames,
+    )
+    few = held_out(prior, max(2, settings["num_clips"] // 4), datasets)
+    goal = held_out_loss(avid, prior, few).mean().item()
+    torch.manual_seed(settings["seed"])
+    model = build("scratch", prior, settings["mask_bias"])
+    run = fit(
+        DenoisingLoss(model, prior.schedule, loss=change_loss, seed=settings["seed"]),
+        train,
+        Budget(steps=round(times * ours["step"])),
+        folder=output,
+        title=f"from scratch, {times:g} times as long",
+        batch_size=settings["batch_size"],
+        learning_rate=settings["learning_rate"],
+        lengths=LENGTHS,
+        average_decay=0.995,
+        seed=settings["seed"],
+        evaluate=partial(mean_loss, model, prior, few),
+        evaluate_every=100,
+    )
+    points = [(line["step"], line["held_out_loss"]) for line in run.curve if "held_out_loss" in line]
+    points.append((run.step, held_out_loss(model, prior, few).mean().item()))
+    reached = next((step for step, loss in points if loss <= goal), None)
+    lowest = min(loss for _, loss in points)
+    if reached is None:
+        sentence = (
+            f"In a longer run, from scratch did not reach the loss of AVID ({goal:.4f}) within {times:g} times the steps: "
+            f"its lowest was {lowest:.4f}."
+        )
+    else:
+        sentence = (
+            f"In a longer run, from scratch reached the loss of AVID ({goal:.4f}) after "
+            f"{reached / ours['step']:.1f} times the steps of the demo."
+        )
+    facts = {
+        "sentence": sentence,
+        "goal": goal,
+        "reached_at_times": None if reached is None else reached / ours["step"],
+        "demo_steps": ours["step"],
+        "curve": points,
+        "prior": prior.fingerprint,
+        "demo_settings": settings,
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+    for path in filter(None, (output / "catch_up.json", record)):
+        partial_path = path.with_suffix(".partial")
+        partial_path.write_text(json.dumps(facts, indent=1) + "\n")
+        os.replace(partial_path, path)
+    print(sentence)

@@ -1,0 +1,206 @@
+"""The embedded prior: from disk and back, what it refuses, what it cannot know, and the one that ships."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trimtab.core.values import Conditioning, NoiseLevel, Video
+from trimtab.networks import precision, storage
+from trimtab.priors import pixel_unet
+from trimtab.priors.pixel_unet import SHIPPED, PixelUNet, PixelUNetSettings, load
+
+
+def small(**options: Any) -> PixelUNet:
+    """A trainable prior with nothing left at zero."""
+    settings = {"widths": (32,), "depths": (1,), "num_frames": 3, "frame_shape": (3, 8, 8), **options}
+    prior = PixelUNet(PixelUNetSettings(**settings))
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.normal_(std=0.1)
+    return prior
+
+
+def question(prior: PixelUNet, batch: int = 2, time: int = 3) -> tuple[Video, NoiseLevel, Tensor]:
+    context = torch.rand(batch, prior.num_context, *prior.frame_shape) * 2 - 1
+    level = prior.schedule.level(torch.linspace(0, prior.schedule.num_levels - 1, batch).long())
+    return torch.randn(batch, time, *prior.frame_shape), level, context
+
+
+# On disk
+
+
+def test_a_saved_prior_comes_back_frozen_with_its_settings_and_fingerprint(tmp_path: Path) -> None:
+    prior = small(frame_rate=7.0, deviation=0.3, num_context=1, num_levels=77)
+    before = prior.fingerprint
+    prior.save(tmp_path / "prior.safetensors")
+    again = load(tmp_path / "prior.safetensors")
+    assert again.settings == prior.settings
+    assert (again.frame_rate, again.num_context, again.num_frames, again.frame_shape) == (7.0, 1, 3, (3, 8, 8))
+    assert again.schedule.num_levels == 77
+    assert not again.training
+    assert not any(value.requires_grad for value in again.parameters())
+    assert again.fingerprint == before
+    assert load(str(tmp_path / "prior.safetensors")).fingerprint == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fingerprint_is_the_same_in_every_number_format(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(pixel_unet, "matrix_dtype", lambda device: dtype)
+    prior = small()
+    before = prior.fingerprint
+    frozen = prior.frozen()
+    assert frozen is prior
+    assert frozen.network.stem.weight.dtype == dtype
+    assert frozen.network.place.weight.dtype == torch.float32
+    assert frozen.fingerprint == before
+    with torch.no_grad():
+        frozen.network.stem.weight[0, 0, 0, 0] += 1
+    assert frozen.fingerprint != before
+
+
+def test_the_fingerprint_depends_on_the_settings() -> None:
+    prior = small()
+    before = prior.fingerprint
+    prior.settings = PixelUNetSettings(**{**vars(prior.settings), "deviation": 0.4})
+    assert prior.fingerprint != before
+
+
+def test_a_loaded_prior_answers_as_the_trained_one_up_to_its_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = small().eval()
+    prior.save(tmp_path / "prior")
+    noisy, level, context = question(prior)
+    with torch.no_grad():
+        trained = prior(noisy, level, Conditioning(context=context)).tensor
+        loaded = load(tmp_path / "prior")(noisy, level, Conditioning(context=context)).tensor
+        monkeypatch.setattr(precision, "matrix_dtype", lambda device: torch.float32)
+        monkeypatch.setattr(pixel_unet, "matrix_dtype", lambda device: torch.float32)
+        plain = load(tmp_path / "prior")(noisy, level, Conditioning(context=context)).tensor
+    assert loaded.dtype == plain.dtype == torch.float32
+    assert (loaded - trained).norm() < 0.02 * trained.norm()
+    assert (plain - loaded).norm() < 0.02 * trained.norm()
+
+
+def test_an_unknown_name_is_answered_with_the_names_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("beta", "alpha"):
+        small().save(tmp_path / f"{name}.safetensors")
+    monkeypatch.setattr(pixel_unet, "SHIPPED", tmp_path)
+    with pytest.raises(ValueError, match=r"no prior 'gamma': neither one that ships \(alpha, beta\) nor a file"):
+        load("gamma")
+    assert isinstance(load("alpha"), PixelUNet)
+    with pytest.raises(ValueError, match="no prior"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "other"])
+def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "prior"
+    small().save(path)
+    good = path.read_bytes()
+    path.write_bytes({"flip": good[:-1] + bytes([good[-1] ^ 1]), "cut": good[:-1], "other": b"words"}[damage])
+    with pytest.raises(ValueError, match=r"prior is (damaged|not a trimtab weights file)"):
+        load(path)
+
+
+def test_a_weights_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    storage.write(tmp_path / "adapter", {"a": torch.zeros(2)}, {"method": "AVID", "prior": "0123456789abcdef"})
+    with pytest.raises(ValueError, match="holds something else than a pixel-unet prior"):
+        load(tmp_path / "adapter")
+
+
+# What it answers
+
+
+def test_actions_never_change_the_answer() -> None:
+    prior = small().frozen()
+    noisy, level, context = question(prior)
+    plain = prior.bind(Conditioning(context=context))(noisy, level).tensor
+    for action in range(3):
+        told = Conditioning(context=context, actions=torch.full((2, 3), action), state=torch.randn(2, 4))
+        assert torch.equal(prior.bind(told)(noisy, level).tensor, plain)
+    assert prior.uses == {"context"}
+
+
+def test_an_untrained_prior_believes_that_the_last_frame_stays() -> None:
+    prior = PixelUNet(PixelUNetSettings(widths=(32,), depths=(1,), num_frames=3, frame_shape=(3, 8, 8)))
+    noisy, level, context = question(prior, batch=8)
+    belief = prior.bind(Conditioning(context=context))(noisy, level)
+    assert belief.kind == "velocity"
+    last = context[:, -1:].expand_as(noisy)
+    alpha, sigma = (value[:, None, None, None, None] for value in (level.alpha, level.sigma))
+    trust = (alpha * 0.2) ** 2 / ((alpha * 0.2) ** 2 + sigma**2)  # in the noisy video, against the last frame
+    torch.testing.assert_close(belief.clean, (1 - trust) * last + trust * noisy / alpha, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("time", [1, 2, 3])
+def test_short_clips_are_answered(time: int) -> None:
+    prior = small().frozen()
+    noisy, level, context = question(prior, time=time)
+    assert prior(noisy, level, Conditioning(context=context)).tensor.shape == (2, time, 3, 8, 8)
+
+
+def test_clips_longer_than_it_was_built_for_are_refused() -> None:
+    prior = small().frozen()
+    noisy, level, context = question(prior, time=4)
+    with pytest.raises(ValueError, match="1 to 3 frames, got 4"):
+        prior(noisy, level, Conditioning(context=context))
+
+
+@pytest.mark.usefixtures("without_shape_types")
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        (None, r"\(batch, \*\(2, 3, 8, 8\)\), got none"),
+        (torch.zeros(2, 1, 3, 8, 8), r"\(batch, \*\(2, 3, 8, 8\)\), got \(2, 1, 3, 8, 8\)"),
+        (torch.zeros(2, 2, 3, 8, 9), r"got \(2, 2, 3, 8, 9\)"),
+        (torch.zeros(2, 3, 8, 8), r"got \(2, 3, 8, 8\)"),
+        (torch.zeros(2, 2, 3, 8, 8, dtype=torch.uint8), "floats in .-1, 1., got torch.uint8; divide by 127.5"),
+    ],
+)
+def test_a_context_of_another_shape_or_dtype_is_refused(context: Tensor | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small().bind(Conditioning(context=context))
+
+
+@pytest.mark.usefixtures("without_shape_types")
+def test_a_context_of_another_batch_is_refused() -> None:
+    prior = small()
+    noisy, level, context = question(prior)
+    with pytest.raises(ValueError, match="must agree in batch"):
+        prior(noisy, level, Conditioning(context=context[:1]))
+
+
+# The one that ships
+
+
+def test_the_shipped_prior_is_small_whole_and_finite() -> None:
+    path = SHIPPED / "procgen.safetensors"
+    assert path.is_file(), "the prior that the demo needs is not in the package"
+    assert os.path.getsize(path) <= 15e6
+    prior = load("procgen")
+    assert (prior.num_context, prior.num_frames, prior.frame_shape, prior.frame_rate) == (2, 8, (3, 64, 64), 15.0)
+    assert all(value.isfinite().all() for value in prior.parameters())
+    json.dumps(storage.read(path)[1])
+    noisy, level, context = question(prior, time=8)
+    belief = prior(noisy, level, Conditioning(context=context))
+    assert belief.tensor.isfinite().all()
+
+
+def test_the_shipped_prior_knows_more_than_that_the_last_frame_stays() -> None:
+    """On a smooth frame that slides sideways, as a camera moves: frames 0 and 1 are seen, 2 to 9 must be denoised."""
+    prior, untrained = load("procgen"), PixelUNet()
+    pattern = torch.nn.functional.interpolate(torch.rand(1, 3, 12, 12) * 2 - 1, size=(96, 96), mode="bilinear")[0]
+    frames = torch.stack([pattern[:, :64, 2 * step : 2 * step + 64] for step in range(10)])[None]
+    level = prior.schedule.level(torch.tensor([400]))
+    noisy = level.add_noise(frames[:, 2:], torch.randn(1, 8, 3, 64, 64))
+    given = Conditioning(context=frames[:, :2])
+    errors = [(model(noisy, level, given).clean - frames[:, 2:]).square().mean() for model in (prior, untrained)]
+    assert errors[0] < 0.5 * errors[1]

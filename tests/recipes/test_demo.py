@@ -1,0 +1,146 @@
+"""The demo from end to end at toy size, on real Procgen: what it leaves behind, and that it goes on from there."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trimtab import checkpoints
+from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
+from trimtab.networks import storage
+from trimtab.priors import pixel_unet
+from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
+from trimtab.recipes import demo as recipe
+from trimtab.recipes.demo import METHODS, NAMES, demo
+
+NUM_CLIPS = 4
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A demo that has run once, and what it takes to run it again."""
+
+    settings: dict[str, Any]
+    output: Path
+
+    def again(self, **changes: Any) -> None:
+        demo(**{**self.settings, **changes})
+
+    def steps(self) -> dict[str, int]:
+        return {name: storage.read(self.output / name / "state.safetensors")[1]["step"] for name in METHODS}
+
+    def results(self) -> dict[str, Any]:
+        return json.loads((self.output / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """One run of a few training steps; the held-out set is recorded shorter, since most of the time would go there."""
+    folder, record = tmp_path_factory.mktemp("demo"), recipe.procgen_episodes
+
+    def shorter(**request: Any) -> Any:
+        return record(**{**request, "num_frames": min(request["num_frames"], 1000)})
+
+    torch.manual_seed(0)
+    PixelUNet(PixelUNetSettings(widths=(32, 32, 32), depths=(1, 1, 1))).save(folder / "prior.safetensors")
+    run = Finished(
+        {
+            "seconds": 1.0,
+            "num_clips": NUM_CLIPS,
+            "num_frames": 1000,
+            "num_steps": 2,
+            "batch_size": 4,
+            "prior": str(folder / "prior.safetensors"),
+            "datasets": folder / "datasets",
+            "output": folder / "run",
+        },
+        folder / "run",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "procgen_episodes", shorter)
+        run.again()
+        yield run
+
+
+def test_the_report_stands_alone_and_names_every_method(finished: Finished) -> None:
+    page = (finished.output / "report.html").read_text()
+    for name in (*NAMES.values(), REPEAT_LAST_FRAME, REAL):
+        assert name in page
+    assert page.count("data:image/") >= 4
+    assert "src=http" not in page.replace('"', "")
+    assert page.rstrip().endswith("</html>")
+
+
+def test_the_results_come_with_their_protocol(finished: Finished) -> None:
+    results = finished.results()
+    protocol = results["protocol"]
+    assert (protocol["num_clips"], protocol["num_levels"]) == (NUM_CLIPS, NUM_CLIPS)
+    assert (protocol["num_context"], protocol["num_predicted"]) == (2, 8)
+    assert protocol["reference"] == NAMES["avid"]
+    assert protocol["notes"]["prior"] == pixel_unet.load(finished.settings["prior"]).fingerprint
+    assert protocol["judge"]["game"] == "coinrun"
+    assert {"PSNR", "SSIM", "LPIPS", "action accuracy (effects)"} <= set(protocol["metrics"])
+    measured = {(figure["method"], figure["metric"]) for figure in results["figures"]}
+    for name in (*NAMES.values(), REPEAT_LAST_FRAME):
+        assert {(name, metric) for metric in protocol["metrics"]} <= measured
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_checkpoints_load_beside_the_prior(finished: Finished, name: str) -> None:
+    prior = pixel_unet.load(finished.settings["prior"])
+    model = checkpoints.load(finished.output / name, METHODS[name], prior)
+    average = storage.read(finished.output / name / "state.safetensors")[0]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, average[f"average/denoiser.{key}"]), key
+    config = json.loads((finished.output / name / checkpoints.CONFIG).read_text())
+    assert config["facts"]["steps"] == finished.steps()[name] >= 1
+
+
+def test_both_models_have_one_network_apart_from_mask_and_view(finished: Finished) -> None:
+    prior = pixel_unet.load(finished.settings["prior"])
+    shapes = [
+        {name: value.shape for name, value in recipe.build(method, prior, 2.0).network.named_parameters()}
+        for method in ("avid", "scratch")
+    ]
+    differing = {name for name in shapes[0] if shapes[0][name] != shapes[1].get(name)}
+    assert differing == {"mask.weight", "mask.bias", "stem.weight"}
+    assert shapes[1].keys() <= shapes[0].keys()
+
+
+def test_samples_are_frames_of_every_model_and_a_mask(finished: Finished) -> None:
+    samples, _ = storage.read(finished.output / "samples.safetensors")
+    assert set(samples) == {*NAMES, "mask"}
+    for name in NAMES:
+        assert samples[name].shape == (NUM_CLIPS, 8, 3, 64, 64)
+        assert samples[name].dtype == torch.uint8
+    assert samples["mask"].shape == (NUM_CLIPS, 8, 1, 64, 64)
+    assert 0 < samples["mask"].min() < samples["mask"].max() < 1
+
+
+def test_a_second_run_reuses_everything_and_gives_the_same_numbers(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps, results = finished.steps(), finished.results()
+    kept = {path: path.stat().st_mtime_ns for path in finished.settings["datasets"].rglob("*.parquet")}
+    assert kept
+
+    def refuse(*arguments: Any) -> Any:
+        raise AssertionError("sampled again")
+
+    monkeypatch.setattr(recipe, "sampler", lambda *arguments: refuse)
+    monkeypatch.setattr(recipe, "under_actions", lambda model, prior, held, *rest: {"stay": held.clip.video})
+    finished.again()
+    assert finished.steps() == steps
+    assert finished.results() == results
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert "reusing" in capsys.readouterr().out
+
+
+def test_other_settings_in_the_same_folder_are_refused(finished: Finished) -> None:
+    before = finished.results()
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(num_steps 2, not 3\)"):
+        finished.again(num_steps=3)
+    assert finished.results() == before
