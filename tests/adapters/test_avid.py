@@ -67,6 +67,8 @@ def by_hand(
     context = given.context.flatten(1, 2)[:, None].expand(-1, noisy.shape[1], -1, -1, -1)
     seen = [(change / variance.sqrt()).float(), context, *([prior] if adapter.see_prior else [])]
     answer, logit = adapter.network(torch.cat(seen, dim=2), torch.atan2(level.sigma, level.alpha), given.actions)
+    d, answer = d * answer[:, :, -1:].clamp(-6, 2).exp(), answer[:, :, :-1]
+    variance = (a * d) ** 2 + s**2
     # Of the change r ~ N(0, d^2), seen as a * r + s * e: the mean of its velocity, and the network's share.
     of_change = (a * s - s * a * d**2) / variance * change + d / variance.sqrt() * answer
     velocity = of_change - s * last

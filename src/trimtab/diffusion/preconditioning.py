@@ -21,18 +21,20 @@ Context = Float[Tensor, "batch num_context channel height width"]
 class FrameChange:
     """A noisy clip, seen as the noisy change since the last context frame.
 
-    With r = clean - last, taken as Gaussian of standard deviation d, and change = noisy - alpha * last, the velocity
-    of r is
-    ``skip * change + scale * answer``, where ``skip = alpha * sigma * (1 - d^2) * narrow^2``, ``scale = d * narrow``
-    and
+    With r = clean - last, taken as Gaussian of standard deviation d, and change = noisy - alpha * last, the velocity of r is
+    ``skip * change + scale * answer``, where ``skip = alpha * sigma * (1 - d^2) * narrow^2``, ``scale = d * narrow`` and
     ``narrow = 1 / sqrt(alpha^2 * d^2 + sigma^2)``; the velocity of the clip is that minus ``sigma * last``.
+
+    Some pixels change much and most not at all, so the network says where: beside its answer it gives log(d / deviation) for
+    every pixel. Where it expects no change (d near zero) the belief is the last frame exactly, and no noise has to pass
+    through the network to be cancelled.
 
     Args:
         noisy: (batch, time, channel, height, width), of any schedule; it is brought to alpha^2 + sigma^2 = 1 for the
             network.
         level: of the noise, a video or a frame.
         context: (batch, num_context, channel, height, width), the clean frames before.
-        deviation: d, the root mean square change of a frame.
+        deviation: the root mean square change of a frame, from which the network departs.
 
     Raises:
         ValueError: context and noisy clip do not fit together.
@@ -62,8 +64,14 @@ class FrameChange:
         return torch.cat([self.change * self.narrow, seen, *extra], dim=2)
 
     def belief(self, answer: Video) -> Prediction:
-        """The network's answer as a belief about the noisy clip, of kind velocity."""
+        """The network's answer as a belief about the noisy clip, of kind velocity.
+
+        Args:
+            answer: (batch, time, channel + 1, height, width); the last channel is log(d / deviation), used between -6 and 2.
+        """
         alpha, sigma = self.native.broadcast()
-        skip = alpha * sigma * (1 - self.deviation**2) * self.narrow**2
-        velocity = skip * self.change + self.deviation * self.narrow * answer - sigma * self.context[:, -1:]
+        deviation = self.deviation * answer[:, :, -1:].clamp(-6, 2).exp()
+        narrow = torch.rsqrt((alpha * deviation) ** 2 + sigma**2)
+        skip = alpha * sigma * (1 - deviation**2) * narrow**2
+        velocity = skip * self.change + deviation * narrow * answer[:, :, :-1] - sigma * self.context[:, -1:]
         return Prediction(velocity, "velocity", self.video, self.native).seen_at(self.noisy, self.level)

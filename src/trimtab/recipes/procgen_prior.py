@@ -11,9 +11,9 @@ from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion.losses import DenoisingLoss, change_loss
 from trimtab.environments.procgen import GAMES
-from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.priors.pixel_unet import PixelUNet, load
 from trimtab.recipes.record_procgen import procgen_episodes
-from trimtab.training import Budget, fit
+from trimtab.training import Budget, fit, record_settings
 
 PRETRAINING = tuple(game for game in GAMES if game != "coinrun")
 """All games but the one that adaptation is about."""
@@ -29,6 +29,7 @@ def procgen_prior(
     learning_rate: float = 1e-3,
     cool_down: float = 0.0,
     seed: int = 0,
+    initial: str | None = None,
     data: Path = Path("datasets/procgen-pretraining"),
     output: Path = Path("runs/procgen-prior"),
 ) -> None:
@@ -40,12 +41,20 @@ def procgen_prior(
         learning_rate: of AdamW.
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
+        initial: start from the weights of this prior, a name or a path, instead of random ones.
         data: where the recorded games are, or will be.
         output: run folder; prior.safetensors in it is the result.
     """
+    record_settings(
+        output,
+        "procgen-prior",
+        {"batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "initial": initial, "data": data},
+    )
     torch.manual_seed(seed)
     clips = Clips([recorded(game, data) for game in PRETRAINING])
     prior = PixelUNet()
+    if initial is not None:
+        prior.load_state_dict(load(initial).state_dict())
     task = DenoisingLoss(prior, prior.schedule, loss=change_loss, seed=seed)
     fit(
         task,

@@ -32,7 +32,7 @@ def procgen_prior_card(
     prior: str = "procgen",
     run: Path = Path("runs/procgen-prior"),
     num_clips: int = 32,
-    num_steps: int = 8,
+    num_steps: int = 4,
     seed: int = 0,
     data: Path = Path("datasets/procgen-heldout"),
     output: Path = Path("src/trimtab/priors/weights"),
@@ -50,6 +50,7 @@ def procgen_prior_card(
     """
     model, lpips = pixel_unet.load(prior), Lpips()
     _, counters = storage.read(run / "state.safetensors")
+    batch_size = json.loads((run / "settings.json").read_text())["settings"]["batch_size"]
     games: dict[str, dict[str, Any]] = {}
     rows = {}
     for game in track([*PRETRAINING, "coinrun"], "measuring each game"):
@@ -90,7 +91,7 @@ def procgen_prior_card(
         "training": {
             "data": "70,000 frames of each of 15 Procgen games (never coinrun), levels 0-1999, sticky random play, seed 0",
             "steps": counters["step"],
-            "clips": counters["step"] * 32,
+            "batch_size": batch_size,
             "hours": round(counters["seconds"] / 3600, 2),
             "hardware": "1 to 2 cores of an x86-64 CPU with AMX, shared with other work",
             "curve": [(line["step"], line["loss"]) for line in counters["curve"]][
@@ -123,7 +124,7 @@ def card_text(card: dict[str, Any]) -> str:
         "",
         "A small action-free video diffusion model in pixel space: 1 to 8 frames of 64 x 64 from 2, velocity prediction.",
         "",
-        f"Data: {training['data']}. Training: {training['steps']} steps of 32 clips, {training['hours']} hours on "
+        f"Data: {training['data']}. Training: {training['steps']} steps of {training['batch_size']} clips, {training['hours']} hours on "
         f"{training['hardware']}; `trimtab procgen-prior`, seed 0.",
         "",
         f"Measured {evaluation['date']} on levels {evaluation['levels']} with {evaluation['sampler']}; "
