@@ -124,7 +124,8 @@ def card_text(card: dict[str, Any]) -> str:
         "",
         "A small action-free video diffusion model in pixel space: 1 to 8 frames of 64 x 64 from 2, velocity prediction.",
         "",
-        f"Data: {training['data']}. Training: {training['steps']} steps of {training['batch_size']} clips, {training['hours']} hours on "
+        f"Data: {training['data']}. Training: {training['steps']} steps of {training['batch_size']} clips, "
+        f"{training['hours']} hours on "
         f"{training['hardware']}; `trimtab procgen-prior`, seed 0.",
         "",
         f"Measured {evaluation['date']} on levels {evaluation['levels']} with {evaluation['sampler']}; "
