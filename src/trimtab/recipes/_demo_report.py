@@ -13,7 +13,7 @@ from torch import Tensor
 from trimtab.core.values import Clip, Video
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME, Evaluation
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
-from trimtab.report import Report
+from trimtab.report import Report, film_strip
 
 CATCH_UP = Path(__file__).parent / "catch_up.json"
 """What `trimtab catch-up` measured last: how long from-scratch needs to reach AVID's loss."""
@@ -45,7 +45,7 @@ def write_report(
     settings: Mapping[str, Any],
     seconds: float,
 ) -> Path:
-    """Write the demo's report: findings, strips, table, curves and settings."""
+    """Write the demo's report: findings, strips, table, curves and settings; and strip.png, two of the clips, beside it."""
     overall = {name: mean_interval(loss, levels) for name, loss in losses.items()}
     report = Report(
         "AVID on coinrun",
@@ -65,6 +65,10 @@ def write_report(
         "sampling steps: 1 takes the prior's word for it, 0 the adapter's.",
         given=context[shown][:8],
         labels=[f"level {int(level)}" for level in levels[shown][:8]][:count],
+    )
+    strip = {name: video[shown][:2] for name, video in rows.items()}
+    film_strip(strip, given=context[shown][:2], clips=range(len(context[shown][:2]))).save(
+        path.with_name("strip.png"), optimize=True
     )
     report.section("What if", "One start and one noise, under different actions, each held for the whole clip.")
     first = next(iter(what_if.values()))
