@@ -32,9 +32,8 @@ class AVID(nn.Module):
         action_dim: width of a continuous action.
         learn_mask: False for the ablation without a mask, out = prior + adapter (which starts exactly as the prior).
         see_prior: False for the ablation whose adapter does not see the prior's output.
-        mask_bias: the initial mask logit: 0 trusts the prior by one half, as in the paper; 2 by 88%. A short
-            training wants
-            more trust (docs/results.md).
+        mask_bias: the initial mask logit: 0 trusts the prior by one half, as in the paper; 2 by 88%, so that a short
+            training starts near the prior.
         deviation: the usual change between frames, see `FrameChange`.
         widths, depths, patch: of the adapter's network.
     """
