@@ -1,6 +1,6 @@
 """AVID: a small adapter that sees only the frozen prior's outputs, and a learned mask that mixes the two; knows no prior.
 
-    out = prior * m + adapter * (1 - m)        (arXiv 2410.12822, equation 6; the mask weights the prior)
+    out = prior * m + adapter * (1 - m)        (arXiv 2410.12822; the mask weights the prior)
 
 The mixture is made in the prior's own kind of prediction, which the adapter also sees. Trained with the ordinary
 denoising loss.

@@ -14,7 +14,7 @@ from trimtab.networks.unet3d import UNet3D
 
 
 class FromScratch(nn.Module):
-    """A `Denoiser` of the same clips as `prior`, which it takes only the shapes from (arXiv 2410.12822, section 5).
+    """A `Denoiser` of the same clips as `prior`, which it takes only the shapes from (arXiv 2410.12822).
 
     Args:
         prior: whose clip length, context, frame shape and space to share.

@@ -54,7 +54,6 @@ def write_report(
     report.summary(findings(table, losses, levels, overall, seconds))
 
     shown = slice(0, len(clip.video), max(1, len(clip.video) // 8))
-    count = len(range(*shown.indices(len(clip.video))))
     context = clip.given.context
     assert context is not None  # every held-out clip has its context
     report.section("What it imagines", "Eight frames from two, on levels that none of the models was trained on.")
@@ -64,7 +63,7 @@ def write_report(
         "The same held-out clips, sampled from the same noise. The mask is AVID's trust in the prior, averaged over the "
         "sampling steps: 1 takes the prior's word for it, 0 the adapter's.",
         given=context[shown][:8],
-        labels=[f"level {int(level)}" for level in levels[shown][:8]][:count],
+        labels=[f"level {int(level)}" for level in levels[shown][:8]],
     )
     strip = {name: video[shown][:2] for name, video in rows.items()}
     film_strip(strip, given=context[shown][:2], clips=range(len(context[shown][:2]))).save(

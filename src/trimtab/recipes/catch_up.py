@@ -18,7 +18,8 @@ from trimtab.data.clips import Clips
 from trimtab.diffusion.losses import DenoisingLoss, change_loss
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
-from trimtab.recipes.demo import LENGTHS, build, held_out, held_out_loss, mean_loss
+from trimtab.recipes.demo import build, held_out, held_out_loss, mean_loss
+from trimtab.recipes.procgen_prior import LENGTHS
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.training import Budget, fit
 

@@ -30,18 +30,15 @@ from trimtab.metrics.evaluation import evaluate
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._demo_report import write_report
+from trimtab.recipes._demo_report import NAMES, write_report
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
+from trimtab.recipes.procgen_prior import LENGTHS
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.training import Budget, Run, fit, record_settings
-
-LENGTHS = (1, 2, 3, 4, 5, 6, 7, *[8] * 7)
-"""Half of the training steps predict 8 frames, half 1 to 7, so that one model serves whole clips and single steps."""
 
 Model = AVID | FromScratch
 
 METHODS: dict[str, type[Model]] = {"avid": AVID, "scratch": FromScratch}
-NAMES = {"prior": "frozen prior", "scratch": "from scratch", "avid": "AVID"}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ PRETRAINING = tuple(game for game in GAMES if game != "coinrun")
 """All games but the one that adaptation is about."""
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, *[8] * 7)
-"""Half of the steps predict 8 frames, half 1 to 7."""
+"""Half of the training steps predict 8 frames, half 1 to 7, so that one model serves whole clips and single steps."""
 
 
 def procgen_prior(
