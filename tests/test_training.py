@@ -315,30 +315,100 @@ def test_an_evaluation_sees_the_average_and_leaves_no_trace(whole: Path, tmp_pat
 # What is refused
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_state_before(tmp_path: Path) -> None:
-    def spoil(step: int) -> float:
-        return math.nan if step == 4 else 1.0
+def spoilt(*steps: int) -> Colours:
+    """A task whose loss is not a number at some steps."""
+    return Colours(lambda step: math.nan if step in steps else 1.0)
 
-    with pytest.raises(FloatingPointError, match="step 4 has loss nan"):
-        train(tmp_path / "spoilt", Colours(spoil))
+
+def test_a_batch_without_a_finite_loss_is_skipped_counted_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = spoilt(4, 7)
+    run = train(tmp_path, task)
+    assert (run.step, run.skipped) == (10, 2)
+    assert torch.equal(task.seen[5], task.seen[4]), "the weights moved in a step that was skipped"
+    assert not torch.equal(task.seen[6], task.seen[5])
+    assert [line["step"] for line in log_of(tmp_path)] == [1, 2, 3, 4, 6, 7, 9, 10]
+    assert all(value.isfinite().all() for value in state(tmp_path).values())
+    assert "batch skipped, 2 of at most 10" in " ".join(capsys.readouterr().out.split())
+    assert storage.read(tmp_path / "state.safetensors")[1]["skipped"] == 2
+
+
+def test_too_many_batches_without_a_finite_loss_stop_and_keep_the_state_before(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"step 7 has loss nan .* after 2 batches that were skipped"):
+        train(tmp_path / "spoilt", spoilt(2, 4, 7), max_skipped=2)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "stopped", clips=Source(stop_at("draw", 4)))
+        train(tmp_path / "stopped", spoilt(2, 4), Source(stop_at("draw", 7)))
     assert same(tmp_path / "spoilt", tmp_path / "stopped")
-    assert all(value.isfinite().all() for value in state(tmp_path / "spoilt").values())
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "other"])
-def test_a_damaged_state_is_refused_and_left_alone(tmp_path: Path, damage: str) -> None:
+def test_skipped_batches_are_counted_across_an_interruption(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, spoilt(2), Source(stop_at("draw", 5)))
+    assert train(tmp_path, spoilt(6)).skipped == 2
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "flip": lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    "cut": lambda content: content[:-5],
+    "other": lambda content: b"not a state",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_state_without_one_before_is_refused_and_left_alone(tmp_path: Path, damage: str) -> None:
     train(tmp_path)
     path = tmp_path / "state.safetensors"
-    content = bytearray(path.read_bytes())
-    if damage == "flip":
-        content[-1] ^= 1
-    path.write_bytes({"flip": content, "cut": content[:-5], "other": b"not a state"}[damage])
-    before = path.read_bytes()
+    assert not training.before(path).exists(), "only one state was saved"
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    content = path.read_bytes()
     with pytest.raises(ValueError, match=r"state.safetensors is (damaged|not a trimtab weights file)"):
         train(tmp_path)
-    assert path.read_bytes() == before
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "missing"])
+def test_after_a_damaged_state_the_one_before_goes_on_and_it_says_so(
+    whole: Path, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options: dict[str, Any] = {"lengths": (1, 2, 5), "save_every_seconds": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, clips=Source(stop_at("draw", 6)), **options)
+    path = tmp_path / "state.safetensors"
+    content = path.read_bytes()
+    path.unlink() if damage == "missing" else path.write_bytes(DAMAGE[damage](content))
+    train(tmp_path, **options)
+    said = "".join(capsys.readouterr().out.split())  # long paths are broken anywhere
+    assert "goingonfromthestatebeforeit,step" in said
+    assert "state.safetensorsis" in said
+    assert same(tmp_path, whole)
+    aside = path.with_name("state-damaged.safetensors")
+    assert aside.exists() == (damage != "missing")
+
+
+def test_a_full_disk_stops_with_a_way_out_and_loses_no_save(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"lengths": (1, 2, 5), "save_every_seconds": 0.0}
+    write, saves = storage.write, itertools.count(1)
+
+    def full(*arguments: Any) -> None:
+        if next(saves) > 3:
+            raise OSError(28, "No space left on device")
+        write(*arguments)
+
+    monkeypatch.setattr(storage, "write", full)
+    with pytest.raises(OSError, match=r"cannot save step 4 to .*No space left on device.*make room and start again"):
+        train(tmp_path, **options)
+    monkeypatch.undo()
+    train(tmp_path, **options)
+    assert same(tmp_path, whole)
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.Accelerator, "num_processes", property(lambda self: 3))
+    with pytest.raises(ValueError, match="3 processes cannot share a batch of 4"):
+        train(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "part"), [("more", nn.Linear(2, 2)), ("mix", nn.Linear(4, 3, bias=False))])

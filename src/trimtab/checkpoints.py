@@ -8,13 +8,13 @@ metadata say). Loading it beside another prior is refused.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor, nn
 
 from trimtab.core.contracts import Prior
+from trimtab.core.files import write_whole
 from trimtab.networks import storage
 
 WEIGHTS, CONFIG = "adapter.safetensors", "config.json"
@@ -47,11 +47,8 @@ def save(folder: Path, adapter: Trained, prior: Prior, *, facts: dict[str, Any] 
         "settings": adapter.settings,
         "facts": facts or {},
     }
-    folder.mkdir(parents=True, exist_ok=True)
     storage.write(folder / WEIGHTS, adapter.state_dict(), config)
-    partial = folder / (CONFIG + ".partial")
-    partial.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    os.replace(partial, folder / CONFIG)
+    write_whole(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def load(folder: Path, method: type[Adapter], prior: Prior) -> Adapter:

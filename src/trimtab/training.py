@@ -1,8 +1,8 @@
 """The one training loop; knows neither which model it trains nor where clips come from.
 
 Every draw is a function of (seed, step), so the whole state of a run is its weights, their running average, the
-optimizer and two
-counters: one file, written atomically, from which an interrupted run goes on as if nothing had happened.
+optimizer and a few counters: one file, written atomically, from which an interrupted run goes on as if nothing had
+happened. The one before it is kept too, in case the last is damaged.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
+from rich import print
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from trimtab.core.files import write_whole
 from trimtab.core.values import Clip
 from trimtab.networks import storage
 
@@ -59,12 +62,16 @@ class Budget:
 
 @dataclass
 class Run:
-    """What training has come to: counters, the averaged weights and the curve of (step, seconds, loss)."""
+    """What training has come to: counters, the averaged weights and the curve of (step, seconds, loss).
+
+    Steps whose gradient was not finite changed nothing; they are counted in `skipped` too.
+    """
 
     step: int
     seconds: float
     average: dict[str, Tensor]
     curve: list[dict[str, float]]
+    skipped: int = 0
 
 
 def fit(
@@ -81,6 +88,7 @@ def fit(
     weight_decay: float = 0.01,
     average_decay: float = 0.999,
     max_gradient: float = 1.0,
+    max_skipped: int = 10,
     lengths: Sequence[int] = (8,),
     seed: int = 0,
     log_every: int = 20,
@@ -96,13 +104,14 @@ def fit(
         budget: seconds of training (pauses between pieces of an interrupted run do not count) or optimizer steps.
         folder: keeps state.safetensors to resume from, log.jsonl and TensorBoard events; a run found there goes on.
         title: for the progress bar.
-        batch_size: clips in a step, over all processes.
+        batch_size: clips in a step, over all processes; a multiple of their number.
         learning_rate: of AdamW, after `warm_up` steps; falls to zero linearly over the last `cool_down` share of the
             budget.
         weight_decay: of AdamW.
         average_decay: of the running average of the trained weights, updated once a step; shorter at the start of a
             run.
         max_gradient: the gradient norm above which gradients are scaled down.
+        max_skipped: batches without a finite gradient that are passed over before training stops.
         lengths: numbers of frames to predict; each step takes one of them in turn, by (seed, step).
         seed: of all draws.
         log_every: steps between two lines of the log.
@@ -110,10 +119,14 @@ def fit(
         evaluate: figures for the log, measured on the averaged weights every `evaluate_every` steps.
 
     Raises:
-        ValueError: `folder` cannot be written to, or its state is damaged or belongs to another task.
-        FloatingPointError: the loss is not finite.
+        ValueError: `folder` cannot be written to, its states are damaged or belong to another task, or the batch cannot be
+            shared by the processes.
+        OSError: the state could not be saved, as on a full disk; the last one that was is kept.
+        FloatingPointError: more than `max_skipped` batches had no finite gradient.
     """
     accelerator = Accelerator(log_with="tensorboard", project_dir=writable(folder), cpu=not torch.cuda.is_available())
+    if batch_size % accelerator.num_processes:
+        raise ValueError(f"{accelerator.num_processes} processes cannot share a batch of {batch_size}; take a multiple")
     accelerator.init_trackers("tensorboard")
     task.to(accelerator.device).train()
     trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
@@ -147,18 +160,24 @@ def fit(
                 loss = module(clip, step=run.step, samples=torch.from_numpy(samples)).mean()
                 accelerator.backward(loss)
                 gradient = float(accelerator.clip_grad_norm_(trained.values(), max_gradient))
-                if not math.isfinite(gradient):
-                    raise FloatingPointError(
-                        f"step {run.step} has loss {loss.item()} and gradient {gradient}; lower the learning rate"
-                    )
+                usable = math.isfinite(gradient)
+                if not usable:
+                    told = f"step {run.step} has loss {loss.item()} and gradient {gradient}"
+                    if run.skipped == max_skipped:
+                        raise FloatingPointError(
+                            f"{told}, after {max_skipped} batches that were skipped for the same reason; "
+                            "lower the learning rate, or look for values in the data that are not finite"
+                        )
+                    progress.console.print(f"{told}: batch skipped, {run.skipped + 1} of at most {max_skipped}")
                 whole = False
-                stepper.step()
+                if usable:
+                    stepper.step()
+                    update_average(run.average, trained, min(average_decay, (run.step + 1) / (run.step + 10)))
                 stepper.zero_grad()
-                run.step += 1
-                update_average(run.average, trained, min(average_decay, run.step / (run.step + 9)))
-                run.seconds += time.perf_counter() - started
+                run.step, run.skipped = run.step + 1, run.skipped + int(not usable)
+                run.seconds = agreed(run.seconds + time.perf_counter() - started, accelerator)
                 whole = True
-                if run.step % log_every == 0 or run.step == 1:
+                if usable and (run.step % log_every == 0 or run.step == 1):
                     figures = {
                         "loss": accelerator.gather(loss.detach()).mean().item(),
                         "rate": rate,
@@ -207,21 +226,68 @@ def averaged(trained: Mapping[str, nn.Parameter], average: Mapping[str, Tensor])
                 value.copy_(kept[name])
 
 
+def agreed(seconds: float, accelerator: Accelerator) -> float:
+    """The first process's clock, so that all stop at the same step."""
+    if accelerator.num_processes == 1:
+        return seconds
+    return float(broadcast(torch.tensor(seconds, dtype=torch.float64, device=accelerator.device)))
+
+
 def save(path: Path, run: Run, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Write the whole state of a run to one file."""
+    """Write the whole state of a run to one file, and keep the one that was there. Raises OSError if that fails."""
     tensors = {f"average/{name}": value for name, value in run.average.items()}
     for name, value in trained.items():
         tensors[f"weights/{name}"] = value
         for key, part in optimizer.state.get(value, {}).items():
             tensors[f"{key}/{name}"] = part
-    storage.write(path, tensors, {"step": run.step, "seconds": run.seconds, "curve": run.curve})
+    if path.exists():
+        os.replace(path, before(path))
+    try:
+        storage.write(
+            path, tensors, {"step": run.step, "seconds": run.seconds, "skipped": run.skipped, "curve": run.curve}
+        )
+    except OSError as error:
+        raise OSError(
+            f"cannot save step {run.step} to {path} ({error.strerror or error}); make room and start again, the run goes on "
+            f"from its last save, {before(path).name}"
+        ) from error
+
+
+def before(path: Path) -> Path:
+    """Where the state that was saved before the last one is kept."""
+    return path.with_name(f"{path.stem}-before{path.suffix}")
+
+
+def last_saved(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """The state at `path`, or the one before it if that is missing or damaged, which is said; None without either.
+
+    A damaged state is put aside under another name. Raises ValueError if there is no undamaged one.
+    """
+    problem = None
+    for candidate in (path, before(path)):
+        if not candidate.exists():
+            continue
+        try:
+            found = storage.read(candidate)
+        except ValueError as error:
+            problem = problem or error
+            continue
+        if candidate != path:
+            if path.exists():
+                os.replace(path, path.with_name(f"{path.stem}-damaged{path.suffix}"))
+            print(f"{problem or f'{path} is missing'}; going on from the state before it, step {found[1]['step']}")
+        return found
+    if problem is not None:
+        raise problem
+    return None
 
 
 def resume(path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> Run:
     """The run that was saved at `path`, its weights and optimizer state in place; a new run if there is none."""
-    if not path.exists():
+    found = last_saved(path)
+    if found is None:
         return Run(0, 0.0, {name: value.detach().clone() for name, value in trained.items()}, [])
-    tensors, counters = storage.read(path)
+    tensors, counters = found
     saved = {key.split("/", 1)[1]: tuple(value.shape) for key, value in tensors.items() if key.startswith("weights/")}
     if saved != {name: tuple(value.shape) for name, value in trained.items()}:
         raise ValueError(
@@ -237,7 +303,7 @@ def resume(path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.opt
                 keys = ("exp_avg", "exp_avg_sq")
                 optimizer.state[value] = {key: tensors[f"{key}/{name}"].to(value.device) for key in keys}
                 optimizer.state[value]["step"] = tensors[f"step/{name}"]
-    return Run(counters["step"], counters["seconds"], average, counters["curve"])
+    return Run(counters["step"], counters["seconds"], average, counters["curve"], counters.get("skipped", 0))
 
 
 def writable(folder: Path) -> Path:
@@ -268,6 +334,4 @@ def record_settings(folder: Path, command: str, settings: Mapping[str, Any]) -> 
             )
         return
     versions = {name: version(name) for name in ("trimtab", "torch", "numpy", "accelerate")}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"command": command, "settings": plain, "versions": versions}, indent=2) + "\n")
-    os.replace(partial, path)
+    write_whole(path, json.dumps({"command": command, "settings": plain, "versions": versions}, indent=2) + "\n")

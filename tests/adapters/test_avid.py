@@ -12,6 +12,7 @@ from trimtab.core.contracts import BoundDenoiser
 from trimtab.core.values import Conditioning, Kind, NoiseLevel, Video
 from trimtab.diffusion import schedules
 from trimtab.diffusion.noise import gaussian_noise
+from trimtab.diffusion.preconditioning import displaced
 from trimtab.diffusion.schedules import Schedule
 from trimtab.priors import gaussian, pixel_unet
 from trimtab.priors.gaussian import GaussianPrior
@@ -62,14 +63,15 @@ def by_hand(
     length = (alpha**2 + sigma**2).sqrt()
     a, s, d = alpha / length, sigma / length, adapter.deviation
     last = given.context[:, -1:].double()
-    change = noisy / length - a * last
-    variance = (a * d) ** 2 + s**2
+    seen_change = (noisy / length - a * last) / ((a * d) ** 2 + s**2).sqrt()
     context = given.context.flatten(1, 2)[:, None].expand(-1, noisy.shape[1], -1, -1, -1)
-    seen = [(change / variance.sqrt()).float(), context, *([prior] if adapter.see_prior else [])]
+    seen = [seen_change.float(), context, *([prior] if adapter.see_prior else [])]
     answer, logit = adapter.network(torch.cat(seen, dim=2), torch.atan2(level.sigma, level.alpha), given.actions)
-    d, answer = d * answer[:, :, -1:].clamp(-6, 2).exp(), answer[:, :, :-1]
+    answer, scale, where = answer.double().split([noisy.shape[2], 1, 2], dim=2)
+    d, last = d * (4 * scale).clamp(-6, 2).exp(), displaced(last, 4 * where.cumsum(1))
     variance = (a * d) ** 2 + s**2
     # Of the change r ~ N(0, d^2), seen as a * r + s * e: the mean of its velocity, and the network's share.
+    change = noisy / length - a * last
     of_change = (a * s - s * a * d**2) / variance * change + d / variance.sqrt() * answer
     velocity = of_change - s * last
     clean, noise = a * noisy / length - s * velocity, s * noisy / length + a * velocity

@@ -10,7 +10,7 @@ from trimtab.core.values import Conditioning, NoiseLevel, Video
 from trimtab.diffusion import schedules
 from trimtab.diffusion.losses import change_loss
 from trimtab.diffusion.noise import gaussian_noise
-from trimtab.diffusion.preconditioning import FrameChange
+from trimtab.diffusion.preconditioning import FrameChange, displaced
 from trimtab.diffusion.schedules import Schedule
 from trimtab.priors.gaussian import GaussianPrior
 
@@ -35,9 +35,13 @@ def drawn(schedule: Schedule, deviation: float = 0.2, batch: int = 5) -> tuple[V
     return level.add_noise(clean, noise), level, context, clean, noise
 
 
-def told(answer: Tensor, log_scale: float = 0.0) -> Tensor:
-    """An answer, with the log of its scale stacked on."""
-    return torch.cat([answer, torch.full_like(answer[:, :, :1], log_scale)], dim=2)
+def told(answer: Tensor, log_scale: float = 0.0, right: float = 0.0, down: float = 0.0) -> Tensor:
+    """An answer, with the log of its scale and a displacement in pixels stacked on, both in fours; frames after the first
+    say no more motion, so that all have the displacement of the first."""
+    extra = torch.tensor([log_scale, right, down])[:, None, None].expand(*answer.shape[:2], 3, *answer.shape[3:]) / 4
+    first = torch.arange(answer.shape[1])[:, None, None, None] == 0
+    extra = torch.cat([extra[:, :, :1], extra[:, :, 1:] * first], dim=2)
+    return torch.cat([answer, extra], dim=2)
 
 
 @pytest.mark.parametrize("deviation", [0.05, 0.2, 1.0, 2.0])
@@ -63,7 +67,7 @@ def test_the_posterior_mean_by_hand_at_one_pixel() -> None:
     """Last frame 0.5, deviation 0.2, alpha 0.6, sigma 0.8, noisy 1.1: precision weighting of 0.5 and 1.1 / 0.6."""
     level = NoiseLevel(torch.tensor([0.6]), torch.tensor([0.8]))
     noisy, context = torch.full((1, 1, 1, 1, 1), 1.1), torch.full((1, 1, 1, 1, 1), 0.5)
-    belief = FrameChange(noisy, level, context, 0.2).belief(torch.zeros(1, 1, 2, 1, 1))
+    belief = FrameChange(noisy, level, context, 0.2).belief(torch.zeros(1, 1, 4, 1, 1))
     of_last, of_noisy = 1 / 0.2**2, 0.6**2 / 0.8**2
     expected = (of_last * 0.5 + of_noisy * 1.1 / 0.6) / (of_last + of_noisy)
     assert math.isclose(belief.clean.item(), expected, rel_tol=1e-5)
@@ -115,21 +119,25 @@ def test_a_level_per_frame_is_each_frames_own() -> None:
     for frame in range(4):
         alone = FrameChange(noisy[:, frame : frame + 1], schedule.level(index[:, frame]), context, 0.2)
         torch.testing.assert_close(together.stacked()[:, frame], alone.stacked()[:, 0])
-        part = alone.belief(answer[:, frame : frame + 1])
+        part = alone.belief(answer[:, frame : frame + 1])  # without motion, no frame depends on another
         torch.testing.assert_close(together.belief(answer).tensor[:, frame], part.tensor[:, 0])
 
 
 def test_the_loss_of_the_change_charges_a_wrong_answer_by_its_share_in_the_velocity() -> None:
+    """An answer that is wrong by one costs, before the tail is taken off, its share's square over the share."""
     noisy, level, context, _, _ = drawn(SCHEDULES["cosine"])
     change, answer = FrameChange(noisy, level, context, 0.2), torch.randn_like(noisy)
     right, wrong = change.belief(told(answer)), change.belief(told(answer + 1))
     alpha, sigma = level.broadcast()
     clean = right.clean
-    charged = change_loss(wrong, clean, (noisy - alpha * clean) / sigma)
+    noise = (noisy - alpha * clean) / sigma
     share = (wrong.velocity - right.velocity).flatten(1)[:, 0]
-    torch.testing.assert_close(charged, share, rtol=2e-3, atol=1e-3)
     assert share[0] > 0.99
     assert math.isclose(share[-1].item(), 0.2, rel_tol=1e-3)
+    small, large = (change_loss(wrong, clean, noise, tail=tail) for tail in (1e-6, 10.0))
+    torch.testing.assert_close(small, share.sqrt(), rtol=2e-3, atol=1e-3)  # far above the tail: the absolute error
+    torch.testing.assert_close(large, share / 20, rtol=5e-3, atol=1e-4)  # far below: half the square over the tail
+    assert change_loss(right, clean, noise).abs().max() < 2e-3
 
 
 def test_extra_channels_come_last() -> None:
@@ -166,3 +174,87 @@ def test_where_nothing_changes_the_last_frame_stays_without_noise() -> None:
     assert early.any()
     last = context[:, -1:].expand_as(noisy)
     torch.testing.assert_close(belief.clean[early], last[early], rtol=0, atol=0.02)
+
+
+def by_definition(frame: Tensor, right: float, down: float) -> Tensor:
+    """One frame (channel, height, width), every pixel taken from a place beside it: four neighbours, by their areas."""
+    _, height, width = frame.shape
+    found = torch.zeros_like(frame)
+    for y in range(height):
+        for x in range(width):
+            there_y, there_x = min(max(y + down, 0), height - 1), min(max(x + right, 0), width - 1)
+            top, left = math.floor(there_y), math.floor(there_x)
+            for row, share_y in ((top, 1 - there_y + top), (top + 1, there_y - top)):
+                for column, share_x in ((left, 1 - there_x + left), (left + 1, there_x - left)):
+                    if share_x * share_y > 0:
+                        found[:, y, x] += share_y * share_x * frame[:, row, column]
+    return found
+
+
+@pytest.mark.parametrize(("right", "down"), [(0, 0), (1, 0), (0, -2), (3, 2), (0.5, 0.25), (-1.3, 0.7), (9, -9)])
+def test_a_pixel_is_taken_from_its_displacement(right: float, down: float) -> None:
+    frame = torch.randn(2, 1, 3, 5, 7)
+    where = torch.tensor([right, down], dtype=torch.float32)[:, None, None].expand(2, 4, 2, 5, 7)
+    found = displaced(frame, where)
+    assert found.shape == (2, 4, 3, 5, 7)
+    for sample in range(2):
+        for time in range(4):
+            expected = by_definition(frame[sample, 0], right, down)
+            torch.testing.assert_close(found[sample, time], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_every_pixel_has_a_displacement_of_its_own() -> None:
+    frame = torch.randn(1, 1, 2, 4, 4)
+    where = torch.zeros(1, 2, 2, 4, 4)
+    where[0, 1, 0, 2, 1] = 2.0
+    where[0, 1, 1, 2, 1] = -1.0
+    found = displaced(frame, where)
+    expected = frame.repeat(1, 2, 1, 1, 1)
+    expected[0, 1, :, 2, 1] = frame[0, 0, :, 1, 3]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_network_can_say_where_a_pixel_comes_from(name: str) -> None:
+    """Saying so is the same as having been given the moved frame as the last."""
+    noisy, level, context, _, _ = drawn(SCHEDULES[name])
+    answer = torch.randn_like(noisy)
+    moved = context.clone()
+    moved[:, -1] = torch.stack([by_definition(frame, 1.5, -1.0) for frame in context[:, -1]])
+    said = FrameChange(noisy, level, context, 0.2).belief(told(answer, 0.3, 1.5, -1.0))
+    given = FrameChange(noisy, level, moved, 0.2).belief(told(answer, 0.3))
+    torch.testing.assert_close(said.tensor, given.tensor, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(said.tensor, FrameChange(noisy, level, context, 0.2).belief(told(answer, 0.3)).tensor)
+
+
+def test_motion_adds_up_over_frames() -> None:
+    """Steady motion is the same answer at every frame: frame k comes from k steps away."""
+    noisy, level, context, _, _ = drawn(SCHEDULES["cosine"])
+    answer = torch.cat([torch.randn_like(noisy), torch.zeros(5, 4, 1, 4, 4), torch.full((5, 4, 2, 4, 4), 0.25)], dim=2)
+    belief = FrameChange(noisy, level, context, 0.2).belief(answer)
+    for frame in range(4):
+        moved = context.clone()
+        moved[:, -1] = torch.stack([by_definition(last, frame + 1, frame + 1) for last in context[:, -1]])
+        alone = FrameChange(noisy[:, frame : frame + 1], level, moved, 0.2)
+        expected = alone.belief(told(answer[:, frame : frame + 1, :3]))
+        torch.testing.assert_close(belief.tensor[:, frame], expected.tensor[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def test_the_displacement_is_learned_by_its_gradient() -> None:
+    """From no displacement to the true one, on a smooth frame that has moved by two pixels."""
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    context = torch.sin(torch.stack([rows / 3, columns / 4]))[None, None]
+    clean = displaced(context, torch.tensor([2.0, 0.0])[:, None, None].expand(1, 1, 2, 16, 16))
+    level = NoiseLevel(torch.tensor([0.2]), torch.tensor([0.98]))
+    noise = gaussian_noise((1, 2, 16, 16), seed=0, step=0, samples=[0])
+    change = FrameChange(level.add_noise(clean, noise), level, context, 0.2)
+    said = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.Adam([said], lr=0.02)
+    for _ in range(150):
+        place = said[:, None, None].expand(1, 1, 2, 16, 16)
+        belief = change.belief(torch.cat([torch.zeros(1, 1, 2, 16, 16), torch.full((1, 1, 1, 16, 16), -0.5), place], 2))
+        loss = (belief.clean - clean).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(said.detach() * 4, torch.tensor([2.0, 0.0]), rtol=0, atol=0.3)

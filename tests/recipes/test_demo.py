@@ -13,6 +13,7 @@ from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
+from trimtab.recipes import catch_up as longer
 from trimtab.recipes import demo as recipe
 from trimtab.recipes.demo import METHODS, NAMES, demo
 
@@ -144,3 +145,34 @@ def test_other_settings_in_the_same_folder_are_refused(finished: Finished) -> No
     with pytest.raises(ValueError, match=r"holds a run with other settings \(num_steps 2, not 3\)"):
         finished.again(num_steps=3)
     assert finished.results() == before
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_a_longer_run_says_when_it_reaches_avid(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: bool
+) -> None:
+    """It goes on from the demo's run, multiple by multiple, until its loss is that of the demo's AVID."""
+    monkeypatch.setattr(longer, "procgen_episodes", recipe.procgen_episodes)
+    losses = iter([1e-6, 0.7, 0.6, 1e-6 if reached else 0.6, 0.55])  # the curve's own are far above the first
+    monkeypatch.setattr(longer, "held_out_loss", lambda *arguments: torch.tensor([next(losses)]))
+    record, steps = tmp_path / "catch_up.json", finished.steps()["scratch"]
+    longer.catch_up(
+        times=3.5,
+        demo=finished.output,
+        output=tmp_path / "run",
+        datasets=finished.settings["datasets"],
+        record=record,
+    )
+    facts = json.loads(record.read_text())
+    assert facts == json.loads((tmp_path / "run" / "catch_up.json").read_text())
+    assert facts["goal"] == pytest.approx(1e-6)
+    assert facts["demo_steps"] == steps
+    done = storage.read(tmp_path / "run" / "state.safetensors")[1]["step"]
+    if reached:
+        assert facts["reached_at_times"] == 3
+        assert done == 3 * steps
+        assert "after 3.0 times the steps" in facts["sentence"]
+    else:
+        assert facts["reached_at_times"] is None
+        assert done == round(3.5 * steps)
+        assert "did not reach the loss of AVID (0.0000) within 3.5 times" in facts["sentence"]

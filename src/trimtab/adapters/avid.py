@@ -64,7 +64,9 @@ class AVID(nn.Module):
         channels = prior.frame_shape[0]
         self.network = UNet3D(
             in_channels=channels * (1 + prior.num_context + int(see_prior)),
-            out_channels=channels + int(learn_mask),  # without a mask it is a plain residual
+            out_channels=FrameChange.answer_channels(channels)
+            if learn_mask
+            else channels,  # without a mask a plain residual
             num_actions=num_actions,
             action_dim=action_dim,
             max_frames=prior.num_frames,

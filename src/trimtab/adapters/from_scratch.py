@@ -43,7 +43,7 @@ class FromScratch(nn.Module):
         channels = prior.frame_shape[0]
         self.network = UNet3D(
             in_channels=channels * (1 + prior.num_context),
-            out_channels=channels + 1,
+            out_channels=FrameChange.answer_channels(channels),
             num_actions=num_actions,
             action_dim=action_dim,
             max_frames=prior.num_frames,

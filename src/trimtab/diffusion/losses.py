@@ -42,16 +42,23 @@ def velocity_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[T
     return per_sample((prediction.velocity - (alpha * noise - sigma * clean)) ** 2)
 
 
-def change_loss(prediction: Prediction, clean: Video, noise: Video, deviation: float = 0.2) -> Float[Tensor, " batch"]:
-    """Squared error of the velocity, weighted up where only the change since the last frame is left to predict.
+def change_loss(
+    prediction: Prediction, clean: Video, noise: Video, deviation: float = 0.2, tail: float = 0.05
+) -> Float[Tensor, " batch"]:
+    """Pseudo-Huber error of the velocity, weighted up where only the change since the last frame is left to predict.
 
     A `FrameChange` network's share in the velocity is ``d / sqrt(alpha^2 d^2 + sigma^2)``, which falls from 1 at a clean
-    video to d at pure noise. The error is divided by it: halfway between the plain velocity, which neglects the noisy
-    levels where a clip takes shape, and the network's own answer, which neglects the rest.
+    video to d at pure noise. The squared error is divided by it: halfway between the plain velocity, which neglects the
+    noisy levels where a clip takes shape, and the network's own answer, which neglects the rest.
+
+    Changes have heavy tails: most pixels stay, a few jump. Squared errors hear the few alone, and leave haze where nothing
+    moves. So an error counts ``sqrt(error^2 + tail^2) - tail``, squared when small and absolute when large (the loss of
+    Song and Dhariwal, arXiv 2310.14189, section 3.3, pixel by pixel); what is learned lies between mean and median.
     """
     alpha, sigma = prediction.level.broadcast()
     share = deviation * torch.hypot(alpha, sigma) * torch.rsqrt((alpha * deviation) ** 2 + sigma**2)
-    return per_sample((prediction.velocity - (alpha * noise - sigma * clean)) ** 2 / share)
+    error = (prediction.velocity - (alpha * noise - sigma * clean)) ** 2 / share
+    return per_sample(torch.sqrt(error + tail**2) - tail)
 
 
 def flow_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:

@@ -1,10 +1,8 @@
-"""What a video network is asked for: the change since the last context frame, not the frame; knows no network.
+"""What a video network is asked for: how a frame differs from the last context frame; knows no network.
 
-Most of a frame is in the frame before. So the network is asked only for what the best linear guess leaves open (as
-in Karras et
-al., arXiv 2206.00364, but around the last context frame instead of around zero): a network that answers zero already
-believes that
-the last frame stays, give or take `deviation`.
+Most of a frame is in the frame before, if somewhere else. So the network is asked only for what the best linear guess
+leaves open (as in Karras et al., arXiv 2206.00364, but around the last context frame instead of around zero): a network
+that answers zero already believes that the last frame stays, give or take `deviation`.
 """
 
 from __future__ import annotations
@@ -12,22 +10,29 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from trimtab.core.values import NoiseLevel, Prediction, Video
 
 Context = Float[Tensor, "batch num_context channel height width"]
 
+STEP = 4.0
+"""Pixels of motion, and natural logarithms of deviation, to a unit of the network's answer: they are reached in a
+short training, in which answers stay of order one."""
+
 
 class FrameChange:
     """A noisy clip, seen as the noisy change since the last context frame.
 
-    With r = clean - last, taken as Gaussian of standard deviation d, and change = noisy - alpha * last, the velocity of r is
+    The network says three things about every pixel: how it moves, how far it may be from what moved there (a deviation d),
+    and where in this range it is. Motion adds up over the frames of the clip (frame k is displaced by the sum of the first
+    k answers), so that steady motion is the same answer at every frame. With r = clean - displaced last frame, taken as
+    Gaussian of standard deviation d, and change = noisy - alpha * displaced last frame, the velocity of r is
     ``skip * change + scale * answer``, where ``skip = alpha * sigma * (1 - d^2) * narrow^2``, ``scale = d * narrow`` and
-    ``narrow = 1 / sqrt(alpha^2 * d^2 + sigma^2)``; the velocity of the clip is that minus ``sigma * last``.
+    ``narrow = 1 / sqrt(alpha^2 * d^2 + sigma^2)``; the velocity of the clip is that minus ``sigma * displaced``.
 
-    Some pixels change much and most not at all, so the network says where: beside its answer it gives log(d / deviation) for
-    every pixel. Where it expects no change (d near zero) the belief is the last frame exactly, and no noise has to pass
-    through the network to be cancelled.
+    Some pixels change much and most only move or stay. Where no change is expected (d near zero) the belief is the last
+    frame, displaced, and no noise has to pass through the network to be cancelled.
 
     Args:
         noisy: (batch, time, channel, height, width), of any schedule; it is brought to alpha^2 + sigma^2 = 1 for the
@@ -49,9 +54,11 @@ class FrameChange:
         self.noisy, self.level, self.context, self.deviation = noisy, level, context, deviation
         self.native = NoiseLevel(level.alpha / length, level.sigma / length, level.may_be_pure)
         self.video = noisy / length.reshape(length.shape + (1,) * (5 - length.ndim))
-        alpha, sigma = self.native.broadcast()
-        self.change = self.video - alpha * context[:, -1:]
-        self.narrow = torch.rsqrt((alpha * deviation) ** 2 + sigma**2)
+
+    @staticmethod
+    def answer_channels(channels: int) -> int:
+        """Of the network's answer about frames of so many channels: as many, a deviation and a displacement of two."""
+        return channels + 3
 
     @property
     def angle(self) -> Tensor:
@@ -60,18 +67,44 @@ class FrameChange:
 
     def stacked(self, *extra: Video) -> Float[Tensor, "batch time channels height width"]:
         """What the network sees, stacked on channels: change, scaled to variance one; context frames; and `extra`."""
+        alpha, sigma = self.native.broadcast()
+        change = (self.video - alpha * self.context[:, -1:]) * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
         seen = self.context.flatten(1, 2)[:, None].expand(-1, self.noisy.shape[1], -1, -1, -1)
-        return torch.cat([self.change * self.narrow, seen, *extra], dim=2)
+        return torch.cat([change, seen, *extra], dim=2)
 
     def belief(self, answer: Video) -> Prediction:
         """The network's answer as a belief about the noisy clip, of kind velocity.
 
         Args:
-            answer: (batch, time, channel + 1, height, width); the last channel is log(d / deviation), used between -6 and 2.
+            answer: (batch, time, channel + 3, height, width). After the channels come log(d / deviation) / 4, used between
+                -6 and 2 after multiplication, and by how many times 4 pixels, right and down, the place in the last frame
+                that a pixel is taken from is farther away than for the frame before.
         """
+        position, scale, motion = answer.split([answer.shape[2] - 3, 1, 2], dim=2)
         alpha, sigma = self.native.broadcast()
-        deviation = self.deviation * answer[:, :, -1:].clamp(-6, 2).exp()
+        expected = displaced(self.context[:, -1:], STEP * motion.cumsum(dim=1))
+        deviation = self.deviation * (STEP * scale).clamp(-6, 2).exp()
         narrow = torch.rsqrt((alpha * deviation) ** 2 + sigma**2)
         skip = alpha * sigma * (1 - deviation**2) * narrow**2
-        velocity = skip * self.change + deviation * narrow * answer[:, :, :-1] - sigma * self.context[:, -1:]
+        velocity = skip * (self.video - alpha * expected) + deviation * narrow * position - sigma * expected
         return Prediction(velocity, "velocity", self.video, self.native).seen_at(self.noisy, self.level)
+
+
+def displaced(
+    frame: Float[Tensor, "batch 1 channel height width"], displacement: Float[Tensor, "batch time 2 height width"]
+) -> Video:
+    """For each pixel of a clip the frame's value at a displacement from it, bilinear; beyond the border, the border's.
+
+    Args:
+        frame: (batch, 1, channel, height, width).
+        displacement: (batch, time, 2, height, width) in pixels, to the right and down.
+    """
+    batch, time, _, height, width = displacement.shape
+    across, down = (
+        (torch.arange(size, device=frame.device, dtype=frame.dtype) + 0.5) * 2 / size - 1 for size in (width, height)
+    )
+    here = torch.stack(torch.meshgrid(across, down, indexing="xy"), dim=-1)
+    there = here + displacement.permute(0, 1, 3, 4, 2) * (2 / displacement.new_tensor([width, height]))
+    frames = frame.expand(-1, time, -1, -1, -1).flatten(0, 1)
+    found = functional.grid_sample(frames, there.flatten(0, 1), padding_mode="border", align_corners=False)
+    return found.unflatten(0, (batch, time))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trimtab.core.files import write_whole
 from trimtab.core.values import Video
 from trimtab.metrics.frames import check_videos
 
@@ -184,12 +184,8 @@ class JudgeFile:
         """Write weights and card, each atomically; a half-written pair is caught by the SHA-256 when loaded."""
         data = save({name: value.half().contiguous() for name, value in judge.state_dict().items()})
         complete = {**card, "settings": judge.settings, "sha256": hashlib.sha256(data).hexdigest()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(complete, indent=2) + "\n"
-        for path, content in ((self.path, data), (self.path.with_suffix(".json"), text.encode())):
-            partial = path.with_name(path.name + ".partial")
-            partial.write_bytes(content)
-            os.replace(partial, path)
+        write_whole(self.path, data)
+        write_whole(self.path.with_suffix(".json"), json.dumps(complete, indent=2) + "\n")
 
 
 COINRUN_JUDGE = JudgeFile(Path(__file__).parent / "judges" / "coinrun.safetensors")

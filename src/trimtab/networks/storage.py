@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import safetensors
 import torch
 from safetensors.torch import load, save
 from torch import Tensor
+
+from trimtab.core.files import write_whole
 
 
 def checksum(tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
@@ -32,12 +33,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
     """Write the file atomically: a reader, or a crash, sees the old file or the new one."""
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     metadata = {"settings": json.dumps(settings, sort_keys=True), "sha256": checksum(whole, settings)}
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(save(whole, metadata=metadata))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    write_whole(path, save(whole, metadata=metadata))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

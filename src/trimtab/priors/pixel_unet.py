@@ -65,7 +65,7 @@ class PixelUNet(nn.Module):
         channels = settings.frame_shape[0]
         self.network = UNet3D(
             in_channels=channels * (1 + settings.num_context),
-            out_channels=channels + 1,
+            out_channels=FrameChange.answer_channels(channels),
             max_frames=settings.num_frames,
             patch=settings.patch,
             widths=settings.widths,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import math
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich import print
 
 from trimtab import checkpoints
 from trimtab.adapters.avid import AVID
+from trimtab.core.files import write_whole
 from trimtab.data.clips import Clips
 from trimtab.diffusion.losses import DenoisingLoss, change_loss
 from trimtab.networks import storage
@@ -34,8 +35,9 @@ def catch_up(
 ) -> None:
     """Train from scratch for up to `times` the steps of the demo, and find where its loss reaches AVID's.
 
-    Steps are counted rather than seconds, so that a busy machine does not change the answer; a step from scratch costs the
-    same in both runs.
+    Goes on from the demo's from-scratch model, one multiple of its steps at a time, each with the same cool-down of the
+    learning rate as the demo's, and stops when the goal is reached. Steps are counted rather than seconds, so that a busy
+    machine does not change the answer; a step from scratch costs the same in both runs.
 
     Args:
         times: how often the demo's number of steps to go on for.
@@ -58,23 +60,30 @@ def catch_up(
     goal = held_out_loss(avid, prior, few).mean().item()
     torch.manual_seed(settings["seed"])
     model = build("scratch", prior, settings["mask_bias"])
-    run = fit(
-        DenoisingLoss(model, prior.schedule, loss=change_loss, seed=settings["seed"]),
-        train,
-        Budget(steps=round(times * ours["step"])),
-        folder=output,
-        title=f"from scratch, {times:g} times as long",
-        batch_size=settings["batch_size"],
-        learning_rate=settings["learning_rate"],
-        lengths=LENGTHS,
-        average_decay=0.995,
-        seed=settings["seed"],
-        evaluate=partial(mean_loss, model, prior, few),
-        evaluate_every=100,
-    )
-    points = [(line["step"], line["held_out_loss"]) for line in run.curve if "held_out_loss" in line]
-    points.append((run.step, held_out_loss(model, prior, few).mean().item()))
-    reached = next((step for step, loss in points if loss <= goal), None)
+    task = DenoisingLoss(model, prior.schedule, loss=change_loss, seed=settings["seed"])
+    if not (output / "state.safetensors").exists():
+        write_whole(output / "state.safetensors", (demo / "scratch" / "state.safetensors").read_bytes())
+    for part in range(1, math.ceil(times) + 1):
+        longer = min(part, times)
+        run = fit(
+            task,
+            train,
+            Budget(steps=round(longer * ours["step"])),
+            folder=output,
+            title=f"from scratch, {longer:g} times as long",
+            batch_size=settings["batch_size"],
+            learning_rate=settings["learning_rate"],
+            lengths=LENGTHS,
+            average_decay=0.995,
+            seed=settings["seed"],
+            evaluate=partial(mean_loss, model, prior, few),
+            evaluate_every=100,
+        )
+        points = [(line["step"], line["held_out_loss"]) for line in run.curve if "held_out_loss" in line]
+        points.append((run.step, held_out_loss(model, prior, few).mean().item()))
+        reached = next((step for step, loss in points if loss <= goal), None)
+        if reached is not None:
+            break
     lowest = min(loss for _, loss in points)
     if reached is None:
         sentence = (
@@ -97,7 +106,5 @@ def catch_up(
         "date": datetime.now(UTC).date().isoformat(),
     }
     for path in filter(None, (output / "catch_up.json", record)):
-        partial_path = path.with_suffix(".partial")
-        partial_path.write_text(json.dumps(facts, indent=1) + "\n")
-        os.replace(partial_path, path)
+        write_whole(path, json.dumps(facts, indent=1) + "\n")
     print(sentence)

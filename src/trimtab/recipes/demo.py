@@ -20,6 +20,7 @@ from trimtab import checkpoints
 from trimtab.adapters.avid import AVID
 from trimtab.adapters.from_scratch import FromScratch
 from trimtab.core.contracts import Denoiser
+from trimtab.core.files import write_whole
 from trimtab.core.values import Clip, Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
@@ -68,7 +69,7 @@ def demo(
     *,
     seconds: float = 240.0,
     num_clips: int = 256,
-    num_steps: int = 8,
+    num_steps: int = 4,
     num_frames: int = 50_000,
     batch_size: int = 16,
     learning_rate: float = 1e-3,
@@ -148,7 +149,7 @@ def demo(
             "test levels": "10000-10999",
         },
     )
-    (output / "results.json").write_text(table.to_json())
+    write_whole(output / "results.json", table.to_json())
     what_if = under_actions(models["avid"], frozen, held, num_steps, seed)
     lines = curves(runs, mean_loss(frozen, frozen, few)["held_out_loss"])
     report = write_report(

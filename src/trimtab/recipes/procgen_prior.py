@@ -25,8 +25,8 @@ LENGTHS = (1, 2, 3, 4, 5, 6, 7, *[8] * 7)
 def procgen_prior(
     *,
     minutes: float = 60.0,
-    batch_size: int = 32,
-    learning_rate: float = 1e-3,
+    batch_size: int = 16,
+    learning_rate: float = 2e-3,
     cool_down: float = 0.0,
     seed: int = 0,
     initial: str | None = None,
@@ -38,7 +38,7 @@ def procgen_prior(
     Args:
         minutes: of training in all, earlier pieces included.
         batch_size: clips in a step.
-        learning_rate: of AdamW.
+        learning_rate: of AdamW, in this piece.
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
         initial: start from the weights of this prior, a name or a path, instead of random ones.
@@ -48,7 +48,12 @@ def procgen_prior(
     record_settings(
         output,
         "procgen-prior",
-        {"batch_size": batch_size, "learning_rate": learning_rate, "seed": seed, "initial": initial, "data": data},
+        {
+            "batch_size": batch_size,
+            "seed": seed,
+            "initial": initial,
+            "data": data,
+        },  # the rest may differ between pieces
     )
     torch.manual_seed(seed)
     clips = Clips([recorded(game, data) for game in PRETRAINING])
@@ -65,7 +70,7 @@ def procgen_prior(
         batch_size=batch_size,
         learning_rate=learning_rate,
         cool_down=cool_down,
-        average_decay=0.9995,
+        average_decay=0.999,
         lengths=LENGTHS,
         seed=seed,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from rich import print
 from rich.progress import track
 
+from trimtab.core.files import write_whole
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
 from trimtab.metrics.frames import Lpips, sharpness
@@ -34,6 +34,7 @@ def procgen_prior_card(
     num_clips: int = 32,
     num_steps: int = 4,
     seed: int = 0,
+    note: str = "",
     data: Path = Path("datasets/procgen-heldout"),
     output: Path = Path("src/trimtab/priors/weights"),
 ) -> None:
@@ -45,6 +46,7 @@ def procgen_prior_card(
         num_clips: held-out clips of each game, each of another level where there are enough.
         num_steps: sampling steps.
         seed: of the samples.
+        note: a sentence about the training that its files do not tell.
         data: where the held-out play is kept; levels 2000-2099, for coinrun 10000-10999.
         output: folder of the card.
     """
@@ -92,6 +94,7 @@ def procgen_prior_card(
             "data": "70,000 frames of each of 15 Procgen games (never coinrun), levels 0-1999, sticky random play, seed 0",
             "steps": counters["step"],
             "batch_size": batch_size,
+            "note": note,
             "hours": round(counters["seconds"] / 3600, 2),
             "hardware": "1 to 2 cores of an x86-64 CPU with AMX, shared with other work",
             "curve": [(line["step"], line["loss"]) for line in counters["curve"]][
@@ -110,9 +113,7 @@ def procgen_prior_card(
     output.mkdir(parents=True, exist_ok=True)
     film_strip(rows, scale=1).save(output / "procgen.png", optimize=True)
     for name, text in (("procgen.json", json.dumps(card, indent=1)), ("procgen.md", card_text(card))):
-        partial = output / (name + ".partial")
-        partial.write_text(text + "\n")
-        os.replace(partial, output / name)
+        write_whole(output / name, text + "\n")
     print(f"LPIPS below repeating the last frame in {better} of {len(PRETRAINING)} games; card in {output}")
 
 
@@ -126,7 +127,7 @@ def card_text(card: dict[str, Any]) -> str:
         "",
         f"Data: {training['data']}. Training: {training['steps']} steps of {training['batch_size']} clips, "
         f"{training['hours']} hours on "
-        f"{training['hardware']}; `trimtab procgen-prior`, seed 0.",
+        f"{training['hardware']}; `trimtab procgen-prior`, seed 0. {training['note']}".strip(),
         "",
         f"Measured {evaluation['date']} on levels {evaluation['levels']} with {evaluation['sampler']}; "
         f"{evaluation['lpips']}; means with 95% intervals, levels resampled. `trimtab procgen-prior-card`",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import math
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from PIL.Image import Image
 from torch import Tensor
 
+from trimtab.core.files import write_whole
 from trimtab.report.chart import chart
 from trimtab.report.pictures import HEAT, cells, clips_within, encode
 from trimtab.report.style import STYLE
@@ -223,15 +223,8 @@ class Report:
 
     def write(self, path: Path | str) -> Path:
         """Write the page whole or not at all; makes the folder. Raises OSError if it cannot."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(self.html(), encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        return path
+        write_whole(Path(path), self.html())
+        return Path(path)
 
     def _add(self, part: str) -> None:
         self._sections[-1][1].append(part)

@@ -1,0 +1,97 @@
+"""Training in processes of its own: killed at any moment, and shared by two; slow, since every process starts anew."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from trimtab.networks import storage
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from trimtab.data import samples
+from trimtab.data.clips import Clips
+from trimtab.diffusion.losses import DenoisingLoss, change_loss
+from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
+from trimtab.training import Budget, fit
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+prior = PixelUNet(PixelUNetSettings(widths=(32, 32), depths=(1, 1)))
+fit(
+    DenoisingLoss(prior, prior.schedule, loss=change_loss),
+    Clips(samples.coinrun()),
+    Budget(steps=int(sys.argv[2])),
+    folder=Path(sys.argv[1]),
+    batch_size=4,
+    lengths=(1, 3),
+    log_every=1,
+    save_every_seconds=0.0,
+)
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    path = tmp_path / "train.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def train(script: Path, folder: Path, steps: int, *launcher: str) -> None:
+    subprocess.run([sys.executable, *launcher, script, folder, str(steps)], check=True, env=environment(), timeout=600)
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_killed_at_ten_random_moments_ends_as_if_nothing_had_happened(script: Path, tmp_path: Path) -> None:
+    steps = 150
+    train(script, tmp_path / "whole", steps)
+    chance, kills, folder = random.Random(0), 0, tmp_path / "killed"
+    log = folder / "log.jsonl"
+    while kills < 10:
+        before = log.read_bytes() if log.exists() else None
+        process = subprocess.Popen([sys.executable, script, folder, str(steps)], env=environment())
+        while process.poll() is None and (not log.exists() or log.read_bytes() == before):
+            time.sleep(0.01)  # until it trains: the start itself is nothing to interrupt
+        time.sleep(chance.uniform(0, 0.3))
+        assert process.poll() is None, f"it was finished after {kills} kills; give it more steps"
+        process.kill()
+        process.wait()
+        kills += 1
+    train(script, folder, steps)
+    whole, killed = (storage.read(tmp_path / name / "state.safetensors") for name in ("whole", "killed"))
+    assert whole[1]["step"] == killed[1]["step"] == steps
+    assert all(torch.equal(whole[0][name], killed[0][name]) for name in whole[0])
+    assert whole[0].keys() == killed[0].keys()
+    assert losses(tmp_path / "whole") == losses(folder)
+
+
+def test_two_processes_train_as_one(script: Path, tmp_path: Path) -> None:
+    train(script, tmp_path / "one", 20)
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
+    train(script, tmp_path / "two", 20, *launcher, "--mixed_precision", "no", "--dynamo_backend", "no")
+    one, two = (storage.read(tmp_path / name / "state.safetensors") for name in ("one", "two"))
+    assert {name: value.shape for name, value in one[0].items()} == {
+        name: value.shape for name, value in two[0].items()
+    }
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
+    for name, value in one[0].items():
+        if name.startswith("average/"):
+            torch.testing.assert_close(two[0][name], value, rtol=0, atol=2e-3)
