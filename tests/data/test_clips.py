@@ -60,7 +60,7 @@ def test_windows_are_all_that_fit_and_never_cross_an_end(
     clip = clips.batch(np.arange(len(clips)))
     seen = numbers_of(pixels(torch.cat([clip.given.context, clip.video], dim=1)))
     assert seen.tolist() == [window for _, window in expected]
-    assert (clips.levels(np.arange(len(clips))) >> 32).tolist() == [number for number, _ in expected]
+    assert clips.sets_of(np.arange(len(clips))).tolist() == [number for number, _ in expected]
 
 
 def test_action_k_leads_to_frame_k(write_and_open: WriteAndOpen) -> None:
@@ -97,14 +97,6 @@ def test_draw_is_a_function_of_seed_and_step() -> None:
     counts = np.bincount(clips.draw(0, 0, 200 * len(clips)), minlength=len(clips))
     assert counts.min() > 130
     assert counts.max() < 270
-
-
-def test_draw_can_be_uniform_over_sets() -> None:
-    clips = Clips([Played([12] * 50), Played([4]), Played([12])])
-    chosen = clips.levels(clips.draw(0, 0, 3000, sets_equally=True)) >> 32
-    assert np.bincount(chosen)[[0, 2]] == pytest.approx([1500, 1500], rel=0.1)
-    assert set(chosen) == {0, 2}  # the second set has no window
-    assert (clips.levels(clips.draw(0, 0, 3000)) >> 32 == 0).mean() > 0.95
 
 
 @given(

@@ -10,7 +10,7 @@ from trimtab.core.values import Conditioning, NoiseLevel, Video
 from trimtab.diffusion import schedules
 from trimtab.diffusion.losses import change_loss
 from trimtab.diffusion.noise import gaussian_noise
-from trimtab.diffusion.preconditioning import FrameChange, displaced
+from trimtab.diffusion.preconditioning import FrameChange, displaced, observed_drift
 from trimtab.diffusion.schedules import Schedule
 from trimtab.priors.gaussian import GaussianPrior
 
@@ -238,6 +238,65 @@ def test_motion_adds_up_over_frames() -> None:
         alone = FrameChange(noisy[:, frame : frame + 1], level, moved, 0.2)
         expected = alone.belief(told(answer[:, frame : frame + 1, :3]))
         torch.testing.assert_close(belief.tensor[:, frame], expected.tensor[:, 0], rtol=1e-4, atol=1e-4)
+
+
+def drifting(right: int, down: int, frames: int = 6, side: int = 40, batch: int = 2) -> Video:
+    """Cuts from larger random pictures: a pixel of each frame comes from (right, down) away in the frame before."""
+    picture = gaussian_noise((3, side + 60, side + 60), seed=3, step=0, samples=range(batch))
+    cuts = [
+        picture[:, :, 30 + down * k : 30 + down * k + side, 30 + right * k : 30 + right * k + side]
+        for k in range(frames)
+    ]
+    return torch.stack(cuts, dim=1)
+
+
+@pytest.mark.parametrize(("right", "down"), [(0, 0), (1, 0), (0, -2), (-3, 4), (4, 4), (-4, -4)])
+def test_the_drift_of_a_picture_is_found(right: int, down: int) -> None:
+    context = drifting(right, down)[:, :3]
+    assert observed_drift(context).tolist() == [[right, down]] * 2
+    assert observed_drift(context[:, -1:]).tolist() == [[0, 0]] * 2  # one frame does not tell
+
+
+def test_the_drift_is_the_displacement_of_least_difference() -> None:
+    """Against the definition, displacement by displacement, on pictures that drift and change."""
+    context = drifting(2, -1, batch=4)[:, :2] + 0.7 * torch.randn(4, 2, 3, 40, 40)
+    found = observed_drift(context)
+    before, last = context[:, 0], context[:, 1]
+    differences = {}
+    for right in range(-4, 5):
+        for down in range(-4, 5):
+            here = last[:, :, max(0, -down) : 40 - max(0, down), max(0, -right) : 40 - max(0, right)]
+            there = before[:, :, max(0, down) : 40 + min(0, down), max(0, right) : 40 + min(0, right)]
+            differences[right, down] = (here - there).square().sum(1).mean((1, 2))
+    for sample in range(4):
+        best = min(differences, key=lambda key: differences[key][sample].item())
+        enough = differences[best][sample] < 0.8 * differences[0, 0][sample]
+        assert found[sample].tolist() == (list(best) if enough else [0, 0])
+
+
+def test_what_moves_across_a_still_picture_is_no_drift() -> None:
+    context = drifting(0, 0, batch=1)[:, :2].clone()
+    for frame in range(2):
+        context[:, frame, :, 10:18, 10 + 3 * frame : 18 + 3 * frame] = 2.0
+    assert observed_drift(context).tolist() == [[0, 0]]
+
+
+def test_a_picture_that_drifts_on_is_what_an_answer_of_zero_expects() -> None:
+    """And the network sees it still: apart from the border, all frames alike and no change."""
+    video = drifting(2, -1)
+    context, clean = video[:, :2], video[:, 2:]
+    level = schedules.cosine().level(torch.tensor([200, 700]))
+    noise = gaussian_noise(tuple(clean.shape[1:]), seed=0, step=0, samples=[0, 1])
+    noisy = level.add_noise(clean, noise)
+    change = FrameChange(noisy, level, context, 0.2, observed_drift(context))
+    inner = (..., slice(10, -10), slice(10, -10))
+    belief = change.belief(told(torch.zeros_like(noisy), -6.0))
+    torch.testing.assert_close(belief.clean[inner], clean[inner], rtol=0, atol=0.02)
+    seen, alpha_sigma = change.stacked(), level.broadcast()
+    for channels in (slice(3, 6), slice(6, 9)):
+        torch.testing.assert_close(seen[:, :, channels][inner], clean[inner], rtol=0, atol=1e-4)
+    only_noise = alpha_sigma[1] * noise * torch.rsqrt((alpha_sigma[0] * 0.2) ** 2 + alpha_sigma[1] ** 2)
+    torch.testing.assert_close(seen[:, :, :3][inner], only_noise[inner], rtol=0, atol=1e-3)
 
 
 def test_the_displacement_is_learned_by_its_gradient() -> None:

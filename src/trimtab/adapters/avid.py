@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trimtab.core.contracts import BoundDenoiser, Prior
 from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video, Weights, combine
-from trimtab.diffusion.preconditioning import FrameChange
+from trimtab.diffusion.preconditioning import FrameChange, observed_drift
 from trimtab.networks.unet3d import UNet3D
 
 Mask = Float[Tensor, "batch time 1 height width"] | None
@@ -53,20 +53,17 @@ class AVID(nn.Module):
         patch: int = 2,
     ) -> None:
         super().__init__()
-        self._prior = (
-            prior,
-        )  # in a tuple, so that it is neither trained, nor saved, nor switched to train mode with the adapter
+        self._prior = (prior,)  # in a tuple, so that it is neither trained, nor saved, nor switched to train mode
         self.settings: dict[str, Any] = {
             "num_actions": num_actions, "action_dim": action_dim, "learn_mask": learn_mask, "see_prior": see_prior,
             "mask_bias": mask_bias, "deviation": deviation, "widths": list(widths), "depths": list(depths), "patch": patch,
         }  # fmt: skip
         self.learn_mask, self.see_prior, self.deviation = learn_mask, see_prior, deviation
         channels = prior.frame_shape[0]
+        answer_channels = FrameChange.answer_channels(channels) if learn_mask else channels  # else a plain residual
         self.network = UNet3D(
             in_channels=channels * (1 + prior.num_context + int(see_prior)),
-            out_channels=FrameChange.answer_channels(channels)
-            if learn_mask
-            else channels,  # without a mask a plain residual
+            out_channels=answer_channels,
             num_actions=num_actions,
             action_dim=action_dim,
             max_frames=prior.num_frames,
@@ -100,11 +97,12 @@ class AVID(nn.Module):
             raise ValueError(f"AVID needs the {self.prior.num_context} context frames before the clip, got none")
         known = None if given.actions is None else given.is_known("actions")
         prior_believes = self.prior.bind(given.without("actions"))
+        drift = observed_drift(context)
 
         def denoise(noisy: Video, level: NoiseLevel) -> tuple[Prediction, Mask]:
             with torch.no_grad():
                 prior = prior_believes(noisy, level)
-            change = FrameChange(noisy, level, context, self.deviation)
+            change = FrameChange(noisy, level, context, self.deviation, drift)
             seen = change.stacked(prior.tensor) if self.see_prior else change.stacked()
             answer, logit = self.network(seen, change.angle, given.actions, known)
             if logit is None:

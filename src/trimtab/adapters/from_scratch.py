@@ -9,7 +9,7 @@ from torch import nn
 
 from trimtab.core.contracts import BoundDenoiser, Prior
 from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video
-from trimtab.diffusion.preconditioning import FrameChange
+from trimtab.diffusion.preconditioning import FrameChange, observed_drift
 from trimtab.networks.unet3d import UNet3D
 
 
@@ -57,9 +57,10 @@ class FromScratch(nn.Module):
         if context is None:
             raise ValueError(f"this model needs the {self.num_context} context frames before the clip, got none")
         known = None if given.actions is None else given.is_known("actions")
+        drift = observed_drift(context)
 
         def denoise(noisy: Video, level: NoiseLevel) -> Prediction:
-            change = FrameChange(noisy, level, context, self.deviation)
+            change = FrameChange(noisy, level, context, self.deviation, drift)
             answer, _ = self.network(change.stacked(), change.angle, given.actions, known)
             return change.belief(answer)
 

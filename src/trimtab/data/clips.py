@@ -89,24 +89,19 @@ class Clips:
         given = Conditioning(context=to_video(frames[:, : self.num_context]), actions=torch.from_numpy(actions))
         return Clip(to_video(frames[:, self.num_context :]), given)
 
-    def draw(self, seed: int, step: int, num: int, *, sets_equally: bool = False) -> np.ndarray:
-        """Random window numbers (num,), a function of (seed, step) alone, so that a run resumes exactly.
-
-        Uniform over all windows, or with `sets_equally` first over the sets and then over the windows of the set.
-        """
-        random = np.random.default_rng([seed, step])
-        if not sets_equally:
-            return random.integers(len(self), size=num)
-        ends = np.flatnonzero(np.diff(self._set, append=len(self.sets))) + 1
-        bounds = self._before[np.concatenate([[0], ends])]
-        filled = np.flatnonzero(np.diff(bounds))
-        chosen = filled[random.integers(len(filled), size=num)]
-        return random.integers(bounds[chosen], bounds[chosen + 1])
+    def draw(self, seed: int, step: int, num: int) -> np.ndarray:
+        """Random window numbers (num,), uniform, a function of (seed, step) alone, so that a run resumes exactly."""
+        return np.random.default_rng([seed, step]).integers(len(self), size=num)
 
     def levels(self, indices: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
         """The level of each window (batch,) int64, the unit of independence; two sets share no number."""
         episodes, _ = self._locate(indices)
         return self._level_ids()[episodes]
+
+    def sets_of(self, indices: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
+        """The set that each window is in (batch,), by its number among `sets`."""
+        episodes, _ = self._locate(indices)
+        return self._set[episodes]
 
     def evenly(self, num: int, per_level: int = 1) -> np.ndarray:
         """Window numbers (num,) for evaluation: spread over the levels, the same every time, not overlapping.

@@ -2,7 +2,7 @@
 
 Most of a frame is in the frame before, if somewhere else. So the network is asked only for what the best linear guess
 leaves open (as in Karras et al., arXiv 2206.00364, but around the last context frame instead of around zero): a network
-that answers zero already believes that the last frame stays, give or take `deviation`.
+that answers zero already believes that the last frame goes on as it drifts, give or take `deviation`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn import functional
 from trimtab.core.values import NoiseLevel, Prediction, Video
 
 Context = Float[Tensor, "batch num_context channel height width"]
+Drift = Float[Tensor, "batch 2"]
 
 STEP = 4.0
 """Pixels of motion, and natural logarithms of deviation, to a unit of the network's answer: they are reached in a
@@ -22,11 +23,13 @@ short training, in which answers stay of order one."""
 
 
 class FrameChange:
-    """A noisy clip, seen as the noisy change since the last context frame.
+    """A noisy clip, seen as the noisy change since the last context frame, by an eye that moves with the picture.
 
-    The network says three things about every pixel: how it moves, how far it may be from what moved there (a deviation d),
-    and where in this range it is. Motion adds up over the frames of the clip (frame k is displaced by the sum of the first
-    k answers), so that steady motion is the same answer at every frame. With r = clean - displaced last frame, taken as
+    If the whole picture drifts (a camera moves), the network sees all frames as if it did not: each displaced by the drift
+    since the last one. It says three things about every pixel: how it moves besides, how far it may be from what moved
+    there (a deviation d), and where in this range it is. Motion adds up over the frames of the clip (frame k is displaced
+    by k drifts and the sum of the first k answers), so that steady motion is the same answer at every frame. With r =
+    clean - displaced last frame, taken as
     Gaussian of standard deviation d, and change = noisy - alpha * displaced last frame, the velocity of r is
     ``skip * change + scale * answer``, where ``skip = alpha * sigma * (1 - d^2) * narrow^2``, ``scale = d * narrow`` and
     ``narrow = 1 / sqrt(alpha^2 * d^2 + sigma^2)``; the velocity of the clip is that minus ``sigma * displaced``.
@@ -40,18 +43,24 @@ class FrameChange:
         level: of the noise, a video or a frame.
         context: (batch, num_context, channel, height, width), the clean frames before.
         deviation: the root mean square change of a frame, from which the network departs.
+        drift: (batch, 2), as `observed_drift` finds it in the context; none by default.
 
     Raises:
         ValueError: context and noisy clip do not fit together.
     """
 
-    def __init__(self, noisy: Video, level: NoiseLevel, context: Context, deviation: float) -> None:
+    def __init__(
+        self, noisy: Video, level: NoiseLevel, context: Context, deviation: float, drift: Drift | None = None
+    ) -> None:
         if context.shape[0] != noisy.shape[0] or context.shape[2:] != noisy.shape[2:]:
             raise ValueError(
                 f"context {tuple(context.shape)} and noisy clip {tuple(noisy.shape)} must agree in batch, channels and size"
             )
         length = torch.hypot(level.alpha, level.sigma)
         self.noisy, self.level, self.context, self.deviation = noisy, level, context, deviation
+        drift = context.new_zeros(len(context), 2) if drift is None else drift
+        steps = torch.arange(1, noisy.shape[1] + 1, device=noisy.device)
+        self.drifted = drift[:, None, :, None, None] * steps[:, None, None, None]  # of each frame, from the last
         self.native = NoiseLevel(level.alpha / length, level.sigma / length, level.may_be_pure)
         self.video = noisy / length.reshape(length.shape + (1,) * (5 - length.ndim))
 
@@ -68,21 +77,22 @@ class FrameChange:
     def stacked(self, *extra: Video) -> Float[Tensor, "batch time channels height width"]:
         """What the network sees, stacked on channels: change, scaled to variance one; context frames; and `extra`."""
         alpha, sigma = self.native.broadcast()
-        change = (self.video - alpha * self.context[:, -1:]) * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
-        seen = self.context.flatten(1, 2)[:, None].expand(-1, self.noisy.shape[1], -1, -1, -1)
-        return torch.cat([change, seen, *extra], dim=2)
+        back = range(self.context.shape[1] - 1, -1, -1)  # steps from each context frame to the last
+        seen = [displaced(self.context[:, -1 - age, None], self.drifted + age * self.drifted[:, :1]) for age in back]
+        change = (self.video - alpha * seen[-1]) * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
+        return torch.cat([change, *seen, *extra], dim=2)
 
     def belief(self, answer: Video) -> Prediction:
         """The network's answer as a belief about the noisy clip, of kind velocity.
 
         Args:
             answer: (batch, time, channel + 3, height, width). After the channels come log(d / deviation) / 4, used between
-                -6 and 2 after multiplication, and by how many times 4 pixels, right and down, the place in the last frame
-                that a pixel is taken from is farther away than for the frame before.
+                -6 and 2 after multiplication, and by how many times 4 pixels, right and down, beyond the drift, the place
+                in the last frame that a pixel is taken from is farther away than for the frame before.
         """
         position, scale, motion = answer.split([answer.shape[2] - 3, 1, 2], dim=2)
         alpha, sigma = self.native.broadcast()
-        expected = displaced(self.context[:, -1:], STEP * motion.cumsum(dim=1))
+        expected = displaced(self.context[:, -1:], self.drifted + STEP * motion.cumsum(dim=1))
         deviation = self.deviation * (STEP * scale).clamp(-6, 2).exp()
         narrow = torch.rsqrt((alpha * deviation) ** 2 + sigma**2)
         skip = alpha * sigma * (1 - deviation**2) * narrow**2
@@ -90,16 +100,43 @@ class FrameChange:
         return Prediction(velocity, "velocity", self.video, self.native).seen_at(self.noisy, self.level)
 
 
+def observed_drift(context: Context) -> Drift:
+    """How many whole pixels, right and down, from a pixel of the last frame to where it was in the frame before.
+
+    It is the displacement, of at most a tenth of the frame's side, at which the two differ least where they overlap, in
+    mean square, if that is a fifth less than without displacement; else none. All are tried at once, by Fourier transforms.
+    Context of one frame has no drift.
+    """
+    batch, num_context, channels, height, width = context.shape
+    reach = min(height, width) // 10
+    if num_context < 2 or reach == 0:
+        return context.new_zeros(batch, 2)
+    frames = context[:, -2:].float()
+    energy = frames.square().sum(2, keepdim=True)
+    size = (height + reach, width + reach)  # zeros on one side are enough, as the transform wraps around
+    before, last = torch.fft.rfft2(torch.cat([frames, energy, torch.ones_like(energy)], dim=2), s=size).unbind(1)
+    parts = before * last.conj()
+    crossed = before[:, channels] * last[:, -1].conj() + before[:, -1] * last[:, channels].conj()
+    products = torch.stack([crossed - 2 * parts[:, :channels].sum(1), parts[:, -1]], dim=1)
+    error, overlap = torch.fft.irfft2(products, s=size).roll((reach, reach), (-2, -1)).unbind(1)
+    side = 2 * reach + 1
+    mean = (error / overlap.clamp(min=1))[:, :side, :side].flatten(1)
+    least, where = mean.min(dim=1)
+    found = torch.stack([where % side, where // side], dim=1) - reach
+    return torch.where((least < 0.8 * mean[:, side * side // 2])[:, None], found, 0).to(context.dtype)
+
+
 def displaced(
-    frame: Float[Tensor, "batch 1 channel height width"], displacement: Float[Tensor, "batch time 2 height width"]
+    frame: Float[Tensor, "batch 1 channel height width"],
+    displacement: Float[Tensor, "batch time 2 height width"] | Float[Tensor, "batch time 2 1 1"],
 ) -> Video:
     """For each pixel of a clip the frame's value at a displacement from it, bilinear; beyond the border, the border's.
 
     Args:
         frame: (batch, 1, channel, height, width).
-        displacement: (batch, time, 2, height, width) in pixels, to the right and down.
+        displacement: (batch, time, 2, height, width) in pixels, to the right and down; of size 1 for whole frames.
     """
-    batch, time, _, height, width = displacement.shape
+    (height, width), (batch, time) = frame.shape[3:], displacement.shape[:2]
     across, down = (
         (torch.arange(size, device=frame.device, dtype=frame.dtype) + 0.5) * 2 / size - 1 for size in (width, height)
     )

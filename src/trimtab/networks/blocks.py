@@ -1,9 +1,8 @@
 """The blocks that the video networks are built from; they know tensors only.
 
-Everything runs on frames folded into the batch, (batch * time, channel, height, width) in channels-last memory. In
-that layout a
-convolution over time is a convolution over the first axis of (batch, channel, time, height * width): a view, not a
-copy.
+Everything runs on frames folded into the batch, (batch * time, channel, height, width) in channels-last memory. In that
+layout a convolution over time is a convolution over the first axis of (batch, channel, time, height * width): a view, not
+a copy.
 """
 
 from __future__ import annotations

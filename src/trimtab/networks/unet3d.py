@@ -16,13 +16,10 @@ from trimtab.networks.precision import fast_products
 class UNet3D(nn.Module):
     """Noisy frames (and whatever is stacked on their channels) to an answer a pixel, and optionally a mask logit.
 
-    Frames are cut into patches (pixel-unshuffle), so that the widths suit matrix units and little time goes into
-    large, thin
-    images. Every block mixes space by a 3x3 convolution and time by a 3-tap one, and is scaled and shifted frame by
-    frame by the
-    sum of three embeddings: noise level, place of the frame in the clip, and the action that causes the frame. The
-        answer starts
-    at zero, the mask logit at `mask_bias` everywhere.
+    Frames are cut into patches (pixel-unshuffle), so that the widths suit matrix units and little time goes into large,
+    thin images. Every block mixes space by a 3x3 convolution and time by a 3-tap one, and is scaled and shifted frame by
+    frame by the sum of three embeddings: noise level, place of the frame in the clip, and the action that causes the
+    frame. The answer starts at zero, the mask logit at `mask_bias` everywhere.
 
     Args:
         in_channels: channels of the input, the noisy frame and everything stacked on it.

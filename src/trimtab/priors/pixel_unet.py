@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from trimtab.core.contracts import BoundDenoiser
 from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video
 from trimtab.diffusion import schedules
-from trimtab.diffusion.preconditioning import FrameChange
+from trimtab.diffusion.preconditioning import FrameChange, observed_drift
 from trimtab.networks import storage
 from trimtab.networks.precision import matrix_dtype
 from trimtab.networks.unet3d import UNet3D
@@ -87,9 +87,10 @@ class PixelUNet(nn.Module):
             raise ValueError(
                 f"context frames are floats in [-1, 1], got {context.dtype}; divide by 127.5 and subtract 1"
             )
+        drift = observed_drift(context)
 
         def denoise(noisy: Video, level: NoiseLevel) -> Prediction:
-            change = FrameChange(noisy, level, context, self.settings.deviation)
+            change = FrameChange(noisy, level, context, self.settings.deviation, drift)
             answer, _ = self.network(change.stacked(), change.angle)
             return change.belief(answer)
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 from rich import print
+from torch import Tensor, nn
 
+from trimtab.core.values import Clip
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion.losses import DenoisingLoss, change_loss
@@ -18,8 +20,8 @@ from trimtab.training import Budget, fit, record_settings
 PRETRAINING = tuple(game for game in GAMES if game != "coinrun")
 """All games but the one that adaptation is about."""
 
-LENGTHS = (1, 2, 3, 4, 5, 6, 7, *[8] * 7)
-"""Half of the training steps predict 8 frames, half 1 to 7, so that one model serves whole clips and single steps."""
+LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 8, 8)
+"""Frames that training steps predict, in equal shares, so that one model serves whole clips and single steps."""
 
 
 def procgen_prior(
@@ -45,22 +47,14 @@ def procgen_prior(
         data: where the recorded games are, or will be.
         output: run folder; prior.safetensors in it is the result.
     """
-    record_settings(
-        output,
-        "procgen-prior",
-        {
-            "batch_size": batch_size,
-            "seed": seed,
-            "initial": initial,
-            "data": data,
-        },  # the rest may differ between pieces
-    )
+    fixed = {"batch_size": batch_size, "seed": seed, "initial": initial, "data": data}  # the rest may differ in a piece
+    record_settings(output, "procgen-prior", fixed)
     torch.manual_seed(seed)
     clips = Clips([recorded(game, data) for game in PRETRAINING])
     prior = PixelUNet()
     if initial is not None:
         prior.load_state_dict(load(initial).state_dict())
-    task = DenoisingLoss(prior, prior.schedule, loss=change_loss, seed=seed)
+    task = GamesAlike(DenoisingLoss(prior, prior.schedule, loss=change_loss, seed=seed), clips)
     fit(
         task,
         clips,
@@ -76,6 +70,30 @@ def procgen_prior(
     )
     prior.save(output / "prior.safetensors")
     print(f"the prior is {output / 'prior.safetensors'}; `trimtab procgen-prior-card` measures it")
+
+
+class GamesAlike(nn.Module):
+    """A loss that hears quiet games too: each game's by the inverse square root of how much its frames change.
+
+    The weight of a clip depends on its game alone, so that what is best for a game stays what it was.
+    """
+
+    def __init__(self, task: DenoisingLoss, clips: Clips) -> None:
+        super().__init__()
+        self.task, self.clips = task, clips
+        changes = torch.tensor([mean_change(Clips(game)) for game in clips.sets])
+        self.weights = changes.rsqrt() * (changes.mean() / changes.sqrt().mean())  # as loud as before together
+
+    def forward(self, clip: Clip, *, step: int, samples: Tensor) -> Tensor:
+        weights = self.weights[self.clips.sets_of(samples)].to(clip.video.device)
+        return self.task(clip, step=step, samples=samples) * weights
+
+
+def mean_change(clips: Clips) -> float:
+    """The mean absolute difference of frames from the last context frame, over a few clips."""
+    clip = clips.batch(clips.draw(seed=0, step=0, num=64))
+    assert clip.given.context is not None  # every recorded clip has it
+    return (clip.video - clip.given.context[:, -1:]).abs().mean().item()
 
 
 def recorded(game: str, data: Path) -> Episodes:
