@@ -45,7 +45,7 @@ def test_settings_that_are_not_the_defaults_come_back(tmp_path: Path) -> None:
     )
     checkpoints.save(tmp_path, built, prior)
     again = checkpoints.load(tmp_path, AVID, prior)
-    assert (again.learn_mask, again.see_prior, again.deviation) == (False, False, 0.7)
+    assert (again.network.residual, again.network.sees_prior, again.network.deviation) == (True, False, 0.7)
     assert again.settings == built.settings
     assert [value.shape for value in again.parameters()] == [value.shape for value in built.parameters()]
 
@@ -63,7 +63,8 @@ def test_the_config_is_for_people_and_says_what_the_file_says(saved: Path) -> No
     assert config == storage.read(saved / checkpoints.WEIGHTS)[1]
     assert (config["method"], config["prior"], config["facts"]) == ("AVID", prior.fingerprint, {"steps": 7})
     assert config["settings"] == {
-        "num_actions": 3, "action_dim": None, "learn_mask": True, "see_prior": True, "mask_bias": 2.0, "deviation": 0.2,
+        "model": "change_unet", "num_actions": 3, "action_dim": None, "learn_mask": True, "see_prior": True,
+        "mask_bias": 2.0, "deviation": 0.2,
         "widths": [32], "depths": [1], "patch": 1,
     }  # fmt: skip
     (saved / checkpoints.CONFIG).unlink()
@@ -83,7 +84,7 @@ def test_another_prior_is_refused_and_both_are_named(saved: Path) -> None:
 
 def test_a_prior_of_the_same_weights_and_another_clip_length_is_another_prior(saved: Path) -> None:
     other = pixel_unet.tiny()
-    other.settings = pixel_unet.PixelUNetSettings(**{**vars(other.settings), "deviation": 0.3})
+    other.settings = pixel_unet.PixelUNetSettings(**{**vars(other.settings), "frame_rate": 0.3})
     with pytest.raises(ValueError, match="trained beside the prior"):
         checkpoints.load(saved, AVID, other)
 

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor, nn
 
 import trimtab.adapters
+import trimtab.models
 import trimtab.priors
 from trimtab import checkpoints
+from trimtab.adapters.avid import AVID
+from trimtab.adapters.from_scratch import FromScratch
 from trimtab.core.contracts import Denoiser, Prior
 from trimtab.core.values import Clip, Conditioning, NoiseLevel, Prediction
 from trimtab.diffusion.losses import DenoisingLoss, velocity_loss
 from trimtab.priors import pixel_unet
+from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 
 
 def modules(package: Any) -> Iterator[Any]:
@@ -25,6 +29,7 @@ def modules(package: Any) -> Iterator[Any]:
 
 
 PRIORS = {module.__name__: module for module in modules(trimtab.priors)}
+MODELS = {module.__name__.rpartition(".")[2]: module for module in modules(trimtab.models)}
 ADAPTERS = {module.__name__: module for module in modules(trimtab.adapters)}
 
 
@@ -98,7 +103,8 @@ def check_adapter(adapter: Any, prior: Prior) -> None:
     half_told = knowledge(prior).forget("actions", torch.tensor([True, False]))
     clip = Clip(torch.zeros(2, prior.num_frames, *prior.frame_shape), half_told)
     DenoisingLoss(adapter, prior.schedule, loss=velocity_loss)(clip, step=0, samples=[0, 1]).mean().backward()
-    missing = [name for name, value in adapter.named_parameters() if value.grad is None or not value.grad.any()]
+    trained = {name: value for name, value in adapter.named_parameters() if value.requires_grad}
+    missing = [name for name, value in trained.items() if value.grad is None or not value.grad.any()]
     assert not missing, f"no gradient reaches {missing}"
     if isinstance(prior, nn.Module):
         assert all(value.grad is None for value in prior.parameters()), "a gradient reached the prior"
@@ -120,6 +126,43 @@ def test_prior_keeps_the_contract(name: str) -> None:
 def test_adapter_keeps_the_contract(name: str, prior_name: str) -> None:
     prior = PRIORS[prior_name].tiny()
     check_adapter(ADAPTERS[name].tiny(prior), prior)
+
+
+def made_of(model: str, adapter: Any, prior: Prior, **options: Any) -> Any:
+    return adapter(prior, model=model, num_actions=3, **MODELS[model].TINY, **options)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("switches", [{}, {"see_prior": False}, {"learn_mask": False}], ids=str)
+def test_every_model_makes_an_adapter(model: str, switches: dict[str, bool]) -> None:
+    prior = pixel_unet.tiny()
+    check_adapter(made_of(model, AVID, prior, **switches), prior)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_makes_a_baseline_and_a_prior(model: str, tmp_path: Path) -> None:
+    settings = PixelUNetSettings(model, MODELS[model].TINY, num_frames=3, frame_shape=(3, 16, 16), num_levels=50)
+    prior = PixelUNet(settings)
+    randomised(prior)
+    check_denoiser(prior.frozen(), prior)
+    check_adapter(made_of(model, FromScratch, prior), prior)
+    prior.save(tmp_path / "prior")
+    assert pixel_unet.load(tmp_path / "prior").fingerprint == prior.fingerprint
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_models_mask_starts_at_its_bias_and_its_residual_at_nothing(model: str) -> None:
+    prior = pixel_unet.tiny()
+    given, noisy, level = knowledge(prior), noisy_like(prior), middle(prior)
+    _, mask = made_of(model, AVID, prior, mask_bias=1.5).believe(given)(noisy, level)
+    assert torch.allclose(mask, torch.sigmoid(torch.tensor(1.5)).expand_as(mask))
+    added, _ = made_of(model, AVID, prior, learn_mask=False).believe(given)(noisy, level)
+    assert torch.equal(added.tensor, prior.bind(given)(noisy, level).tensor)
+
+
+def test_an_unknown_model_is_answered_with_the_names_there_are() -> None:
+    with pytest.raises(ValueError, match="no model 'nonsense'; there are: avid_unet, change_unet"):
+        AVID(pixel_unet.tiny(), model="nonsense", num_actions=3)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

@@ -13,12 +13,14 @@ FLOORS: dict[str, set[str]] = {
     "core": set(),
     "diffusion": {"core"},
     "networks": {"core"},
+    "models": {"core", "diffusion", "networks"},
     "data": {"core"},
     "environments": {"core"},
-    "priors": {"core", "diffusion", "networks"},
-    "adapters": {"core", "diffusion", "networks"},
+    "priors": {"core", "diffusion", "networks", "models"},
+    "adapters": {"core", "diffusion", "networks", "models"},
     "world_model": {"core", "diffusion", "networks"},
     "training": {"core", "diffusion", "networks"},
+    "forecast": {"core", "training"},
     "checkpoints": {"core", "diffusion", "networks"},
     "report": {"core", "diffusion", "networks"},
     "control": {"core", "diffusion", "networks"},
@@ -28,7 +30,7 @@ FLOORS: dict[str, set[str]] = {
 }
 """What each part may import besides itself; recipes and cli may import everything, and only they import recipes."""
 
-INTERCHANGEABLE = {"priors", "adapters", "environments"}
+INTERCHANGEABLE = {"models", "priors", "adapters", "environments"}
 """Parts whose files are alternatives, so that none imports its sibling."""
 
 FILES = sorted(SOURCE.rglob("*.py"))

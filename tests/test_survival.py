@@ -25,7 +25,7 @@ from trimtab.training import Budget, fit
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-prior = PixelUNet(PixelUNetSettings(widths=(32, 32), depths=(1, 1)))
+prior = PixelUNet(PixelUNetSettings(sizes={"widths": (32, 32), "depths": (1, 1)}))
 fit(
     DenoisingLoss(prior, prior.schedule, loss=change_loss),
     Clips(samples.coinrun()),

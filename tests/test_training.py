@@ -147,7 +147,8 @@ def test_without_averaging_the_last_weights_are_left_in_the_task(tmp_path: Path)
 
 
 def test_the_loss_of_a_video_prior_falls_and_its_average_is_as_good(tmp_path: Path) -> None:
-    settings = PixelUNetSettings(widths=(32,), depths=(1,), num_frames=3, frame_shape=(3, 8, 8), num_levels=50)
+    sizes = {"widths": (32,), "depths": (1,)}
+    settings = PixelUNetSettings(sizes=sizes, num_frames=3, frame_shape=(3, 8, 8), num_levels=50)
     prior, source = PixelUNet(settings), Source(side=8)
     task = DenoisingLoss(prior, prior.schedule)
     judged = source.batch(np.arange(200, 232), 3)

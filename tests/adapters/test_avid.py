@@ -61,11 +61,11 @@ def by_hand(
     prior = adapter.prior.bind(Conditioning(context=given.context))(noisy, level).tensor
     alpha, sigma = (value[:, None, None, None, None].double() for value in (level.alpha, level.sigma))
     length = (alpha**2 + sigma**2).sqrt()
-    a, s, d = alpha / length, sigma / length, adapter.deviation
+    a, s, d = alpha / length, sigma / length, adapter.network.deviation
     last = given.context[:, -1:].double()
     seen_change = (noisy / length - a * last) / ((a * d) ** 2 + s**2).sqrt()
     context = given.context.flatten(1, 2)[:, None].expand(-1, noisy.shape[1], -1, -1, -1)
-    seen = [seen_change.float(), context, *([prior] if adapter.see_prior else [])]
+    seen = [seen_change.float(), context, *([prior] if adapter.network.sees_prior else [])]
     answer, logit = adapter.network(torch.cat(seen, dim=2), torch.atan2(level.sigma, level.alpha), given.actions)
     answer, scale, where = answer.double().split([noisy.shape[2], 1, 2], dim=2)
     d, last = d * (4 * scale).clamp(-6, 2).exp(), displaced(last, 4 * where.cumsum(1))
@@ -243,5 +243,5 @@ def test_the_adapter_leaves_the_priors_mode_and_weights_alone() -> None:
 
 
 def test_context_is_needed() -> None:
-    with pytest.raises(ValueError, match="AVID needs the 2 context frames before the clip, got none"):
+    with pytest.raises(ValueError, match=r"this model needs context frames of shape .* got none"):
         built(gaussian.tiny()).bind(knowledge().without("context"))

@@ -89,6 +89,12 @@ def test_values_are_scaled_exactly() -> None:
     assert clip.video.max() <= 1
 
 
+def test_more_windows_a_level_than_any_has_can_be_allowed() -> None:
+    clips = Clips(Played([12, 12], [0, 1]), num_context=2, num_frames=8)
+    assert clips.evenly(2, per_level=5).dtype == np.int64
+    assert clips.batch(clips.evenly(2, per_level=5)).video.shape[0] == 2
+
+
 def test_draw_is_a_function_of_seed_and_step() -> None:
     clips = Clips(coinrun())
     assert np.array_equal(clips.draw(3, 7, 50), clips.draw(3, 7, 50))

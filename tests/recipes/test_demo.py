@@ -46,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
         return record(**{**request, "num_frames": min(request["num_frames"], 1000)})
 
     torch.manual_seed(0)
-    PixelUNet(PixelUNetSettings(widths=(32, 32, 32), depths=(1, 1, 1))).save(folder / "prior.safetensors")
+    PixelUNet(PixelUNetSettings(sizes={"widths": (32, 32, 32), "depths": (1, 1, 1)})).save(folder / "prior.safetensors")
     run = Finished(
         {
             "seconds": 1.0,
@@ -152,7 +152,6 @@ def test_a_longer_run_says_when_it_reaches_avid(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: bool
 ) -> None:
     """It goes on from the demo's run, multiple by multiple, until its loss is that of the demo's AVID."""
-    monkeypatch.setattr(longer, "procgen_episodes", recipe.procgen_episodes)
     losses = iter([1e-6, 0.7, 0.6, 1e-6 if reached else 0.6, 0.55])  # the curve's own are far above the first
     monkeypatch.setattr(longer, "held_out_loss", lambda *arguments: torch.tensor([next(losses)]))
     record, steps = tmp_path / "catch_up.json", finished.steps()["scratch"]

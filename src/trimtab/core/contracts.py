@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +12,10 @@ from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Vide
 
 BoundDenoiser = Callable[[Video, NoiseLevel], Prediction]
 """What `Denoiser.bind` returns: the belief about a noisy video at a noise level."""
+
+Ask = Callable[..., tuple[Prediction, Tensor | None]]
+"""What `VideoModel.bind` returns: ``ask(noisy, level, prior=None)`` gives a belief, beside a prior's or alone, and the
+logit of a mask, None without one."""
 
 
 @runtime_checkable
@@ -47,11 +51,25 @@ class Codec(Protocol):
 
 
 @runtime_checkable
-class Prior(Denoiser, Protocol):
-    """A frozen video model and what one must know to use it."""
+class NoiseSchedule(Protocol):
+    """Noise levels from nearly clean to pure noise."""
 
     @property
-    def codec(self) -> Codec: ...
+    def num_levels(self) -> int: ...
+
+    @property
+    def may_be_pure(self) -> bool: ...
+
+    def level(self, index: Tensor) -> NoiseLevel: ...
+
+    def index_of(self, level: NoiseLevel) -> Tensor: ...
+
+    def native(self, noisy: Video, level: NoiseLevel) -> tuple[Video, NoiseLevel, Tensor]: ...
+
+
+@runtime_checkable
+class ClipSpace(Protocol):
+    """What clips a model diffuses, and how: whatever is trained beside a prior shares the prior's."""
 
     @property
     def schedule(self) -> NoiseSchedule: ...
@@ -68,6 +86,14 @@ class Prior(Denoiser, Protocol):
     def frame_shape(self) -> tuple[int, int, int]:
         """(channel, height, width) of a frame in its space."""
 
+
+@runtime_checkable
+class Prior(Denoiser, ClipSpace, Protocol):
+    """A frozen video model and what one must know to use it."""
+
+    @property
+    def codec(self) -> Codec: ...
+
     @property
     def frame_rate(self) -> float:
         """Frames a second."""
@@ -78,18 +104,14 @@ class Prior(Denoiser, Protocol):
 
 
 @runtime_checkable
-class NoiseSchedule(Protocol):
-    """Noise levels from nearly clean to pure noise."""
+class VideoModel(Protocol):
+    """What priors, adapters and baselines are made of: a network, how it is asked about a noisy clip, how it answers."""
 
     @property
-    def num_levels(self) -> int: ...
+    def sizes(self) -> Mapping[str, Any]:
+        """The options that rebuild it, beyond those that every model takes; plain values."""
 
-    @property
-    def may_be_pure(self) -> bool: ...
-
-    def level(self, index: Tensor) -> NoiseLevel: ...
-
-    def index_of(self, level: NoiseLevel) -> Tensor: ...
+    def bind(self, given: Conditioning) -> Ask: ...
 
 
 @runtime_checkable

@@ -128,7 +128,7 @@ class Clips:
                 "record more levels, or raise per_level"
             )
         # First windows of all levels, then second ones: the levels are used as equally as the number allows.
-        rounds = [np.array([some[turn] for some in shares if len(some) > turn]) for turn in range(per_level)]
+        rounds = [np.array([some[turn] for some in shares if len(some) > turn], np.int64) for turn in range(per_level)]
         chosen: list[np.ndarray] = []
         for some in rounds:
             left = num - sum(map(len, chosen))

@@ -97,10 +97,10 @@ class Trunk(nn.Module):
         self.stem = nn.Conv2d(in_channels, width, 7, padding=3)
         self.stem_time = TemporalAttention(width, heads, head_dim)
         self.pairs = list(pairwise([width, *(width * multiple for multiple in multiples)]))
-        wide = self.pairs[-1][1]
+        wide, last = self.pairs[-1][1], len(self.pairs) - 1
         self.down = nn.ModuleList(
-            Stage(few, many, condition, heads, head_dim, nn.Identity() if many == wide else halving(many))
-            for few, many in self.pairs
+            Stage(few, many, condition, heads, head_dim, nn.Identity() if place == last else halving(many))
+            for place, (few, many) in enumerate(self.pairs)
         )
         self.middle_first = ResidualBlock(wide, wide, condition)
         self.middle_space = SpatialAttention(wide, heads)

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ from torch import Tensor, nn
 from trimtab.core.contracts import BoundDenoiser
 from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video
 from trimtab.diffusion import schedules
-from trimtab.diffusion.preconditioning import FrameChange, observed_drift
+from trimtab.models import build
 from trimtab.networks import storage
 from trimtab.networks.precision import matrix_dtype
-from trimtab.networks.unet3d import UNet3D
 
 SHIPPED = Path(__file__).parent / "weights"
 
@@ -36,25 +36,38 @@ class PixelFrames:
         return latents
 
 
+SCHEDULES = {"cosine": schedules.cosine, "sigmoid": schedules.sigmoid}
+
+
 @dataclass(frozen=True)
 class PixelUNetSettings:
-    """What the weights alone do not say."""
+    """What the weights alone do not say.
 
-    widths: tuple[int, ...] = (64, 128, 256)
-    depths: tuple[int, ...] = (1, 2, 4)
-    patch: int = 2
+    Attributes:
+        model: the name of a file in models/.
+        sizes: of its network.
+        num_context: frames that it is shown.
+        num_frames: frames of the longest clip that it predicts.
+        frame_shape: (channel, height, width).
+        frame_rate: frames a second.
+        schedule: cosine, or AVID's sigmoid.
+        num_levels: of the schedule.
+    """
+
+    model: str = "change_unet"
+    sizes: Mapping[str, Any] = field(default_factory=lambda: {"widths": (64, 128, 256), "depths": (1, 2, 4)})
     num_context: int = 2
     num_frames: int = 8
     frame_shape: tuple[int, int, int] = (3, 64, 64)
     frame_rate: float = 15.0
-    deviation: float = 0.2
+    schedule: str = "cosine"
     num_levels: int = 1000
 
 
 class PixelUNet(nn.Module):
     """A `Prior` that predicts 1 to `num_frames` frames from `num_context` frames, and is never told the actions.
 
-    Its schedule is the cosine one and its kind velocity. Trainable when built; `frozen()` makes it a prior for good.
+    Trainable when built; `frozen()` makes it a prior for good.
     """
 
     uses: frozenset[Fact] = frozenset({"context"})
@@ -62,39 +75,16 @@ class PixelUNet(nn.Module):
     def __init__(self, settings: PixelUNetSettings | None = None) -> None:
         super().__init__()
         self.settings = settings = settings or PixelUNetSettings()
-        channels = settings.frame_shape[0]
-        self.network = UNet3D(
-            in_channels=channels * (1 + settings.num_context),
-            out_channels=FrameChange.answer_channels(channels),
-            max_frames=settings.num_frames,
-            patch=settings.patch,
-            widths=settings.widths,
-            depths=settings.depths,
-        )
         self.codec = PixelFrames()
         self.space = self.codec.space
-        self.schedule = schedules.cosine(settings.num_levels)
+        self.schedule = SCHEDULES[settings.schedule](settings.num_levels)
         self.num_context, self.num_frames = settings.num_context, settings.num_frames
         self.frame_shape, self.frame_rate = settings.frame_shape, settings.frame_rate
+        self.network = build(settings.model, self, **settings.sizes)
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
-        context = given.context
-        expected = (self.num_context, *self.frame_shape)
-        if context is None or tuple(context.shape[1:]) != expected:
-            came = "none" if context is None else str(tuple(context.shape))
-            raise ValueError(f"this prior needs context frames of shape (batch, *{expected}), got {came}")
-        if not context.is_floating_point():
-            raise ValueError(
-                f"context frames are floats in [-1, 1], got {context.dtype}; divide by 127.5 and subtract 1"
-            )
-        drift = observed_drift(context)
-
-        def denoise(noisy: Video, level: NoiseLevel) -> Prediction:
-            change = FrameChange(noisy, level, context, self.settings.deviation, drift)
-            answer, _ = self.network(change.stacked(), change.angle)
-            return change.belief(answer)
-
-        return denoise
+        ask = self.network.bind(given.without("actions"))
+        return lambda noisy, level: ask(noisy, level)[0]
 
     def forward(self, noisy: Video, level: NoiseLevel, given: Conditioning) -> Prediction:
         return self.bind(given)(noisy, level)
@@ -134,19 +124,22 @@ def load(name_or_path: str | Path = "procgen") -> PixelUNet:
     weights, settings = storage.read(path)
     if settings.pop("prior", None) != "pixel_unet":
         raise ValueError(f"{path} holds something else than a pixel-unet prior")
-    prior = PixelUNet(PixelUNetSettings(**{key: as_tuple(value) for key, value in settings.items()}))
+    prior = PixelUNet(PixelUNetSettings(**{key: as_tuples(value) for key, value in settings.items()}))
     prior.network.load_state_dict({name: value.float() for name, value in weights.items()})
     return prior.frozen()
 
 
-def as_tuple(value: Any) -> Any:
+def as_tuples(value: Any) -> Any:
     """JSON has lists only."""
+    if isinstance(value, dict):
+        return {key: as_tuples(some) for key, some in value.items()}
     return tuple(value) if isinstance(value, list) else value
 
 
 def tiny() -> PixelUNet:
     """A prior of toy size with random weights, for tests."""
-    settings = PixelUNetSettings(widths=(32, 32), depths=(1, 1), num_frames=3, frame_shape=(3, 16, 16), num_levels=50)
+    sizes = {"widths": (32, 32), "depths": (1, 1)}
+    settings = PixelUNetSettings(sizes=sizes, num_frames=3, frame_shape=(3, 16, 16), num_levels=50)
     prior, generator = PixelUNet(settings), torch.Generator().manual_seed(0)
     for parameter in prior.parameters():
         nn.init.normal_(parameter, std=0.05, generator=generator)

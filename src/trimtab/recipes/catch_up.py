@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,10 @@ from rich import print
 from trimtab import checkpoints
 from trimtab.adapters.avid import AVID
 from trimtab.core.files import write_whole
-from trimtab.data.clips import Clips
-from trimtab.diffusion.losses import DenoisingLoss, change_loss
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
-from trimtab.recipes.demo import build, held_out, held_out_loss, mean_loss
-from trimtab.recipes.procgen_prior import LENGTHS
-from trimtab.recipes.record_procgen import procgen_episodes
-from trimtab.training import Budget, fit
+from trimtab.recipes.demo import build, held_out, held_out_loss, train, training_clips
+from trimtab.training import Budget
 
 
 def catch_up(
@@ -32,6 +27,7 @@ def catch_up(
     output: Path = Path("runs/catch-up"),
     datasets: Path = Path("datasets"),
     record: Path | None = None,
+    dry_run: bool = False,
 ) -> None:
     """Train from scratch for up to `times` the steps of the demo, and find where its loss reaches AVID's.
 
@@ -44,41 +40,29 @@ def catch_up(
         demo: run folder of a finished demo.
         output: run folder of the long training; it is resumed.
         datasets: where recorded play is kept.
+        dry_run: only say what all of it will need in memory, time and disk.
         record: also write the finding to this file, which the demo's report quotes.
     """
     settings: dict[str, Any] = json.loads((demo / "settings.json").read_text())["settings"]
     prior = pixel_unet.load(settings["prior"])
     avid = checkpoints.load(demo / "avid", AVID, prior)
     _, ours = storage.read(demo / "scratch" / "state.safetensors")
-    num_frames = settings["num_frames"]
-    train = Clips(
-        procgen_episodes(num_levels=500, num_frames=num_frames, output=datasets / f"coinrun-train-{num_frames}"),
-        prior.num_context,
-        prior.num_frames,
-    )
+    clips = training_clips(prior, settings["num_frames"], datasets)
     few = held_out(prior, max(2, settings["num_clips"] // 4), datasets)
     goal = held_out_loss(avid, prior, few).mean().item()
     torch.manual_seed(settings["seed"])
     model = build("scratch", prior, settings["mask_bias"])
-    task = DenoisingLoss(model, prior.schedule, loss=change_loss, seed=settings["seed"])
     if not (output / "state.safetensors").exists():
         write_whole(output / "state.safetensors", (demo / "scratch" / "state.safetensors").read_bytes())
     for part in range(1, math.ceil(times) + 1):
-        longer = min(part, times)
-        run = fit(
-            task,
-            train,
-            Budget(steps=round(longer * ours["step"])),
-            folder=output,
-            title=f"from scratch, {longer:g} times as long",
-            batch_size=settings["batch_size"],
-            learning_rate=settings["learning_rate"],
-            lengths=LENGTHS,
-            average_decay=0.995,
-            seed=settings["seed"],
-            evaluate=partial(mean_loss, model, prior, few),
-            evaluate_every=100,
-        )
+        longer = times if dry_run else min(part, times)
+        run = train(
+            model, prior, clips, few, Budget(steps=round(longer * ours["step"])), folder=output,
+            title=f"from scratch, {longer:g} times as long", batch_size=settings["batch_size"],
+            learning_rate=settings["learning_rate"], seed=settings["seed"], dry_run=dry_run,
+        )  # fmt: skip
+        if run is None:
+            return
         points = [(line["step"], line["held_out_loss"]) for line in run.curve if "held_out_loss" in line]
         points.append((run.step, held_out_loss(model, prior, few).mean().item()))
         reached = next((step for step, loss in points if loss <= goal), None)

@@ -26,6 +26,7 @@ from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import DenoisingLoss, change_loss
 from trimtab.environments.procgen import NUM_ACTIONS
+from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import COINRUN_JUDGE
 from trimtab.metrics.evaluation import evaluate
 from trimtab.networks import storage
@@ -35,7 +36,7 @@ from trimtab.recipes._demo_report import NAMES, write_report
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.recipes.procgen_prior import LENGTHS
 from trimtab.recipes.record_procgen import procgen_episodes
-from trimtab.training import Budget, Run, fit, record_settings
+from trimtab.training import Budget, Run, record_settings
 
 Model = AVID | FromScratch
 
@@ -76,6 +77,7 @@ def demo(
     mask_bias: float = 2.0,
     prior: str = "procgen",
     seed: int = 0,
+    dry_run: bool = False,
     datasets: Path = Path("datasets"),
     output: Path = Path("runs/demo"),
 ) -> None:
@@ -94,18 +96,15 @@ def demo(
         mask_bias: AVID's initial trust in the prior, a logit.
         prior: the name of a prior that ships with the package, or the path of one.
         seed: of weights, batches and samples.
+        dry_run: only say what the two trainings will need in memory, time and disk.
         datasets: where recorded play is kept.
         output: run folder; report.html in it is the result.
     """
     started, console = time.perf_counter(), Console()
-    settings = {name: value for name, value in locals().items() if name not in ("started", "console")}
+    settings = {name: value for name, value in locals().items() if name not in ("started", "console", "dry_run")}
     record_settings(output, "demo", settings)
     frozen = pixel_unet.load(prior)
-    train = Clips(
-        procgen_episodes(num_levels=500, num_frames=num_frames, output=datasets / f"coinrun-train-{num_frames}"),
-        frozen.num_context,
-        frozen.num_frames,
-    )
+    clips = training_clips(frozen, num_frames, datasets)
     held = held_out(frozen, num_clips, datasets)
     few = held_out(frozen, max(2, num_clips // 4), datasets)
     models: dict[str, Model] = {}
@@ -113,21 +112,15 @@ def demo(
     for name in METHODS:
         torch.manual_seed(seed)
         models[name] = build(name, frozen, mask_bias)
-        runs[name] = fit(
-            DenoisingLoss(models[name], frozen.schedule, loss=change_loss, seed=seed),
-            train,
-            Budget(seconds=seconds),
-            folder=output / name,
-            title=NAMES[name],
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            lengths=LENGTHS,
-            average_decay=0.995,
-            seed=seed,
-            evaluate=partial(mean_loss, models[name], frozen, few),
-            evaluate_every=50,
-        )
-        checkpoints.save(output / name, models[name], frozen, facts={"seconds": seconds, "steps": runs[name].step})
+        run = train(
+            models[name], frozen, clips, few, Budget(seconds=seconds), dry_run=dry_run, folder=output / name,
+            title=NAMES[name], batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+        )  # fmt: skip
+        if run is not None:
+            runs[name] = run
+            checkpoints.save(output / name, models[name], frozen, facts={"seconds": seconds, "steps": run.step})
+    if dry_run:
+        return
     denoisers: dict[str, Model | PixelUNet] = {"prior": frozen, **models}
     losses = {name: held_out_loss(model, frozen, held, num_draws=4) for name, model in denoisers.items()}
     videos, mask = sample_all(denoisers, frozen, held, num_steps, seed, output / "samples.safetensors")
@@ -164,6 +157,32 @@ def build(name: str, prior: PixelUNet, mask_bias: float) -> Model:
     """An untrained model; both have one network, apart from the mask and the view of the prior."""
     options: dict[str, Any] = {"mask_bias": mask_bias} if name == "avid" else {}
     return METHODS[name](prior, num_actions=NUM_ACTIONS, **options)
+
+
+def training_clips(prior: PixelUNet, num_frames: int, datasets: Path) -> Clips:
+    """Recorded coinrun, levels 0-499."""
+    folder = datasets / f"coinrun-train-{num_frames}"
+    return Clips(
+        procgen_episodes(num_levels=500, num_frames=num_frames, output=folder), prior.num_context, prior.num_frames
+    )
+
+
+def train(
+    model: Model, prior: PixelUNet, clips: Clips, few: Held, budget: Budget, *, seed: int, dry_run: bool, **options: Any
+) -> Run | None:
+    """Train one model, with its loss on a few held-out clips in the log; `options` are those of `fit`."""
+    return fit_or_forecast(
+        dry_run,
+        DenoisingLoss(model, prior.schedule, loss=change_loss, seed=seed),
+        clips,
+        budget,
+        lengths=LENGTHS,
+        average_decay=0.995,
+        seed=seed,
+        evaluate=partial(mean_loss, model, prior, few),
+        evaluate_every=50,
+        **options,
+    )
 
 
 def held_out(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:

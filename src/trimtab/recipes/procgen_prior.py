@@ -13,9 +13,10 @@ from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion.losses import DenoisingLoss, change_loss
 from trimtab.environments.procgen import GAMES
+from trimtab.forecast import fit_or_forecast
 from trimtab.priors.pixel_unet import PixelUNet, load
 from trimtab.recipes.record_procgen import procgen_episodes
-from trimtab.training import Budget, fit, record_settings
+from trimtab.training import Budget, record_settings
 
 PRETRAINING = tuple(game for game in GAMES if game != "coinrun")
 """All games but the one that adaptation is about."""
@@ -32,6 +33,7 @@ def procgen_prior(
     cool_down: float = 0.0,
     seed: int = 0,
     initial: str | None = None,
+    dry_run: bool = False,
     data: Path = Path("datasets/procgen-pretraining"),
     output: Path = Path("runs/procgen-prior"),
 ) -> None:
@@ -44,6 +46,7 @@ def procgen_prior(
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
         initial: start from the weights of this prior, a name or a path, instead of random ones.
+        dry_run: only say what it will need in memory, time and disk.
         data: where the recorded games are, or will be.
         output: run folder; prior.safetensors in it is the result.
     """
@@ -55,7 +58,8 @@ def procgen_prior(
     if initial is not None:
         prior.load_state_dict(load(initial).state_dict())
     task = GamesAlike(DenoisingLoss(prior, prior.schedule, loss=change_loss, seed=seed), clips)
-    fit(
+    run = fit_or_forecast(
+        dry_run,
         task,
         clips,
         Budget(seconds=minutes * 60),
@@ -68,6 +72,8 @@ def procgen_prior(
         lengths=LENGTHS,
         seed=seed,
     )
+    if run is None:
+        return
     prior.save(output / "prior.safetensors")
     print(f"the prior is {output / 'prior.safetensors'}; `trimtab procgen-prior-card` measures it")
 

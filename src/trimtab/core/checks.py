@@ -1,0 +1,19 @@
+"""Checks of what models are told; knows no model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from trimtab.core.contracts import ClipSpace
+from trimtab.core.values import Conditioning
+
+
+def checked_context(given: Conditioning, clips: ClipSpace) -> Tensor:
+    """The context frames. Raises ValueError if they are missing or not what `clips` have."""
+    context, expected = given.context, (clips.num_context, *clips.frame_shape)
+    if context is None or tuple(context.shape[1:]) != expected:
+        came = "none" if context is None else str(tuple(context.shape))
+        raise ValueError(f"this model needs context frames of shape (batch, *{expected}), got {came}")
+    if not context.is_floating_point():
+        raise ValueError(f"context frames are floats in [-1, 1], got {context.dtype}; divide by 127.5 and subtract 1")
+    return context

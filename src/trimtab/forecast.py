@@ -1,0 +1,109 @@
+"""What a training will need in memory, time and disk, measured on a few of its steps; knows no model."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import print
+from torch import nn
+
+from trimtab.core.files import write_whole
+from trimtab.training import Budget, ClipSource, Run, fit
+
+TRIED = 4
+"""Steps, of which the first is not counted."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of one training.
+
+    Attributes:
+        memory: bytes of the process at its peak, or of the GPU if there is one.
+        seconds: of training.
+        steps: of the optimizer.
+        disk: bytes in the run folder at the end.
+    """
+
+    memory: int
+    seconds: float
+    steps: int
+    disk: int
+
+    def __str__(self) -> str:
+        return (
+            f"memory {self.memory / 2**30:.2f} GiB, time {self.seconds / 60:.1f} minutes for {self.steps} steps, "
+            f"disk {self.disk / 2**20:.0f} MiB"
+        )
+
+
+def fit_or_forecast(
+    dry_run: bool, task: nn.Module, clips: ClipSource, budget: Budget, *, folder: Path, **options: Any
+) -> Run | None:
+    """`fit`; what it needed is kept in needs.json, and said beside what was forecast. With `dry_run` the forecast alone.
+
+    The options are those of `fit`.
+    """
+    told = folder / "forecast.json"
+    if dry_run:
+        needs = forecast(task, clips, budget, **options)
+        write_whole(told, json.dumps(asdict(needs), indent=1) + "\n")
+        print(f"{options.get('title', 'training')} will need: {needs}")
+        return None
+    run = fit(task, clips, budget, folder=folder, **options)
+    disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    needs = Needs(peak_memory(), run.seconds, run.step, disk)
+    write_whole(folder / "needs.json", json.dumps(asdict(needs), indent=1) + "\n")
+    if told.exists():
+        print(f"forecast: {Needs(**json.loads(told.read_text()))}\nneeded:   {needs}")
+    return run
+
+
+def forecast(
+    task: nn.Module, clips: ClipSource, budget: Budget, *, lengths: Sequence[int] = (8,), **options: Any
+) -> Needs:
+    """Try a few steps on the shortest and the longest clips, and reckon from them what `fit` of the same arguments needs.
+
+    The weights are afterwards what they were before. The time of a step is taken as linear in the length of its clips, and
+    evaluations are not counted.
+    """
+    kept = {name: value.detach().clone() for name, value in task.state_dict().items()}
+    pace, disk = {}, 0
+    with tempfile.TemporaryDirectory() as place:
+        for length in sorted({min(lengths), max(lengths)}):
+            trial = Path(place) / str(length)
+            untold = {key: value for key, value in options.items() if not key.startswith(("evaluate", "log_every"))}
+            run = fit(
+                task,
+                clips,
+                Budget(steps=TRIED),
+                folder=trial,
+                lengths=(length,),
+                log_every=1,
+                **untold | {"title": "trial"},
+            )
+            pace[length] = (run.curve[-1]["seconds"] - run.curve[0]["seconds"]) / (TRIED - 1)
+            disk = 2 * (trial / "state.safetensors").stat().st_size
+    task.load_state_dict(kept)
+    low, high = min(pace), max(pace)
+    per_frame = (pace[high] - pace[low]) / max(high - low, 1)
+    per_step = sum(pace[low] + per_frame * (length - low) for length in lengths) / len(lengths)
+    steps = budget.steps or round((budget.seconds or 0) / per_step)
+    lines = steps // options.get("log_every", 20)
+    return Needs(peak_memory(), steps * per_step, steps, disk + 400 * lines)
+
+
+def peak_memory() -> int:
+    """Bytes that this process (or on a GPU, its tensors) held at its peak."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_reserved()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

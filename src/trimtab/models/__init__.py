@@ -1,0 +1,32 @@
+"""What prior, adapters and baselines are made of: a network, how it is asked about a noisy clip, and how it answers.
+
+One file a model, with the model's class as `Model`; `build` finds it by the file's name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Any
+
+from trimtab.core.contracts import ClipSpace
+
+
+def build(name: str, clips: ClipSpace, **options: Any) -> Any:
+    """An untrained `VideoModel`, an nn.Module.
+
+    Args:
+        name: of its file in this folder.
+        clips: that it is to diffuse.
+        options: the size of its network, and, as every model takes them, `num_actions` (of a discrete set) or `action_dim`
+            (of continuous actions), `sees_prior` (whether the prior's prediction is shown to it), `residual` (it answers
+            what to add to the prior's prediction, at first nothing, instead of a belief of its own), `mask` (whether it
+            answers a mask, too) and `mask_bias` (the logit of the untrained mask).
+
+    Raises:
+        ValueError: no model of this name.
+    """
+    names = [found.name for found in pkgutil.iter_modules(__path__)]
+    if name not in names:
+        raise ValueError(f"no model {name!r}; there are: {', '.join(sorted(names))}")
+    return importlib.import_module(f"{__name__}.{name}").Model(clips, **options)

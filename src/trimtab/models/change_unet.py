@@ -1,0 +1,69 @@
+"""The embedded model: the small U-Net, asked for the change since the last frame (see `FrameChange`); knows no prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from trimtab.core.checks import checked_context
+from trimtab.core.contracts import Ask, ClipSpace
+from trimtab.core.values import Conditioning, NoiseLevel, Prediction, Video
+from trimtab.diffusion.preconditioning import FrameChange, observed_drift
+from trimtab.networks.unet3d import UNet3D
+
+TINY = {"widths": (32,), "depths": (1,), "patch": 1}
+"""Sizes for tests."""
+
+
+class Model(UNet3D):
+    """A `VideoModel` whose beliefs are velocities.
+
+    Args:
+        clips: that it is to diffuse.
+        sees_prior, residual: as for every model, see `build`.
+        deviation: the usual change between frames.
+        widths, depths, patch: of the network, as the other options, see `UNet3D`.
+    """
+
+    def __init__(
+        self,
+        clips: ClipSpace,
+        *,
+        sees_prior: bool = False,
+        residual: bool = False,
+        deviation: float = 0.2,
+        widths: Sequence[int] = (64, 128, 192),
+        depths: Sequence[int] = (1, 1, 2),
+        patch: int = 2,
+        **options: Any,
+    ) -> None:
+        channels = clips.frame_shape[0]
+        super().__init__(
+            in_channels=channels * (1 + clips.num_context + int(sees_prior)),
+            out_channels=channels if residual else FrameChange.answer_channels(channels),
+            max_frames=clips.num_frames,
+            widths=widths,
+            depths=depths,
+            patch=patch,
+            **options,
+        )
+        self.clips = (clips,)  # in a tuple, so that a prior is neither trained nor saved with it
+        self.sizes = {"deviation": deviation, "widths": list(widths), "depths": list(depths), "patch": patch}
+        self.sees_prior, self.residual, self.deviation = sees_prior, residual, deviation
+
+    def bind(self, given: Conditioning) -> Ask:
+        context = checked_context(given, self.clips[0])
+        known = None if given.actions is None else given.is_known("actions")
+        drift = observed_drift(context)
+
+        def ask(noisy: Video, level: NoiseLevel, prior: Prediction | None = None) -> tuple[Prediction, Tensor | None]:
+            change = FrameChange(noisy, level, context, self.deviation, drift)
+            seen = change.stacked(prior.tensor) if prior is not None and self.sees_prior else change.stacked()
+            answer, mask = self(seen, change.angle, given.actions, known)
+            if prior is not None and self.residual:
+                return prior.like(prior.tensor + answer), mask
+            return change.belief(answer), mask
+
+        return ask
