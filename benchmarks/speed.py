@@ -30,11 +30,8 @@ from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.world_model import WorldModel
 
 STEPS = 4
-LAYERS = {
-    "embedded": ((64, 32), (128, 16), (256, 8)),
-    "of the paper's size": ((50, 64), (100, 64), (200, 32), (400, 16), (800, 8)),
-}
-"""Channels and side of the 3x3 convolutions that the models' time should go into."""
+LAYERS = ((64, 32), (128, 16), (256, 8), (50, 64), (100, 64), (200, 32), (400, 16), (800, 8))
+"""Channels and side of the 3x3 convolutions that time should go into: the embedded models', then the paper's."""
 
 
 def seconds(run: Callable[[], object], repeats: int = 5) -> float:
@@ -73,11 +70,9 @@ def limit() -> float:
     fast, best = matrix_dtype("cpu"), 0.0
     for dtype in dict.fromkeys((fast, torch.float32)):
         rates = {"matrix product, 2048": product_limit(dtype)}
-        for layers in LAYERS.values():
-            rates |= {
-                f"3x3 convolution, {wide} channels, {side}": convolution_limit(wide, side, dtype)
-                for wide, side in layers
-            }
+        rates |= {
+            f"3x3 convolution, {wide} channels, {side}": convolution_limit(wide, side, dtype) for wide, side in LAYERS
+        }
         for name, rate in rates.items():
             print(f"  {str(dtype).removeprefix('torch.'):9}{name:40}{rate / 1e9:6.0f} GFLOP/s")
         best = max(best, *rates.values()) if dtype == fast else best

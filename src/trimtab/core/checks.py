@@ -9,7 +9,10 @@ from trimtab.core.values import Conditioning
 
 
 def checked_context(given: Conditioning, clips: ClipSpace) -> Tensor:
-    """The context frames. Raises ValueError if they are missing or not what `clips` have."""
+    """The context frames, (batch, num_context, channel, height, width) floats in [-1, 1] or latents.
+
+    Raises ValueError if they are missing, or of another shape or dtype than `clips` have.
+    """
     context, expected = given.context, (clips.num_context, *clips.frame_shape)
     if context is None or tuple(context.shape[1:]) != expected:
         came = "none" if context is None else str(tuple(context.shape))

@@ -1,8 +1,7 @@
 """The values that flow through the library and the one formula that composes them; knows no network, file or robot.
 
 Everything starts from ``noisy = alpha * clean + sigma * noise``. A `Prediction` is a belief about the parts of that
-sum;
-`combine` is the weighted sum of such beliefs that every composition method reduces to.
+sum; `combine` is the weighted sum of such beliefs that every composition method reduces to.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ class Conditioning:
 
     Attributes:
         context: clean frames already observed, (batch, num_context, channel, height, width), in [-1, 1] or latents.
-        actions: (batch, step) integer indices or (batch, step, dim) floats. Counting the last context frame as frame
-            0,
+        actions: (batch, step) integer indices or (batch, step, dim) floats. Counting the last context frame as frame 0,
             action k leads from frame k to frame k + 1, so action k causes the k-th predicted frame.
         state: proprioception, (batch, dim).
         text: token states, (batch, token, feature).

@@ -22,7 +22,7 @@ PRETRAINING = tuple(game for game in GAMES if game != "coinrun")
 """All games but the one that adaptation is about."""
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 8, 8)
-"""Frames that training steps predict, in equal shares, so that one model serves whole clips and single steps."""
+"""Frames that a training step predicts, one of these entries, so that one model serves whole clips and single steps."""
 
 
 def procgen_prior(
