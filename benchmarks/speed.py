@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,14 +21,15 @@ from trimtab.core.values import Clip
 from trimtab.data import samples
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
-from trimtab.diffusion.losses import DenoisingLoss, Loss, change_loss, clean_loss
+from trimtab.diffusion.losses import DenoisingLoss, clean_loss
 from trimtab.networks.avid_unet3d import AvidUNet3D
 from trimtab.networks.precision import keep_freed_memory, matrix_dtype
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
+from trimtab.recipes.procgen_prior import frames_task
 from trimtab.world_model import WorldModel
 
-STEPS = 4
+STEPS = 2
 LAYERS = ((64, 32), (128, 16), (256, 8), (50, 64), (100, 64), (200, 32), (400, 16), (800, 8))
 """Channels and side of the 3x3 convolutions that time should go into: the embedded models', then the paper's."""
 
@@ -79,11 +79,10 @@ def limit() -> float:
     return best
 
 
-def train(model: nn.Module, clip: Clip, loss: Loss, schedule: pixel_unet.schedules.Schedule) -> None:
+def train(task: DenoisingLoss, clip: Clip) -> None:
     """Everything of a training step but the optimizer's."""
-    task = DenoisingLoss(model, schedule, loss=loss)  # type: ignore[arg-type]
     task(clip, step=0, samples=range(len(clip.video))).mean().backward()
-    model.zero_grad()
+    task.zero_grad()
 
 
 def ask(model: Denoiser, clip: Clip, prior: PixelUNet) -> None:
@@ -115,9 +114,9 @@ def embedded(best: float) -> None:
     noise = sampling.start_noise(tuple(clip.video.shape[1:]), 0, range(16))
     jobs: dict[str, tuple[Callable[[], object], int]] = {
         "prior, forward": (partial(ask, prior, clip, prior), 16),
-        "prior, training step": (partial(train, trainable, clip, change_loss, prior.schedule), 16),
+        "prior, training step": (partial(train, frames_task(trainable, prior.schedule, seed=0), clip), 16),
         "AVID pair, forward": (partial(ask, adapter, clip, prior), 16),
-        "AVID pair, training step": (partial(train, adapter, clip, change_loss, prior.schedule), 16),
+        "AVID pair, training step": (partial(train, frames_task(adapter, prior.schedule, seed=0), clip), 16),
         f"AVID pair, sampling in {STEPS} steps": (lambda: sampler(adapter, noise, clip.given), 16),
     }
     report(best, jobs)
@@ -136,11 +135,12 @@ def of_the_papers_size(best: float, batch: int = 4) -> None:
     sizes = {"width": 100, "heads": 8, "head_dim": 64}
     base = PixelUNet(PixelUNetSettings("avid_unet", sizes, schedule="sigmoid", num_levels=200)).frozen()
     adapter = AVID(base, model="avid_unet", num_actions=15, mask_bias=0.0)
+    task = DenoisingLoss(adapter, base.schedule, loss=clean_loss)
     found = report(
         best,
         {
             "AVID-22M pair, forward": (partial(ask, adapter, clip, base), batch),
-            "AVID-22M pair, training step": (partial(train, adapter, clip, clean_loss, base.schedule), batch),
+            "AVID-22M pair, training step": (partial(train, task, clip), batch),
         },
         repeats=2,
     )

@@ -64,7 +64,7 @@ def test_the_config_is_for_people_and_says_what_the_file_says(saved: Path) -> No
     assert (config["method"], config["prior"], config["facts"]) == ("AVID", prior.fingerprint, {"steps": 7})
     assert config["settings"] == {
         "model": "change_unet", "num_actions": 3, "action_dim": None, "learn_mask": True, "see_prior": True,
-        "mask_bias": 2.0, "deviation": 0.2,
+        "mask_bias": 0.0, "deviation": 0.2,
         "widths": [32], "depths": [1], "patch": 1,
     }  # fmt: skip
     (saved / checkpoints.CONFIG).unlink()

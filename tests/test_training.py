@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab import training
+from trimtab.core.files import alone_in
 from trimtab.core.values import Clip, Conditioning
 from trimtab.diffusion.losses import DenoisingLoss
 from trimtab.networks import storage
@@ -428,6 +429,14 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
         train(tmp_path / "file" / "run")
     with pytest.raises(ValueError, match="cannot write to"):
         train(tmp_path / "file")
+
+
+def test_a_folder_in_which_another_process_trains_is_refused_and_nothing_is_lost(tmp_path: Path, whole: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    with alone_in(folder), pytest.raises(ValueError, match="another process is at work in"):
+        train(folder, budget=Budget(steps=20))
+    assert same(folder, whole)
+    assert log_of(folder) == log_of(whole)
 
 
 def test_a_task_without_anything_to_train_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from rich import print
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from trimtab.core.files import write_whole
+from trimtab.core.files import alone_in, write_whole
 from trimtab.core.values import Clip
 from trimtab.networks import storage
 
@@ -119,8 +119,8 @@ def fit(
         evaluate: figures for the log, measured on the averaged weights every `evaluate_every` steps.
 
     Raises:
-        ValueError: `folder` cannot be written to, its states are damaged or belong to another task, or the batch cannot be
-            shared by the processes.
+        ValueError: `folder` cannot be written to, or another process trains in it; its states are damaged or belong to
+            another task; or the batch cannot be shared by the processes.
         OSError: the state could not be saved, as on a full disk; the last one that was is kept.
         FloatingPointError: more than `max_skipped` batches had no finite gradient.
     """
@@ -145,7 +145,8 @@ def fit(
     progress = Progress(*columns, TextColumn("{task.fields[note]}"), disable=not accelerator.is_main_process)
     shown = progress.add_task(title, total=1.0, note="")
     last_save, whole = time.perf_counter(), True
-    with progress, Path(folder / "log.jsonl" if accelerator.is_main_process else os.devnull).open("w") as log:
+    mine = alone_in(folder) if accelerator.is_main_process else nullcontext()
+    with mine, progress, Path(folder / "log.jsonl" if accelerator.is_main_process else os.devnull).open("w") as log:
         log.writelines(json.dumps(line) + "\n" for line in run.curve)  # without what came after the state was saved
         progress.console.print(f"{title}: state and log in {folder}" + (f", from step {run.step}" if run.step else ""))
         try:

@@ -47,9 +47,9 @@ def built(prior: GaussianPrior, **options: Any) -> AVID:
 def trust(adapter: AVID, logit: float) -> AVID:
     """The adapter with one mask logit everywhere."""
     assert adapter.network.mask is not None
-    nn.init.zeros_(adapter.network.mask.weight)
-    assert adapter.network.mask.bias is not None
-    nn.init.constant_(adapter.network.mask.bias, logit)
+    for parameter in adapter.network.mask.parameters():
+        nn.init.zeros_(parameter)
+    adapter.network.mask_bias = logit
     return adapter
 
 
@@ -58,16 +58,23 @@ def by_hand(
 ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
     """The adapter's own belief in every kind, the prior's tensor, and the mask, from the formulas of the paper."""
     assert given.context is not None
-    prior = adapter.prior.bind(Conditioning(context=given.context))(noisy, level).tensor
+    belief = adapter.prior.bind(Conditioning(context=given.context))(noisy, level)
+    prior, shown = belief.tensor, adapter.network.sees_prior
+    departs = shown and belief.kind != "noise"  # from the prior's clean video, instead of the last frame
     alpha, sigma = (value[:, None, None, None, None].double() for value in (level.alpha, level.sigma))
     length = (alpha**2 + sigma**2).sqrt()
     a, s, d = alpha / length, sigma / length, adapter.network.deviation
-    last = given.context[:, -1:].double()
-    seen_change = (noisy / length - a * last) / ((a * d) ** 2 + s**2).sqrt()
+    last = belief.clean.double() if departs else given.context[:, -1:].double()
+    narrow = ((a * d) ** 2 + s**2).sqrt()
+    seen_change = (noisy / length - a * last) / narrow
     context = given.context.flatten(1, 2)[:, None].expand(-1, noisy.shape[1], -1, -1, -1)
-    seen = [seen_change.float(), context, *([prior] if adapter.network.sees_prior else [])]
+    seen = [seen_change.float(), context, *([prior] if shown else [])]
     answer, logit = adapter.network(torch.cat(seen, dim=2), torch.atan2(level.sigma, level.alpha), given.actions)
     answer, scale, where = answer.double().split([noisy.shape[2], 1, 2], dim=2)
+    if departs:  # and an answer of zero is the prior's velocity: what the noise alone says of it is there already
+        wanted = (belief.velocity.double() / length) + s * last
+        there = a * s * (1 - d**2) / narrow**2 * (noisy / length - a * last)
+        answer = answer + (wanted - there) * narrow / d
     d, last = d * (4 * scale).clamp(-6, 2).exp(), displaced(last, 4 * where.cumsum(1))
     variance = (a * d) ** 2 + s**2
     # Of the change r ~ N(0, d^2), seen as a * r + s * e: the mean of its velocity, and the network's share.
@@ -142,7 +149,9 @@ def test_the_network_sees_the_prior_only_if_it_may(learn_mask: bool) -> None:
         adapter._prior = (other,)
         adapter.bind(given)(noisy, level)
         assert seen[0].shape[2] == adapter.network.in_channels == 3 * (3 + see_prior)
-        assert torch.equal(seen[0][:, :, :9], seen[1][:, :, :9])
+        assert torch.equal(
+            seen[0][:, :, 3:9], seen[1][:, :, 3:9]
+        )  # the change, before them, is from what the prior shows
         if see_prior:
             assert torch.equal(seen[1][:, :, 9:], other.bind(given)(noisy, level).tensor)
             assert not torch.equal(seen[0][:, :, 9:], seen[1][:, :, 9:])

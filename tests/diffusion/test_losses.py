@@ -129,6 +129,17 @@ def test_levels_are_uniform_and_the_video_is_noised_in_float32() -> None:
     torch.testing.assert_close((noisy.flatten() / level.sigma).std(), torch.ones(()), rtol=0, atol=0.15)
 
 
+def test_more_draws_choose_noisier_levels_and_the_first_draw_stays() -> None:
+    """The largest of three uniform draws is 3/4 of the way up on average, with a deviation of 0.194."""
+    few, many = Scaled(), Scaled()
+    schedule, clip = schedules.sigmoid(), Clip(torch.zeros(400, 1, 1, 1, 1), Conditioning())
+    for denoiser, draws in ((few, 1), (many, 3)):
+        DenoisingLoss(denoiser, schedule, draws=draws)(clip, step=0, samples=range(400))
+    one, three = (schedule.index_of(denoiser.seen[0][2]) for denoiser in (few, many))
+    assert (three >= one).all()
+    assert abs(three.mean().item() / 200 - 0.75) < 4 * 0.194 / 20
+
+
 def test_the_codec_encodes_frames_and_context() -> None:
     class Halved:
         space = "frames"

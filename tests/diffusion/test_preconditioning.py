@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from trimtab.core.values import Conditioning, NoiseLevel, Video
+from trimtab.core.values import Conditioning, NoiseLevel, Prediction, Video
 from trimtab.diffusion import schedules
-from trimtab.diffusion.losses import change_loss
+from trimtab.diffusion.losses import change_loss, perceived, velocity_loss
 from trimtab.diffusion.noise import gaussian_noise
 from trimtab.diffusion.preconditioning import FrameChange, displaced, observed_drift
 from trimtab.diffusion.schedules import Schedule
@@ -138,6 +138,65 @@ def test_the_loss_of_the_change_charges_a_wrong_answer_by_its_share_in_the_veloc
     torch.testing.assert_close(small, share.sqrt(), rtol=2e-3, atol=1e-3)  # far above the tail: the absolute error
     torch.testing.assert_close(large, share / 20, rtol=5e-3, atol=1e-4)  # far below: half the square over the tail
     assert change_loss(right, clean, noise).abs().max() < 2e-3
+
+
+def test_the_loss_of_the_change_charges_what_is_misplaced_less_than_what_is_gone() -> None:
+    """By hand: a dot of one pixel, gone or beside its place, errors of pixels and of squares of 2 and 4, near no noise."""
+    clean = torch.zeros(1, 1, 3, 4, 4)
+    clean[..., 0, 0] = 1
+    level = NoiseLevel(torch.tensor([0.6]), torch.tensor([0.8]))
+    share = 0.2 / math.hypot(0.6 * 0.2, 0.8)
+    scale, noise = 0.8 + 0.6**2 / 0.8, torch.randn_like(clean)  # what an error of the clean video is in the velocity
+
+    def loss(believed: Tensor, **options: int) -> float:
+        belief = Prediction(believed, "clean", level.add_noise(clean, noise), level)
+        return change_loss(belief, clean, noise, tail=1e-6, **options).item()
+
+    gone, beside, away = torch.zeros_like(clean), clean.roll(1, -1), clean.roll(3, -1)
+    unit = scale / math.sqrt(share) / 16  # one pixel of sixteen
+    assert loss(gone, coarsest=1) == pytest.approx(unit, rel=1e-3)
+    assert loss(beside, coarsest=1) == pytest.approx(2 * unit, rel=1e-3)
+    assert loss(gone, coarsest=4) == pytest.approx(unit, rel=1e-3)  # the mean of three figures that are the same
+    assert loss(beside, coarsest=4) == pytest.approx(2 * unit / 7, rel=1e-3)  # squares do not see it
+    assert loss(away, coarsest=4) == pytest.approx((2 + 2 * 2) * unit / 7, rel=1e-3)  # that of 4 does not
+    assert loss(away, coarsest=64) == loss(away, coarsest=4)
+
+
+def test_a_perceived_loss_adds_a_distance_of_the_clean_videos() -> None:
+    noisy, level, context, clean, noise = drawn(SCHEDULES["cosine"])
+    belief = FrameChange(noisy, level, context, 0.2).belief(told(torch.randn_like(noisy)))
+    asked: list[Tensor] = []
+
+    def distance(generated: Tensor, real: Tensor) -> Tensor:
+        asked.extend((generated, real))
+        return (generated - real).flatten(2).square().sum(2)
+
+    both = perceived(velocity_loss, distance, 0.5)(belief, clean, noise)
+    assert torch.equal(asked[0], belief.clean)
+    assert torch.equal(asked[1], clean)
+    apart = (belief.clean - clean).square().sum((1, 2, 3, 4)) / 4
+    torch.testing.assert_close(both, velocity_loss(belief, clean, noise) + 0.5 * apart)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_network_can_begin_at_what_another_believes(name: str) -> None:
+    noisy, level, context, clean, _ = drawn(SCHEDULES[name])
+    prior = Prediction(clean + 0.1 * torch.randn_like(clean), "clean", noisy, level)
+    change = FrameChange(noisy, level, context, 0.2, guess=prior.clean)
+    belief = change.belief(change.answer_of(prior))
+    sigma = level.sigma
+    torch.testing.assert_close(
+        belief.tensor, prior.as_kind("velocity").tensor, rtol=1e-3, atol=1e-3 * sigma.max().item()
+    )
+
+
+def test_a_guess_is_what_moves() -> None:
+    """At pure noise the belief of a network that only says a motion is the guess, displaced, and not the last frame."""
+    noisy, _, context, clean, _ = drawn(SCHEDULES["zero_snr"])
+    pure = NoiseLevel(torch.zeros(5), torch.ones(5), may_be_pure=True)
+    change = FrameChange(noisy, pure, context, 0.2, guess=clean)
+    belief = change.belief(told(torch.zeros_like(noisy), right=1.0))
+    torch.testing.assert_close(belief.clean[..., :-1], clean[..., 1:], rtol=1e-4, atol=1e-4)
 
 
 def test_extra_channels_come_last() -> None:
@@ -282,9 +341,11 @@ def test_what_moves_across_a_still_picture_is_no_drift() -> None:
 
 
 def test_a_picture_that_drifts_on_is_what_an_answer_of_zero_expects() -> None:
-    """And the network sees it still: apart from the border, all frames alike and no change."""
-    video = drifting(2, -1)
-    context, clean = video[:, :2], video[:, 2:]
+    """And the network sees it still: apart from the border, all frames alike and no change. The drift fades: of 2 pixels
+    right, 2, 1.6 and 1.28 follow, and of 1 down, 1, 0.8 and 0.64, added up and rounded."""
+    context = drifting(2, -1)[:, :2]
+    places = torch.tensor([[2.0, -1.0], [4.0, -2.0], [5.0, -2.0]])[None, :, :, None, None].expand(2, -1, -1, -1, -1)
+    clean = displaced(context[:, -1:], places)
     level = schedules.cosine().level(torch.tensor([200, 700]))
     noise = gaussian_noise(tuple(clean.shape[1:]), seed=0, step=0, samples=[0, 1])
     noisy = level.add_noise(clean, noise)

@@ -16,6 +16,7 @@ from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.recipes import catch_up as longer
 from trimtab.recipes import demo as recipe
 from trimtab.recipes.demo import METHODS, NAMES, demo
+from trimtab.recipes.few_steps import SAMPLERS, few_steps
 
 NUM_CLIPS = 4
 
@@ -175,3 +176,25 @@ def test_a_longer_run_says_when_it_reaches_avid(
         assert facts["reached_at_times"] is None
         assert done == round(3.5 * steps)
         assert "did not reach the loss of AVID (0.0000) within 3.5 times" in facts["sentence"]
+
+
+def test_few_steps_are_held_against_many(finished: Finished, tmp_path: Path) -> None:
+    """The demo's own sampler, at its own number of steps, gives the demo's own videos and so the demo's own figures."""
+    few_steps(
+        steps=(1, 2),
+        num_clips=NUM_CLIPS,
+        demo=finished.output,
+        datasets=finished.settings["datasets"],
+        output=tmp_path,
+    )
+    found, of_demo = (
+        {(row["method"], row["metric"]): row["overall"]["mean"] for row in results["figures"]}
+        for results in (json.loads((tmp_path / "few_steps.json").read_text()), finished.results())
+    )
+    for metric in ("LPIPS", "PSNR", "sharpness"):
+        assert found["DPM-Solver++ 2M, 2", metric] == pytest.approx(of_demo[NAMES["avid"], metric], rel=1e-3)
+        first = {found[f"{name}, 1", metric] for name in SAMPLERS}
+        assert max(first) - min(first) < 1e-3 * max(first), (
+            "one step to a clean video is the belief, whatever the sampler"
+        )
+    assert (tmp_path / "few_steps.png").read_bytes().startswith(b"\x89PNG")

@@ -33,7 +33,7 @@ class AVID(nn.Module):
         learn_mask: False for the ablation without a mask, out = prior + adapter (which starts exactly as the prior).
         see_prior: False for the ablation whose adapter does not see the prior's output.
         mask_bias: the initial mask logit: 0 trusts the prior by one half, as in the paper; 2 by 88%, so that a short
-            training starts near the prior.
+            training starts near the prior, which `change_unet` does anyway, as its own belief begins as the prior's.
         sizes: of the model's network.
     """
 
@@ -46,7 +46,7 @@ class AVID(nn.Module):
         action_dim: int | None = None,
         learn_mask: bool = True,
         see_prior: bool = True,
-        mask_bias: float = 2.0,
+        mask_bias: float = 0.0,
         **sizes: Any,
     ) -> None:
         super().__init__()

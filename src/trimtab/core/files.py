@@ -1,8 +1,12 @@
-"""Writing a file whole or not at all; knows nothing of what is in it."""
+"""Writing a file whole or not at all, and a folder to oneself; knows nothing of what is in them."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -21,3 +25,26 @@ def write_whole(path: Path, content: bytes | str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder to oneself, until the end of the context or of the process, however that ends.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            os.close(handle)
+            raise ValueError(
+                f"another process is at work in {folder}; wait until it ends, stop it, or name another folder"
+            ) from None
+        # a file system without locks: then nobody can tell
+    try:
+        yield
+    finally:
+        os.close(handle)

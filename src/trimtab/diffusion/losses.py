@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trimtab.core.contracts import Codec, Denoiser
 from trimtab.core.values import Clip, Prediction, Video
@@ -19,6 +20,7 @@ from trimtab.diffusion.noise import gaussian_noise, uniform_integers
 from trimtab.diffusion.schedules import Schedule
 
 Loss = Callable[[Prediction, Video, Video], Float[Tensor, " batch"]]
+Distance = Callable[[Video, Video], Float[Tensor, "batch time"]]
 
 
 def noise_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
@@ -43,9 +45,9 @@ def velocity_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[T
 
 
 def change_loss(
-    prediction: Prediction, clean: Video, noise: Video, deviation: float = 0.2, tail: float = 0.05
+    prediction: Prediction, clean: Video, noise: Video, deviation: float = 0.2, tail: float = 0.05, coarsest: int = 8
 ) -> Float[Tensor, " batch"]:
-    """Pseudo-Huber error of the velocity, weighted up where only the change since the last frame is left to predict.
+    """Pseudo-Huber error of the velocity, fine and coarse, weighted up where only the change is left to predict.
 
     A `FrameChange` network's share in the velocity is ``d / sqrt(alpha^2 d^2 + sigma^2)``, which falls from 1 at a clean
     video to d at pure noise. The squared error is divided by it: halfway between the plain velocity, which neglects the
@@ -54,11 +56,44 @@ def change_loss(
     Changes have heavy tails: most pixels stay, a few jump. Squared errors hear the few alone, and leave haze where nothing
     moves. So an error counts ``sqrt(error^2 + tail^2) - tail``, squared when small and absolute when large (the loss of
     Song and Dhariwal, arXiv 2310.14189, section 3.3, pixel by pixel); what is learned lies between mean and median.
+
+    The median of a small thing whose place is uncertain is that it is nowhere. So errors count as means over squares of
+    2, 4, .. `coarsest` pixels too, times their side: there a thing in not quite its place is a small error, and a thing
+    that is gone a large one.
+
+    Args:
+        prediction, clean, noise: as for every loss.
+        deviation: the network's.
+        tail: the error at which squares turn into absolute values.
+        coarsest: side of the largest squares, a power of two; 1 for errors of pixels alone.
     """
     alpha, sigma = prediction.level.broadcast()
     share = deviation * torch.hypot(alpha, sigma) * torch.rsqrt((alpha * deviation) ** 2 + sigma**2)
-    error = (prediction.velocity - (alpha * noise - sigma * clean)) ** 2 / share
-    return per_sample(torch.sqrt(error + tail**2) - tail)
+    error = ((prediction.velocity - (alpha * noise - sigma * clean)) * share.rsqrt()).flatten(0, 1)
+    sides = [2**power for power in range(min(coarsest, *error.shape[2:]).bit_length())]
+    total = error.new_zeros(len(clean))
+    for side in sides:
+        mean = error if side == 1 else functional.avg_pool2d(error, side)
+        loss = torch.sqrt(mean**2 + tail**2) - tail
+        total = total + side * per_sample(loss.unflatten(0, clean.shape[:2]))
+    return total / sum(sides)
+
+
+def perceived(loss: Loss, distance: Distance, weight: float) -> Loss:
+    """A loss, and the perceptual distance of the predicted clean frames from the real ones.
+
+    Errors of pixels do not say what is seen: of two clips as wrong in pixels, one may be blurred and one a little late.
+
+    Args:
+        loss: of pixels.
+        distance: of two clips, (batch, time, channel, height, width), a frame: (batch, time), differentiable.
+        weight: of the distance, averaged over frames.
+    """
+
+    def both(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
+        return loss(prediction, clean, noise) + weight * distance(prediction.clean, clean).mean(1)
+
+    return both
 
 
 def flow_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
@@ -80,7 +115,7 @@ def per_sample(errors: Video) -> Float[Tensor, " batch"]:
 
 
 class DenoisingLoss(nn.Module):
-    """The loss of a denoiser on clips, at noise levels drawn uniformly.
+    """The loss of a denoiser on clips, at noise levels drawn at random.
 
     It is a module, so that what wraps modules (several processes, mixed precision) wraps the whole training step.
 
@@ -90,6 +125,8 @@ class DenoisingLoss(nn.Module):
         loss: one of the losses of this file, or any function like them.
         seed: of the draws, which depend on (seed, step, sample) alone.
         codec: encodes the clip's frames and context first; without it clips are already in the denoiser's space.
+        draws: a level is the noisiest of so many uniform draws. With 1 all are drawn alike; with more, the noisy ones more
+            often, where a clip takes shape, and where it shows nothing yet of what the actions will do.
     """
 
     def __init__(
@@ -100,9 +137,11 @@ class DenoisingLoss(nn.Module):
         loss: Loss = velocity_loss,
         seed: int = 0,
         codec: Codec | None = None,
+        draws: int = 1,
     ) -> None:
         super().__init__()
         self.denoiser, self.schedule, self.loss, self.seed, self.codec = denoiser, schedule, loss, seed, codec
+        self.purposes = ["level", *(f"level {draw}" for draw in range(1, draws))]
 
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
         """The loss of each sample of the clip, (batch,) float32.
@@ -120,8 +159,11 @@ class DenoisingLoss(nn.Module):
         if self.codec is not None:
             clip = encoded(clip, self.codec)
         clean = clip.video.float()
-        index = uniform_integers(self.schedule.num_levels, seed=self.seed, step=step, samples=samples, purpose="level")
-        level = self.schedule.level(index.to(clean.device))
+        indices = [
+            uniform_integers(self.schedule.num_levels, seed=self.seed, step=step, samples=samples, purpose=purpose)
+            for purpose in self.purposes
+        ]
+        level = self.schedule.level(torch.stack(indices).amax(0).to(clean.device))
         noise = gaussian_noise(tuple(clean.shape[1:]), seed=self.seed, step=step, samples=samples, device=clean.device)
         prediction = self.denoiser.bind(clip.given)(level.add_noise(clean, noise), level)
         return self.loss(prediction, clean, noise)

@@ -21,16 +21,19 @@ STEP = 4.0
 """Pixels of motion, and natural logarithms of deviation, to a unit of the network's answer: they are reached in a
 short training, in which answers stay of order one."""
 
+LASTING = 0.8
+"""Share of a drift that is left a frame later: cameras brake, jumps end (a damped trend)."""
+
 
 class FrameChange:
     """A noisy clip, seen as the noisy change since the last context frame, by an eye that moves with the picture.
 
     If the whole picture drifts (a camera moves), the network sees all frames as if it did not: each displaced by the drift
-    since the last one. It says three things about every pixel: how it moves besides, how far it may be from what moved
-    there (a deviation d), and where in this range it is. Motion adds up over the frames of the clip (frame k is displaced
-    by k drifts and the sum of the first k answers), so that steady motion is the same answer at every frame. With r =
-    clean - displaced last frame, taken as
-    Gaussian of standard deviation d, and change = noisy - alpha * displaced last frame, the velocity of r is
+    since the last one, which fades from frame to frame, in whole pixels, so that nothing is blurred. It says three things
+    about every pixel: how it moves besides, how far it may be from what moved there (a deviation d), and where in this
+    range it is. Motion adds up over the frames of the clip (frame k is displaced by the drift until then and the sum of
+    the first k answers), so that steady motion is the same answer at every frame. With r = clean - displaced last frame,
+    taken as Gaussian of standard deviation d, and change = noisy - alpha * displaced last frame, the velocity of r is
     ``skip * change + scale * answer``, where ``skip = alpha * sigma * (1 - d^2) * narrow^2``, ``scale = d * narrow`` and
     ``narrow = 1 / sqrt(alpha^2 * d^2 + sigma^2)``; the velocity of the clip is that minus ``sigma * displaced``.
 
@@ -44,13 +47,21 @@ class FrameChange:
         context: (batch, num_context, channel, height, width), the clean frames before.
         deviation: the root mean square change of a frame, from which the network departs.
         drift: (batch, 2), as `observed_drift` finds it in the context; none by default.
+        guess: a clip to depart from instead of the displaced last frame, such as the clean video that a prior believes in;
+            the network then says how that moves.
 
     Raises:
         ValueError: context and noisy clip do not fit together.
     """
 
     def __init__(
-        self, noisy: Video, level: NoiseLevel, context: Context, deviation: float, drift: Drift | None = None
+        self,
+        noisy: Video,
+        level: NoiseLevel,
+        context: Context,
+        deviation: float,
+        drift: Drift | None = None,
+        guess: Video | None = None,
     ) -> None:
         if context.shape[0] != noisy.shape[0] or context.shape[2:] != noisy.shape[2:]:
             raise ValueError(
@@ -59,10 +70,15 @@ class FrameChange:
         length = torch.hypot(level.alpha, level.sigma)
         self.noisy, self.level, self.context, self.deviation = noisy, level, context, deviation
         drift = context.new_zeros(len(context), 2) if drift is None else drift
-        steps = torch.arange(1, noisy.shape[1] + 1, device=noisy.device)
-        self.drifted = drift[:, None, :, None, None] * steps[:, None, None, None]  # of each frame, from the last
+        drift = drift[:, None, :, None, None]
+        fades = LASTING ** torch.arange(noisy.shape[1], device=noisy.device)
+        self.drifted = (drift * fades.cumsum(0)[:, None, None, None]).round()  # of each frame, from the last
         self.native = NoiseLevel(level.alpha / length, level.sigma / length, level.may_be_pure)
         self.video = noisy / length.reshape(length.shape + (1,) * (5 - length.ndim))
+        self.drift = drift
+        self.last = displaced(context[:, -1:], self.drifted)
+        self.guess = self.last if guess is None else guess
+        self.source, self.offset = (context[:, -1:], self.drifted) if guess is None else (guess, 0 * self.drifted)
 
     @staticmethod
     def answer_channels(channels: int) -> int:
@@ -77,9 +93,10 @@ class FrameChange:
     def stacked(self, *extra: Video) -> Float[Tensor, "batch time channels height width"]:
         """What the network sees, stacked on channels: change, scaled to variance one; context frames; and `extra`."""
         alpha, sigma = self.native.broadcast()
-        back = range(self.context.shape[1] - 1, -1, -1)  # steps from each context frame to the last
-        seen = [displaced(self.context[:, -1 - age, None], self.drifted + age * self.drifted[:, :1]) for age in back]
-        change = (self.video - alpha * seen[-1]) * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
+        back = range(self.context.shape[1] - 1, 0, -1)  # steps from each context frame to the last
+        seen = [displaced(self.context[:, -1 - age, None], self.drifted + age * self.drift) for age in back]
+        seen.append(self.last)
+        change = (self.video - alpha * self.guess) * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
         return torch.cat([change, *seen, *extra], dim=2)
 
     def belief(self, answer: Video) -> Prediction:
@@ -92,12 +109,24 @@ class FrameChange:
         """
         position, scale, motion = answer.split([answer.shape[2] - 3, 1, 2], dim=2)
         alpha, sigma = self.native.broadcast()
-        expected = displaced(self.context[:, -1:], self.drifted + STEP * motion.cumsum(dim=1))
+        expected = displaced(self.source, self.offset + STEP * motion.cumsum(dim=1))
         deviation = self.deviation * (STEP * scale).clamp(-6, 2).exp()
         narrow = torch.rsqrt((alpha * deviation) ** 2 + sigma**2)
         skip = alpha * sigma * (1 - deviation**2) * narrow**2
         velocity = skip * (self.video - alpha * expected) + deviation * narrow * position - sigma * expected
         return Prediction(velocity, "velocity", self.video, self.native).seen_at(self.noisy, self.level)
+
+    def answer_of(self, belief: Prediction) -> Video:
+        """The answer that says what this belief about the same noisy clip says: a position; no scale, no motion.
+
+        The belief's velocity must be finite, which that of a noise prediction is not at pure noise.
+        """
+        velocity = belief.seen_at(self.video, self.native).velocity
+        nothing = velocity.new_zeros(*velocity.shape[:2], 3, *velocity.shape[3:])
+        silent = self.belief(torch.cat([torch.zeros_like(velocity), nothing], dim=2)).seen_at(self.video, self.native)
+        alpha, sigma = self.native.broadcast()
+        share = self.deviation * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
+        return torch.cat([(velocity - silent.velocity) / share, nothing], dim=2)
 
 
 def observed_drift(context: Context) -> Drift:
@@ -127,13 +156,13 @@ def observed_drift(context: Context) -> Drift:
 
 
 def displaced(
-    frame: Float[Tensor, "batch 1 channel height width"],
+    frame: Float[Tensor, "batch #time channel height width"],
     displacement: Float[Tensor, "batch time 2 height width"] | Float[Tensor, "batch time 2 1 1"],
 ) -> Video:
     """For each pixel of a clip the frame's value at a displacement from it, bilinear; beyond the border, the border's.
 
     Args:
-        frame: (batch, 1, channel, height, width).
+        frame: (batch, 1, channel, height, width), or one for each frame of the clip.
         displacement: (batch, time, 2, height, width) in pixels, to the right and down; of size 1 for whole frames.
     """
     (height, width), (batch, time) = frame.shape[3:], displacement.shape[:2]

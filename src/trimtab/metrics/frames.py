@@ -6,7 +6,7 @@ figures, overall figures and paired differences all come from one table. Frames 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from trimtab.core.values import Video
 from trimtab.metrics.weights import LPIPS_ALEX, read_arrays
+from trimtab.networks.precision import fast_products
 
 PerFrame = Float[Tensor, "batch time"]
 Images = Float[Tensor, "image 3 height width"]
@@ -145,15 +146,30 @@ class Lpips(nn.Module):
         _check_size("LPIPS", real, 31)
 
         def measure(first: Images, second: Images) -> Tensor:
-            total = torch.zeros(len(first), device=first.device)
-            for layer, features in enumerate(self.features(torch.cat([first, second]))):
-                one, other = features.chunk(2)
-                total += torch.einsum("nchw,c->n", (one - other).square(), self.get_buffer(f"head_{layer}")) / (
-                    one.shape[2] * one.shape[3]
-                )
-            return total
+            together = self.features(torch.cat([first, second]))
+            return self.between(((layer[: len(first)], layer[len(first) :]) for layer in together), len(first))
 
         return _over_frames(measure, generated, real)
+
+    def distance(self, generated: Video, real: Video) -> PerFrame:
+        """The same to train by: gradients reach the generated frames, whose values may leave [-1, 1].
+
+        In bf16 where the processor is fast at it.
+        """
+        _check_size("LPIPS", real, 31)
+        with fast_products(real.device):
+            with torch.no_grad():
+                goal = self.features(real.flatten(0, 1))
+            features = zip(self.features(generated.flatten(0, 1)), goal, strict=True)
+            return self.between(features, len(real.flatten(0, 1))).unflatten(0, real.shape[:2])
+
+    def between(self, features: Iterable[tuple[Tensor, Tensor]], num: int) -> Float[Tensor, " image"]:
+        """The distances, given the features of both sides, layer by layer."""
+        total = self.get_buffer("shift").new_zeros(num)
+        for layer, (one, other) in enumerate(features):
+            weights = self.get_buffer(f"head_{layer}")
+            total = total + torch.einsum("nchw,c->n", (one - other).square(), weights) / one[0, 0].numel()
+        return total
 
 
 def _check_size(name: str, video: Tensor, smallest: int) -> None:

@@ -59,11 +59,17 @@ class Model(UNet3D):
         drift = observed_drift(context)
 
         def ask(noisy: Video, level: NoiseLevel, prior: Prediction | None = None) -> tuple[Prediction, Tensor | None]:
-            change = FrameChange(noisy, level, context, self.deviation, drift)
-            seen = change.stacked(prior.tensor) if prior is not None and self.sees_prior else change.stacked()
-            answer, mask = self(seen, change.angle, given.actions, known)
+            shown = prior if self.sees_prior else None
+            guess = None
+            if shown is not None and shown.kind != "noise":  # which near pure noise says little of the clean video
+                guess = shown.clean
+            change = FrameChange(noisy, level, context, self.deviation, drift, guess)
+            extra = [] if shown is None else [shown.tensor]
+            answer, mask = self(change.stacked(*extra), change.angle, given.actions, known)
             if prior is not None and self.residual:
                 return prior.like(prior.tensor + answer), mask
+            if shown is not None and guess is not None:
+                answer = answer + change.answer_of(shown)
             return change.belief(answer), mask
 
         return ask

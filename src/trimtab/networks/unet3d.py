@@ -12,6 +12,10 @@ from torch.nn import functional
 from trimtab.networks.blocks import Block, FourierEmbedding
 from trimtab.networks.precision import fast_products
 
+MASK_PACE = 0.25
+"""How fast a mask logit learns, compared with the answer. An adapter knows less than its prior at first: a mask that is
+quick to say so shuts it out before it has learned what only it is told."""
+
 
 class UNet3D(nn.Module):
     """Noisy frames (and whatever is stacked on their channels) to an answer a pixel, and optionally a mask logit.
@@ -19,7 +23,7 @@ class UNet3D(nn.Module):
     Frames are cut into patches (pixel-unshuffle), so that the widths suit matrix units and little time goes into large,
     thin images. Every block mixes space by a 3x3 convolution and time by a 3-tap one, and is scaled and shifted frame by
     frame by the sum of three embeddings: noise level, place of the frame in the clip, and the action that causes the
-    frame. The answer starts at zero, the mask logit at `mask_bias` everywhere.
+    frame; so is what the answer is made of. The answer starts at zero, the mask logit at `mask_bias` everywhere.
 
     Args:
         in_channels: channels of the input, the noisy frame and everything stacked on it.
@@ -57,6 +61,7 @@ class UNet3D(nn.Module):
             raise ValueError(f"widths {tuple(widths)} must be multiples of 32, one for each of depths {tuple(depths)}")
         self.in_channels, self.out_channels, self.patch, self.max_frames = in_channels, out_channels, patch, max_frames
         self.num_actions, self.action_dim = num_actions, action_dim
+        self.mask_bias = mask_bias
         self.multiple = patch * 2 ** (len(widths) - 1)
 
         self.level = nn.Sequential(
@@ -82,13 +87,12 @@ class UNet3D(nn.Module):
         self.grow = nn.ModuleList(nn.Conv2d(widths[i + 1], 4 * widths[i], 1) for i in range(last))
         self.up = nn.ModuleList(blocks(stage) for stage in range(last))
         self.norm = nn.GroupNorm(widths[0] // 32, widths[0])
+        self.modulation = nn.Linear(embedding, 2 * widths[0])
         self.answer = nn.Conv2d(widths[0], out_channels * patch**2, 3, padding=1)
         self.mask = nn.Conv2d(widths[0], patch**2, 3, padding=1) if mask else None
-        for parameter in self.answer.parameters():
+        heads = [self.modulation, self.answer] + ([] if self.mask is None else [self.mask])
+        for parameter in (parameter for head in heads for parameter in head.parameters()):
             nn.init.zeros_(parameter)
-        if self.mask is not None:
-            nn.init.zeros_(self.mask.weight)
-            nn.init.constant_(self.mask.bias, mask_bias)  # type: ignore[arg-type]
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
@@ -128,11 +132,14 @@ class UNet3D(nn.Module):
                 frames = functional.pixel_shuffle(grow(frames), 2).contiguous(memory_format=torch.channels_last) + skip
                 for block in blocks:
                     frames = block(frames, condition, time)
-            frames = functional.silu(self.norm(frames))
+            scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+            frames = functional.silu(torch.addcmul(shift, self.norm(frames), 1 + scale))
             answer = functional.pixel_shuffle(self.answer(frames), self.patch)
             mask = None if self.mask is None else functional.pixel_shuffle(self.mask(frames), self.patch)
         unfold = (batch, time)
-        return answer.float().unflatten(0, unfold), None if mask is None else mask.float().unflatten(0, unfold)
+        if mask is not None:
+            mask = self.mask_bias + MASK_PACE * mask.float().unflatten(0, unfold)
+        return answer.float().unflatten(0, unfold), mask
 
     def _condition(
         self, angle: Tensor, actions: Tensor | None, known: Tensor | None, batch: int, time: int

@@ -24,7 +24,7 @@ from trimtab.core.files import write_whole
 from trimtab.core.values import Clip, Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
-from trimtab.diffusion.losses import DenoisingLoss, change_loss
+from trimtab.diffusion.losses import DenoisingLoss
 from trimtab.environments.procgen import NUM_ACTIONS
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import COINRUN_JUDGE
@@ -34,7 +34,7 @@ from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._demo_report import NAMES, write_report
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
-from trimtab.recipes.procgen_prior import LENGTHS
+from trimtab.recipes.procgen_prior import LENGTHS, frames_task
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.training import Budget, Run, record_settings
 
@@ -70,11 +70,11 @@ def demo(
     *,
     seconds: float = 240.0,
     num_clips: int = 256,
-    num_steps: int = 4,
+    num_steps: int = 2,
     num_frames: int = 50_000,
-    batch_size: int = 16,
+    batch_size: int = 8,
     learning_rate: float = 1e-3,
-    mask_bias: float = 2.0,
+    mask_bias: float = -1.0,
     prior: str = "procgen",
     seed: int = 0,
     dry_run: bool = False,
@@ -173,7 +173,7 @@ def train(
     """Train one model, with its loss on a few held-out clips in the log; `options` are those of `fit`."""
     return fit_or_forecast(
         dry_run,
-        DenoisingLoss(model, prior.schedule, loss=change_loss, seed=seed),
+        frames_task(model, prior.schedule, seed),
         clips,
         budget,
         lengths=LENGTHS,

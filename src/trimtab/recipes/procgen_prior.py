@@ -8,12 +8,15 @@ import torch
 from rich import print
 from torch import Tensor, nn
 
+from trimtab.core.contracts import Denoiser
 from trimtab.core.values import Clip
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
-from trimtab.diffusion.losses import DenoisingLoss, change_loss
+from trimtab.diffusion.losses import DenoisingLoss, change_loss, perceived
+from trimtab.diffusion.schedules import Schedule
 from trimtab.environments.procgen import GAMES
 from trimtab.forecast import fit_or_forecast
+from trimtab.metrics.frames import Lpips
 from trimtab.priors.pixel_unet import PixelUNet, load
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.training import Budget, record_settings
@@ -57,7 +60,7 @@ def procgen_prior(
     prior = PixelUNet()
     if initial is not None:
         prior.load_state_dict(load(initial).state_dict())
-    task = GamesAlike(DenoisingLoss(prior, prior.schedule, loss=change_loss, seed=seed), clips)
+    task = GamesAlike(frames_task(prior, prior.schedule, seed, draws=2), clips)
     run = fit_or_forecast(
         dry_run,
         task,
@@ -78,8 +81,15 @@ def procgen_prior(
     print(f"the prior is {output / 'prior.safetensors'}; `trimtab procgen-prior-card` measures it")
 
 
+def frames_task(denoiser: Denoiser, schedule: Schedule, seed: int, draws: int = 1) -> DenoisingLoss:
+    """What the embedded models are trained by: the change in pixels, and how different the frames look."""
+    loss = perceived(change_loss, Lpips().distance, weight=0.5)
+    return DenoisingLoss(denoiser, schedule, loss=loss, seed=seed, draws=draws)
+
+
 class GamesAlike(nn.Module):
-    """A loss that hears quiet games too: each game's by the inverse square root of how much its frames change.
+    """A loss that hears quiet games too: each game's by the inverse square root of how much its frames change, but none's
+    more than four times.
 
     The weight of a clip depends on its game alone, so that what is best for a game stays what it was.
     """
@@ -88,7 +98,8 @@ class GamesAlike(nn.Module):
         super().__init__()
         self.task, self.clips = task, clips
         changes = torch.tensor([mean_change(Clips(game)) for game in clips.sets])
-        self.weights = changes.rsqrt() * (changes.mean() / changes.sqrt().mean())  # as loud as before together
+        weights = changes.rsqrt() * (changes.mean() / changes.sqrt().mean())  # as loud as before together
+        self.weights = weights.clamp(max=4)
 
     def forward(self, clip: Clip, *, step: int, samples: Tensor) -> Tensor:
         weights = self.weights[self.clips.sets_of(samples)].to(clip.video.device)
