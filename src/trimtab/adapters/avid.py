@@ -34,7 +34,7 @@ class AVID(nn.Module):
         see_prior: False for the ablation whose adapter does not see the prior's output.
         mask_bias: the initial mask logit: 0 trusts the prior by one half, as in the paper; 2 by 88%, so that a short
             training starts near the prior, which `change_unet` does anyway, as its own belief begins as the prior's.
-        sizes: of the model's network.
+        sizes: of the model's network; also `recompute=True`, to train in less memory.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class AVID(nn.Module):
     ) -> None:
         super().__init__()
         self._prior = (prior,)  # in a tuple, so that it is neither trained, nor saved, nor switched to train mode
-        actions = {"num_actions": num_actions, "action_dim": action_dim}
+        actions: dict[str, Any] = {"num_actions": num_actions, "action_dim": action_dim}
         switches = {"learn_mask": learn_mask, "see_prior": see_prior, "mask_bias": mask_bias}
         self.network = build(
             model,

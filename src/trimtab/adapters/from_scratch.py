@@ -31,7 +31,7 @@ class FromScratch(nn.Module):
         **sizes: Any,
     ) -> None:
         super().__init__()
-        actions = {"num_actions": num_actions, "action_dim": action_dim}
+        actions: dict[str, Any] = {"num_actions": num_actions, "action_dim": action_dim}
         self.space = prior.space
         self.network = build(model, prior, **actions, **sizes)
         self.settings: dict[str, Any] = {"model": model, **actions, **self.network.sizes}

@@ -10,14 +10,16 @@ import pkgutil
 from typing import Any
 
 from trimtab.core.contracts import ClipSpace
+from trimtab.networks import memory
 
 
-def build(name: str, clips: ClipSpace, **options: Any) -> Any:
+def build(name: str, clips: ClipSpace, *, recompute: bool = False, **options: Any) -> Any:
     """An untrained `VideoModel`, an nn.Module.
 
     Args:
         name: of its file in this folder.
         clips: that it is to diffuse.
+        recompute: train in less memory and more time (gradient checkpointing).
         options: the size of its network, and, as every model takes them, `num_actions` (of a discrete set) or `action_dim`
             (of continuous actions), `sees_prior` (whether the prior's prediction is shown to it), `residual` (it answers
             what to add to the prior's prediction, at first nothing, instead of a belief of its own), `mask` (whether it
@@ -29,4 +31,7 @@ def build(name: str, clips: ClipSpace, **options: Any) -> Any:
     names = [found.name for found in pkgutil.iter_modules(__path__)]
     if name not in names:
         raise ValueError(f"no model {name!r}; there are: {', '.join(sorted(names))}")
-    return importlib.import_module(f"{__name__}.{name}").Model(clips, **options)
+    model = importlib.import_module(f"{__name__}.{name}").Model(clips, **options)
+    if recompute:
+        memory.recompute(model)
+    return model

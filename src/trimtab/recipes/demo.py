@@ -42,6 +42,9 @@ Model = AVID | FromScratch
 
 METHODS: dict[str, type[Model]] = {"avid": AVID, "scratch": FromScratch}
 
+UNSAID = ("started", "console", "dry_run", "recompute")
+"""What changes no result, and is no setting of a run."""
+
 
 @dataclass(frozen=True)
 class Held:
@@ -78,6 +81,7 @@ def demo(
     prior: str = "procgen",
     seed: int = 0,
     dry_run: bool = False,
+    recompute: bool = False,
     datasets: Path = Path("datasets"),
     output: Path = Path("runs/demo"),
 ) -> None:
@@ -97,11 +101,12 @@ def demo(
         prior: the name of a prior that ships with the package, or the path of one.
         seed: of weights, batches and samples.
         dry_run: only say what the two trainings will need in memory, time and disk.
+        recompute: train in less memory and more time (gradient checkpointing).
         datasets: where recorded play is kept.
         output: run folder; report.html in it is the result.
     """
     started, console = time.perf_counter(), Console()
-    settings = {name: value for name, value in locals().items() if name not in ("started", "console", "dry_run")}
+    settings = {name: value for name, value in locals().items() if name not in UNSAID}
     record_settings(output, "demo", settings)
     frozen = pixel_unet.load(prior)
     clips = training_clips(frozen, num_frames, datasets)
@@ -111,7 +116,7 @@ def demo(
     runs: dict[str, Run] = {}
     for name in METHODS:
         torch.manual_seed(seed)
-        models[name] = build(name, frozen, mask_bias)
+        models[name] = build(name, frozen, mask_bias, recompute)
         run = train(
             models[name], frozen, clips, few, Budget(seconds=seconds), dry_run=dry_run, folder=output / name,
             title=NAMES[name], batch_size=batch_size, learning_rate=learning_rate, seed=seed,
@@ -153,10 +158,10 @@ def demo(
     console.print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes; open {report.resolve()}")
 
 
-def build(name: str, prior: PixelUNet, mask_bias: float) -> Model:
+def build(name: str, prior: PixelUNet, mask_bias: float, recompute: bool = False) -> Model:
     """An untrained model; both have one network, apart from the mask and the view of the prior."""
     options: dict[str, Any] = {"mask_bias": mask_bias} if name == "avid" else {}
-    return METHODS[name](prior, num_actions=NUM_ACTIONS, **options)
+    return METHODS[name](prior, num_actions=NUM_ACTIONS, recompute=recompute, **options)
 
 
 def training_clips(prior: PixelUNet, num_frames: int, datasets: Path) -> Clips:
