@@ -122,11 +122,12 @@ class FrameChange:
         The belief's velocity must be finite, which that of a noise prediction is not at pure noise.
         """
         velocity = belief.seen_at(self.video, self.native).velocity
-        nothing = velocity.new_zeros(*velocity.shape[:2], 3, *velocity.shape[3:])
-        silent = self.belief(torch.cat([torch.zeros_like(velocity), nothing], dim=2)).seen_at(self.video, self.native)
         alpha, sigma = self.native.broadcast()
-        share = self.deviation * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
-        return torch.cat([(velocity - silent.velocity) / share, nothing], dim=2)
+        narrow = torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
+        skip = alpha * sigma * (1 - self.deviation**2) * narrow**2
+        silent = skip * (self.video - alpha * self.guess) - sigma * self.guess  # what an answer of zero says
+        position = (velocity - silent) / (self.deviation * narrow)
+        return torch.cat([position, torch.zeros_like(position[:, :, :1]).expand(-1, -1, 3, -1, -1)], dim=2)
 
 
 def observed_drift(context: Context) -> Drift:
