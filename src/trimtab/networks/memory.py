@@ -14,8 +14,8 @@ from trimtab.networks.blocks import Block
 def recompute(network: nn.Module) -> None:
     """From now on only the inputs of this network's blocks are kept for gradients (Chen et al., arXiv 1604.06174).
 
-    Answers and gradients stay the same. A training step takes about a third more operations, and the memory of activations
-    falls to that of the blocks' borders and of one block.
+    Answers and gradients stay the same. The blocks' way forward is taken twice in a training step, and the memory of
+    activations falls to that of the blocks' borders and of one block.
     """
     for module in network.modules():
         if isinstance(module, Block | Stage):
