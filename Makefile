@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test test-slow lint bench install
+.PHONY: demo test test-slow lint bench bench-data install
 
 demo: install  ## the main job: train an AVID adapter on real Procgen frames, and look at it
 	$(BIN)/trimtab demo
@@ -20,6 +20,9 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/speed.py
+
+bench-data: install
+	$(BIN)/python benchmarks/data.py
 
 install: $(STAMP)
 

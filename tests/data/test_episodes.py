@@ -162,7 +162,7 @@ def test_stale_cache_is_rebuilt(write_set: WriteSet) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["frames.uint8", "index.npz", "key.json"])
+@pytest.mark.parametrize("name", ["frames.uint8", "actions.npy", "index.npz", "key.json"])
 def test_truncated_cache_is_rebuilt(write_set: WriteSet, name: str) -> None:
     folder = write_set([5, 6])
     expected = Episodes.open(folder).frames.copy()

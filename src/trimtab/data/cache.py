@@ -1,8 +1,9 @@
 """The raw copy of a set's frames that makes random access fast: built, recognised as stale, mapped; knows no clips.
 
-``cache/`` holds frames.uint8 (all frames one after another), index.npz (actions, lengths, levels) and key.json, written
-last. The key names every file of the set with its size and time of change: while these stay the same the cache is
-trusted; when they differ the files' checksums are verified, and the cache is rebuilt unless the contents are the same.
+``cache/`` holds frames.uint8 (all frames one after another), actions.npy (alike), index.npz (lengths and levels of the
+episodes) and key.json, written last. Frames and actions are mapped, so that memory does not grow with the set. The key
+names every file of the set with its size and time of change: while these stay the same the cache is trusted; when they
+differ the files' checksums are verified, and the cache is rebuilt unless the contents are the same.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from trimtab.data.layout import (
 )
 
 Index = dict[str, np.ndarray]
-FRAMES, INDEX, KEY = "frames.uint8", "index.npz", "key.json"
+FRAMES, ACTIONS, INDEX, KEY = "frames.uint8", "actions.npy", "index.npz", "key.json"
 
 
 def open_cache(folder: Path) -> tuple[np.ndarray, Index]:
-    """The frames, memory-mapped, and the index; builds or rebuilds the cache if it has to.
+    """The frames and the index, both memory-mapped; builds or rebuilds the cache if it has to.
 
     Raises:
         DamagedEpisodes: a file of the set is truncated or altered.
@@ -53,7 +54,11 @@ def open_cache(folder: Path) -> tuple[np.ndarray, Index]:
             with contextlib.suppress(OSError):  # read-only: the files are verified again next time, nothing is lost
                 write_json(key, cache / KEY)
     frames = np.memmap(cache / FRAMES, dtype=np.uint8, mode="r").reshape(-1, *frame_shape(folder))
-    return frames, dict(np.load(cache / INDEX, allow_pickle=False))
+    return frames, {"actions": actions_of(cache), **np.load(cache / INDEX, allow_pickle=False)}
+
+
+def actions_of(cache: Path) -> np.ndarray:
+    return np.load(cache / ACTIONS, mmap_mode="r", allow_pickle=False)
 
 
 def frame_shape(folder: Path) -> tuple[int, ...]:
@@ -79,6 +84,7 @@ def read_key(cache: Path) -> dict[str, Any] | None:
     """The key of a complete cache, None if there is none that can be used."""
     try:
         key = read_json(cache / KEY)
+        actions_of(cache)
         complete = (cache / FRAMES).stat().st_size == key["num_bytes"] and zipfile.is_zipfile(cache / INDEX)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
@@ -86,8 +92,9 @@ def read_key(cache: Path) -> dict[str, Any] | None:
 
 
 def write_index(folder: Path, cache: Path, actions: np.ndarray, episodes: Sequence[dict[str, Any]]) -> None:
-    """Complete a cache whose frames are written: the index, then the key of the set at `folder`."""
-    np.savez(cache / INDEX, **index_of(actions, episodes))
+    """Complete a cache whose frames are written: actions and index, then the key of the set at `folder`."""
+    np.save(cache / ACTIONS, actions)
+    np.savez(cache / INDEX, **index_of(episodes))
     write_json(key_of(folder), cache / KEY)
 
 
@@ -122,12 +129,11 @@ def load(folder: Path) -> tuple[np.ndarray, Index]:
     """The frames and the index in memory; verifies every file and writes nothing."""
     verify(folder)
     frames, actions = zip(*decode(folder), strict=True)
-    return np.concatenate(frames), index_of(np.concatenate(actions), read_episodes(folder))
+    return np.concatenate(frames), {"actions": np.concatenate(actions), **index_of(read_episodes(folder))}
 
 
-def index_of(actions: np.ndarray, episodes: Sequence[dict[str, Any]]) -> Index:
-    lengths, levels = (np.array([episode[name] for episode in episodes], np.int64) for name in ("length", "level"))
-    return {"actions": actions, "lengths": lengths, "levels": levels}
+def index_of(episodes: Sequence[dict[str, Any]]) -> Index:
+    return {f"{name}s": np.array([episode[name] for episode in episodes], np.int64) for name in ("length", "level")}
 
 
 def read_episodes(folder: Path) -> list[dict[str, Any]]:
