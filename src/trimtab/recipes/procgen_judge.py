@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from rich import print
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from trimtab.core.values import Clip
 from trimtab.data.clips import Clips
+from trimtab.diffusion.noise import as_indices, gaussian_noise, generator
 from trimtab.environments.procgen import COINRUN_EFFECTS, COINRUN_WEIGHTS, NUM_ACTIONS, Procgen, StickyPolicy
+from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import ActionJudge, JudgeFile, is_recognised
 from trimtab.metrics.intervals import mean_interval
+from trimtab.networks.precision import fast_products
 from trimtab.recipes.record_procgen import procgen_episodes
+from trimtab.training import Budget, record_settings
 
 COINRUN_TABLES: dict[str, tuple[int, ...]] = {
     "effects": COINRUN_EFFECTS,
@@ -38,51 +44,39 @@ def procgen_judge(
     num_test_frames: int = 40_000,
     episode_frames: int = 100,
     seed: int = 0,
-    num_threads: int = 1,
+    dry_run: bool = False,
     datasets: Path = Path("datasets"),
-    output: Path = Path("runs/procgen_judge/coinrun.safetensors"),
+    output: Path = Path("runs/procgen-judge"),
 ) -> None:
     """Train the judge of coinrun's actions on levels 20000-29999 and test it on levels 10000-10999.
 
-    The judge that ships with the library is made with ``--output src/trimtab/metrics/judges/coinrun.safetensors``.
-
     Args:
         num_frames: frames to train on.
-        num_steps: optimiser steps.
+        num_steps: optimizer steps.
         batch_size: triples of frames a step.
         learning_rate: the highest; it warms up over the first tenth and then falls to zero.
         width: of the network.
         num_test_frames: frames to test on.
         episode_frames: after so many frames of a level the next level begins, for more levels.
         seed: of the weights, the batches and the noise; the episodes have their own.
-        num_threads: processor threads.
+        dry_run: only say what the training will need in memory, time and disk.
         datasets: the folder of recorded episodes.
-        output: where the weights go; the card goes beside them as .json.
+        output: run folder; coinrun.safetensors in it, with its card beside it, is the result.
     """
-    torch.set_num_threads(num_threads)
-    torch.manual_seed(seed)
+    settings = {name: value for name, value in locals().items() if name != "dry_run"}
+    record_settings(output, "procgen-judge", settings)
     train = coinrun_triples(20_000, 10_000, num_frames, episode_frames, datasets / "coinrun-judge-train")
     test = coinrun_triples(10_000, 1_000, num_test_frames, episode_frames, datasets / "coinrun-judge-test")
+    torch.manual_seed(seed)
     judge = ActionJudge(NUM_ACTIONS, width)
-    optimiser = torch.optim.AdamW(judge.parameters(), learning_rate, weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, num_steps, pct_start=0.1)
-    use_bfloat16 = bool(torch.cpu.get_capabilities().get("amx_bf16", False))
-    running = 0.0
-    for step in range(num_steps):
-        clip = train.batch(train.draw(seed, step, batch_size))
-        frames, actions = triples(clip)
-        seen = degrade(judge.look(frames))
-        with torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16):
-            logits = judge.score(seen)
-        loss = functional.cross_entropy(logits.float(), actions)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        rate.step()
-        running += loss.item()
-        if (step + 1) % 100 == 0:
-            print(f"step {step + 1} of {num_steps}, loss {running / 100:.3f}")
-            running = 0.0
+    run = fit_or_forecast(
+        dry_run, Reading(judge, seed), train, Budget(steps=num_steps), folder=output, title="judge of coinrun",
+        batch_size=batch_size, learning_rate=learning_rate, warm_up=num_steps // 10, cool_down=0.9, lengths=(1,),
+        seed=seed, log_every=100,
+    )  # fmt: skip
+    if run is None:
+        return
+    judge = judge.cpu()
     card = {
         "game": "coinrun",
         "train_levels": "20000-29999",
@@ -99,8 +93,28 @@ def procgen_judge(
         "policy": train.sets[0].provenance["policy"],
         "versions": {name: version(name) for name in ("trimtab", "torch", "numpy", "procgen-mirror")},
     }
-    JudgeFile(output).save(judge, card)
+    JudgeFile(output / "coinrun.safetensors").save(judge, card)
     print(card["accuracy"])
+
+
+class Reading(nn.Module):
+    """The judge's task, for `fit`: name the action that leads to the last of three frames, drawn as a model may draw them.
+
+    Args:
+        judge: to train.
+        seed: of what is done to the frames.
+    """
+
+    def __init__(self, judge: ActionJudge, seed: int) -> None:
+        super().__init__()
+        self.judge, self.seed = judge, seed
+
+    def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
+        frames, actions = triples(clip)
+        seen = degrade(self.judge.look(frames), self.seed, step, samples)
+        with fast_products(frames.device):
+            logits = self.judge.score(seen)
+        return functional.cross_entropy(logits.float(), actions, reduction="none")
 
 
 def coinrun_triples(first_level: int, num_levels: int, num_frames: int, episode_frames: int, folder: Path) -> Clips:
@@ -123,15 +137,18 @@ def triples(clip: Clip) -> tuple[Tensor, Tensor]:
     return torch.cat([known["context"], clip.video], dim=1), known["actions"][:, 0].long()
 
 
-def degrade(frames: Tensor) -> Tensor:
+def degrade(
+    frames: Float[Tensor, "batch 3 channel height width"], seed: int, step: int, samples: Sequence[int] | Tensor
+) -> Float[Tensor, "batch 3 channel height width"]:
     """Frames as a world model may draw them: half of the triples blurred, each frame by its own amount, all with noise.
 
     A judge trained on clean frames alone fails on a slight blur, and then measures sharpness instead of actions.
     """
-    num = len(frames)
-    blurred = functional.avg_pool2d(frames.flatten(0, 1), 3, 1, 1, count_include_pad=False).unflatten(0, (num, 3))
-    amount = torch.rand(num, 3, 1, 1, 1) * (torch.rand(num, 1, 1, 1, 1) < 0.5)
-    return frames.lerp(blurred, amount) + 0.02 * torch.rand(num, 1, 1, 1, 1) * torch.randn_like(frames)
+    blurred = functional.avg_pool2d(frames.flatten(0, 1), 3, 1, 1, count_include_pad=False).unflatten(0, (-1, 3))
+    draws = [torch.rand(5, generator=generator(seed, step, sample, "degrade")) for sample in as_indices(samples)]
+    blur, is_blurred, spread = torch.stack(draws).to(frames.device)[:, :, None, None, None].split((3, 1, 1), dim=1)
+    noise = gaussian_noise(frames.shape[1:], seed=seed, step=step, samples=samples, device=frames.device)
+    return frames.lerp(blurred, blur * (is_blurred < 0.5)) + 0.02 * spread * noise
 
 
 def num_levels(clips: Clips) -> int:
