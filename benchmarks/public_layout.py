@@ -80,11 +80,20 @@ def over_time(layer: TemporalAttention, video: Tensor, order: Order) -> Tensor:
     tokens = normed(video, layer.norm.gain).permute(0, 3, 4, 2, 1)
     query, key, value = heads_of(layer, tokens, layer.heads)
     logits = (
-        torch.einsum("...id,...jd->...ij", order.rotate(query * layer.head_dim**-0.5), order.rotate(key)) + order.bias
+        torch.einsum("...id,...jd->...ij", turned(query * layer.head_dim**-0.5, order), turned(key, order)) + order.bias
     )
     weights = (logits - logits.amax(dim=-1, keepdim=True).detach()).softmax(dim=-1)
     mixed = torch.einsum("...ij,...jd->...id", weights, value).transpose(-2, -3).flatten(-2)
     return video + layer.out(mixed).permute(0, 4, 3, 1, 2)
+
+
+def turned(features: Tensor, order: Order) -> Tensor:
+    """Rotary embedding, pair by pair."""
+    size = 2 * order.cos.shape[-1]
+    pairs, rest = features[..., :size].unflatten(-1, (-1, 2)), features[..., size:]
+    first, second = pairs.unbind(-1)
+    both = torch.stack([first * order.cos - second * order.sin, second * order.cos + first * order.sin], dim=-1)
+    return torch.cat([both.flatten(-2), rest], dim=-1)
 
 
 def over_space(layer: SpatialAttention, video: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class Model(UNet3D):
         sees_prior: bool = False,
         residual: bool = False,
         deviation: float = 0.2,
-        widths: Sequence[int] = (64, 128, 192),
+        widths: Sequence[int] = (64, 96, 128),
         depths: Sequence[int] = (1, 1, 2),
         patch: int = 2,
         **options: Any,

@@ -16,6 +16,9 @@ from torch.nn import functional
 
 from trimtab.networks.blocks import Frames
 
+PLACES = 512
+"""How many positions attend over time at once: so many that what is worked out for them stays in the processor's cache."""
+
 
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of every position, with a gain and no shift."""
@@ -65,17 +68,20 @@ class Order(NamedTuple):
     sin: Float[Tensor, "time pairs"]
     bias: Float[Tensor, "heads time time"]
 
-    def rotate(self, features: Float[Tensor, "*batch time feature"]) -> Float[Tensor, "*batch time feature"]:
-        size = 2 * self.cos.shape[-1]
-        turned, rest = features.split([size, features.shape[-1] - size], dim=-1)
-        first, second = turned.unflatten(-1, (-1, 2)).unbind(-1)
-        cos, sin = self.cos.to(features.dtype), self.sin.to(features.dtype)
-        pairs = torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1)
-        return torch.cat([pairs.flatten(-2), rest], dim=-1)
+    def turn(self, head_dim: int) -> Float[Tensor, "time feature feature"]:
+        """Each frame's rotation as a matrix, for features as rows."""
+        first = torch.arange(0, 2 * self.cos.shape[-1], 2, device=self.cos.device)
+        turn = torch.eye(head_dim, device=self.cos.device).repeat(len(self.cos), 1, 1)
+        turn[:, first, first] = turn[:, first + 1, first + 1] = self.cos
+        turn[:, first, first + 1], turn[:, first + 1, first] = self.sin, -self.sin
+        return turn
 
 
 class TemporalAttention(nn.Module):
-    """Residual attention of each position to itself in the other frames."""
+    """Residual attention of each position to itself in the other frames.
+
+    Queries and keys are turned by their frame's number by turning the weights that make them: of those there are fewer.
+    """
 
     def __init__(self, channels: int, heads: int, head_dim: int) -> None:
         super().__init__()
@@ -85,14 +91,31 @@ class TemporalAttention(nn.Module):
         self.out = nn.Linear(heads * head_dim, channels, bias=False)
 
     def forward(self, frames: Frames, order: Order) -> Frames:
-        (num, _, height, width), time = frames.shape, len(order.cos)
-        tokens = self.norm(frames).permute(0, 2, 3, 1)
-        qkv = self.qkv(tokens).reshape(num // time, time, height * width, 3, self.heads, self.head_dim)
-        query, key, value = qkv.permute(3, 0, 2, 4, 1, 5)  # each (batch, place, head, time, feature)
-        logits = order.rotate(query * self.head_dim**-0.5) @ order.rotate(key).transpose(-1, -2)
-        mixed = torch.softmax(logits.float() + order.bias, dim=-1).to(value.dtype) @ value
-        joined = mixed.permute(0, 3, 1, 2, 4).reshape(num, height, width, -1)
-        return frames + self.out(joined).permute(0, 3, 1, 2)
+        (num, channels, height, width), time = frames.shape, len(order.cos)
+        tokens = self.norm(frames).permute(0, 2, 3, 1).unflatten(0, (-1, time))
+        places = tokens.transpose(0, 1).reshape(time, -1, channels)  # of all clips
+        weight = self.turned(order)
+        mixed = torch.cat([self.mixed(some, weight, order) for some in places.split(PLACES, dim=1)], dim=1)
+        mixed = mixed.unflatten(1, (-1, height, width)).transpose(0, 1).reshape(num, height, width, channels)
+        return frames + mixed.permute(0, 3, 1, 2)
+
+    def mixed(
+        self, places: Float[Tensor, "time place channel"], weight: Tensor, order: Order
+    ) -> Float[Tensor, "time place channel"]:
+        qkv = torch.bmm(places, weight).unflatten(-1, (3, self.heads, self.head_dim))
+        query, key, value = qkv.permute(2, 1, 3, 0, 4).flatten(1, 2)  # each (place of a head, time, feature)
+        logits = torch.bmm(query, key.transpose(1, 2)).unflatten(0, (-1, self.heads))
+        weights = softmax_of_few(logits * self.head_dim**-0.5 + order.bias).to(value.dtype)
+        mixed = torch.bmm(weights.flatten(0, 1), value).unflatten(0, (-1, self.heads))
+        return self.out(mixed.permute(2, 0, 1, 3).flatten(2))
+
+    def turned(self, order: Order) -> Float[Tensor, "time channel three_heads_feature"]:
+        """The weights of queries and keys turned by each frame's rotation, those of values the same in every frame."""
+        weight = self.qkv.weight.t().contiguous().unflatten(1, (3, -1, self.head_dim))
+        turn = order.turn(self.head_dim).to(weight.dtype).transpose(0, 1).flatten(1)
+        both = (weight[:, :2].reshape(-1, self.head_dim) @ turn).view(*weight[:, :2].shape[:3], -1, self.head_dim)
+        both = both.permute(3, 0, 1, 2, 4)
+        return torch.cat([both, weight[:, 2:].to(both.dtype).expand(len(both), -1, -1, -1, -1)], dim=2).flatten(2)
 
 
 class SpatialAttention(nn.Module):
@@ -123,11 +146,22 @@ class LinearAttention(nn.Module):
         self.norm = ChannelNorm(channels)
         self.qkv = nn.Linear(channels, 3 * heads * head_dim, bias=False)
         self.out = nn.Linear(heads * head_dim, channels)
+        same_head = torch.eye(heads).repeat_interleave(head_dim, 0).repeat_interleave(head_dim, 1)
+        self.same_head: Tensor
+        self.register_buffer("same_head", same_head * head_dim**-0.5, persistent=False)
 
     def forward(self, frames: Frames) -> Frames:
-        num, _, height, width = frames.shape
-        qkv = self.qkv(self.norm(frames).permute(0, 2, 3, 1)).reshape(num, height * width, 3, self.heads, self.head_dim)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (frame, head, place, feature)
-        query = query.softmax(-1) * self.head_dim**-0.5
-        mixed = query @ (key.softmax(-2).transpose(-1, -2) @ value)
-        return frames + self.out(mixed.transpose(1, 2).reshape(num, height, width, -1)).permute(0, 3, 1, 2)
+        query, key, value = self.qkv(self.norm(frames).permute(0, 2, 3, 1)).flatten(1, 2).chunk(3, dim=-1)
+        # One product for all pairs of heads, of which the equal ones are kept, is faster than one a head.
+        context = torch.bmm(key.softmax(1).transpose(1, 2), value) * self.same_head
+        mixing = context.to(value.dtype) @ self.out.weight.t().to(value.dtype)
+        query = query.unflatten(-1, (self.heads, -1)).softmax(-1).flatten(2)
+        mixed = torch.baddbmm(self.out.bias.to(value.dtype), query, mixing)
+        return frames + mixed.unflatten(1, frames.shape[2:]).permute(0, 3, 1, 2)
+
+
+def softmax_of_few(logits: Float[Tensor, "*batch choice"]) -> Float[Tensor, "*batch choice"]:
+    """Softmax over a short last axis, in a fraction of the time of torch's, which is made for long ones."""
+    powers = (logits - logits.detach().amax(-1, keepdim=True)).exp()
+    few = logits.shape[-1]
+    return powers / (powers.view(-1, few) @ powers.new_ones(few, few)).view_as(powers)

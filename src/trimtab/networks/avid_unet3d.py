@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,6 +25,23 @@ from trimtab.networks.precision import fast_products
 Wider = Float[Tensor, "frames other height width"]
 
 
+class Unit(torch.autograd.Function):
+    """Vectors along the last axis at length one; with half of the passes over memory that autograd would take back."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        shrink = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=1e-12).reciprocal().to(vectors.dtype)
+        unit = vectors * shrink
+        ctx.save_for_backward(unit, shrink)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        unit, shrink = ctx.saved_tensors
+        along = (gradient * unit).sum(dim=-1, keepdim=True)
+        return torch.addcmul(gradient, unit, along, value=-1) * shrink
+
+
 class RootMeanSquareNorm(nn.Module):
     """Every position's channels at root mean square one, times a gain."""
 
@@ -31,9 +49,15 @@ class RootMeanSquareNorm(nn.Module):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(channels))
 
-    def forward(self, frames: Frames) -> Frames:
-        unit = functional.normalize(frames, dim=1)
-        return unit * (self.gain * math.sqrt(len(self.gain)))[:, None, None]
+    def forward(self, frames: Frames, scale: Tensor | None = None, shift: Tensor | None = None) -> Frames:
+        """With a scale (added to one) and a shift of each frame's channels, (frames, channel)."""
+        gain = self.gain * math.sqrt(len(self.gain))
+        tokens = frames.permute(0, 2, 3, 1)
+        unit: Tensor = Unit.apply(tokens)
+        if scale is None or shift is None:
+            return (unit * gain.to(unit.dtype)).permute(0, 3, 1, 2)
+        gain = (gain * (1 + scale)).to(unit.dtype)
+        return torch.addcmul(shift.to(unit.dtype)[:, None, None], unit, gain[:, None, None]).permute(0, 3, 1, 2)
 
 
 class ResidualBlock(nn.Module):
@@ -49,10 +73,8 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(channels, out_channels, 1) if channels != out_channels else nn.Identity()
 
     def forward(self, frames: Frames, condition: Float[Tensor, "frames condition"] | None = None) -> Wider:
-        hidden = self.first_norm(self.first(frames))
-        if self.modulation is not None:
-            scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
-            hidden = torch.addcmul(shift, hidden, 1 + scale)
+        modulation = () if self.modulation is None else self.modulation(condition).chunk(2, dim=1)
+        hidden = self.first_norm(self.first(frames), *modulation)
         hidden = functional.silu(self.second_norm(self.second(functional.silu(hidden))))
         return hidden + self.skip(frames)
 

@@ -31,6 +31,25 @@ class TemporalConv(nn.Module):
         return mixed.permute(0, 2, 3, 1).reshape(num, height, width, channels).permute(0, 3, 1, 2)
 
 
+class ConvToPixels(nn.Conv2d):
+    """A convolution whose answer at each position is a patch of pixels: `pixel_shuffle(conv(frames), patch)`.
+
+    It computes the pixels of a patch in the order in which they lie in channels-last memory, which torch's shuffle and the
+    gradients that it returns leave.
+    """
+
+    def __init__(self, channels: int, out_channels: int, patch: int, kernel_size: int = 1) -> None:
+        super().__init__(channels, out_channels * patch**2, kernel_size, padding=kernel_size // 2)
+        self.patch = patch
+
+    def forward(self, frames: Frames) -> Float[Tensor, "frames out_channel finer_height finer_width"]:
+        patch = self.patch
+        weight, bias = (some.unflatten(0, (-1, patch**2)).transpose(0, 1).flatten(0, 1) for some in self.parameters())
+        patches = functional.conv2d(frames, weight, bias, padding=self.padding).permute(0, 2, 3, 1)
+        rows = patches.unflatten(-1, (patch, patch, -1)).transpose(2, 3)
+        return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+
 class Block(nn.Module):
     """A factorised residual block: norm, scale and shift, 3x3 convolution in space, 3-tap convolution in time."""
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trimtab.networks.blocks import Block, FourierEmbedding
+from trimtab.networks.blocks import Block, ConvToPixels, FourierEmbedding
 from trimtab.networks.precision import fast_products
 
 MASK_PACE = 0.25
@@ -84,12 +84,12 @@ class UNet3D(nn.Module):
         self.down = nn.ModuleList(blocks(stage) for stage in range(last))
         self.shrink = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 2, stride=2) for i in range(last))
         self.middle = blocks(last)
-        self.grow = nn.ModuleList(nn.Conv2d(widths[i + 1], 4 * widths[i], 1) for i in range(last))
+        self.grow = nn.ModuleList(ConvToPixels(widths[i + 1], widths[i], 2) for i in range(last))
         self.up = nn.ModuleList(blocks(stage) for stage in range(last))
         self.norm = nn.GroupNorm(widths[0] // 32, widths[0])
         self.modulation = nn.Linear(embedding, 2 * widths[0])
-        self.answer = nn.Conv2d(widths[0], out_channels * patch**2, 3, padding=1)
-        self.mask = nn.Conv2d(widths[0], patch**2, 3, padding=1) if mask else None
+        self.answer = ConvToPixels(widths[0], out_channels, patch, kernel_size=3)
+        self.mask = ConvToPixels(widths[0], 1, patch, kernel_size=3) if mask else None
         heads = [self.modulation, self.answer] + ([] if self.mask is None else [self.mask])
         for parameter in (parameter for head in heads for parameter in head.parameters()):
             nn.init.zeros_(parameter)
@@ -129,13 +129,12 @@ class UNet3D(nn.Module):
             for block in self.middle:
                 frames = block(frames, condition, time)
             for blocks, grow, skip in reversed(list(zip(self.up, self.grow, skips, strict=True))):
-                frames = functional.pixel_shuffle(grow(frames), 2).contiguous(memory_format=torch.channels_last) + skip
+                frames = grow(frames) + skip
                 for block in blocks:
                     frames = block(frames, condition, time)
             scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
             frames = functional.silu(torch.addcmul(shift, self.norm(frames), 1 + scale))
-            answer = functional.pixel_shuffle(self.answer(frames), self.patch)
-            mask = None if self.mask is None else functional.pixel_shuffle(self.mask(frames), self.patch)
+            answer, mask = self.answer(frames), None if self.mask is None else self.mask(frames)
         unfold = (batch, time)
         if mask is not None:
             mask = self.mask_bias + MASK_PACE * mask.float().unflatten(0, unfold)
