@@ -35,6 +35,9 @@ fit(
     lengths=(1, 3),
     log_every=1,
     save_every_seconds=0.0,
+    evaluate=lambda: {"weights": sum(float(value.sum()) for value in prior.parameters())},
+    evaluate_every=5,
+    split="split" in sys.argv,
 )
 """
 
@@ -52,8 +55,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
-def train(script: Path, folder: Path, steps: int, *launcher: str) -> None:
-    subprocess.run([sys.executable, *launcher, script, folder, str(steps)], check=True, env=environment(), timeout=600)
+def train(script: Path, folder: Path, steps: int, *launcher: str, how: str = "") -> None:
+    command = [sys.executable, *launcher, script, folder, str(steps), how]
+    subprocess.run(command, check=True, env=environment(), timeout=600)
 
 
 def losses(folder: Path) -> list[float]:
@@ -83,15 +87,44 @@ def test_a_run_killed_at_ten_random_moments_ends_as_if_nothing_had_happened(scri
     assert losses(tmp_path / "whole") == losses(folder)
 
 
+TWO = (
+    *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+)
+"""Starts two processes."""
+
+
+def same(one: Path, two: Path) -> None:
+    """The same losses and the same state, but for the order of sums."""
+    (first, _), (second, _) = (storage.read(folder / "state.safetensors") for folder in (one, two))
+    assert {name: value.shape for name, value in first.items()} == {name: value.shape for name, value in second.items()}
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+    for name, value in first.items():
+        if name.startswith("average/"):
+            torch.testing.assert_close(second[name], value, rtol=0, atol=2e-3)
+
+
 def test_two_processes_train_as_one(script: Path, tmp_path: Path) -> None:
     train(script, tmp_path / "one", 20)
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
-    train(script, tmp_path / "two", 20, *launcher, "--mixed_precision", "no", "--dynamo_backend", "no")
-    one, two = (storage.read(tmp_path / name / "state.safetensors") for name in ("one", "two"))
-    assert {name: value.shape for name, value in one[0].items()} == {
-        name: value.shape for name, value in two[0].items()
-    }
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)
-    for name, value in one[0].items():
-        if name.startswith("average/"):
-            torch.testing.assert_close(two[0][name], value, rtol=0, atol=2e-3)
+    train(script, tmp_path / "two", 20, *TWO)
+    same(tmp_path / "one", tmp_path / "two")
+
+
+def test_split_weights_train_as_whole_ones_and_their_state_is_the_same(script: Path, tmp_path: Path) -> None:
+    """In one process, in two, and begun by two and gone on with by one that splits nothing."""
+    train(script, tmp_path / "whole", 20)
+    train(script, tmp_path / "one", 20, how="split")
+    train(script, tmp_path / "two", 20, *TWO, how="split")
+    train(script, tmp_path / "mixed", 10, *TWO, how="split")
+    train(script, tmp_path / "mixed", 20)
+    for name in ("one", "two"):
+        same(tmp_path / "whole", tmp_path / name)
+    assert losses(tmp_path / "mixed")[:10] == pytest.approx(losses(tmp_path / "whole")[:10], rel=1e-3)
+    assert len(losses(tmp_path / "mixed")) == 20
+
+
+def test_an_evaluation_amid_split_training_sees_whole_weights(script: Path, tmp_path: Path) -> None:
+    train(script, tmp_path / "whole", 5)
+    train(script, tmp_path / "two", 5, *TWO, how="split")
+    sums = [json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1]) for name in ("whole", "two")]
+    assert sums[1]["weights"] == pytest.approx(sums[0]["weights"], abs=0.1)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from trimtab.core.files import alone_in, write_whole
 from trimtab.core.values import Clip
 from trimtab.networks import storage
+from trimtab.networks.sharding import gathered, put_together, shard, split_like, whole
 
 
 @runtime_checkable
@@ -95,6 +96,7 @@ def fit(
     save_every_seconds: float = 60.0,
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 200,
+    split: bool = False,
 ) -> Run:
     """Train what of `task` requires gradients, and leave the averaged weights in it.
 
@@ -117,6 +119,8 @@ def fit(
         log_every: steps between two lines of the log.
         save_every_seconds: between two saves of the state.
         evaluate: figures for the log, measured on the averaged weights every `evaluate_every` steps.
+        split: keep only a share of the trained weights, their gradients, optimizer state and average in each process of
+            `accelerate launch`. An interrupted run then goes on from its last save.
 
     Raises:
         ValueError: `folder` cannot be written to, or another process trains in it; its states are damaged or belong to
@@ -132,9 +136,12 @@ def fit(
     trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
     if not trained:
         raise ValueError("nothing to train: no parameter of the task requires gradients")
+    if split:
+        shard(task, accelerator.device)
+        trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
     state, run = folder / "state.safetensors", resume(folder / "state.safetensors", trained, optimizer)
-    module, stepper = accelerator.prepare(task, optimizer)
+    module, stepper = (task if split else accelerator.prepare(task)), accelerator.prepare(optimizer)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -144,7 +151,7 @@ def fit(
     )
     progress = Progress(*columns, TextColumn("{task.fields[note]}"), disable=not accelerator.is_main_process)
     shown = progress.add_task(title, total=1.0, note="")
-    last_save, whole = time.perf_counter(), True
+    last_save, between_steps = run.seconds, True
     mine = alone_in(folder) if accelerator.is_main_process else nullcontext()
     with mine, progress, Path(folder / "log.jsonl" if accelerator.is_main_process else os.devnull).open("w") as log:
         log.writelines(json.dumps(line) + "\n" for line in run.curve)  # without what came after the state was saved
@@ -160,7 +167,7 @@ def fit(
                 clip = clips.batch(samples, length).to(accelerator.device)
                 loss = module(clip, step=run.step, samples=torch.from_numpy(samples)).mean()
                 accelerator.backward(loss)
-                gradient = float(accelerator.clip_grad_norm_(trained.values(), max_gradient))
+                gradient = float(whole(accelerator.clip_grad_norm_(trained.values(), max_gradient)))
                 usable = math.isfinite(gradient)
                 if not usable:
                     told = f"step {run.step} has loss {loss.item()} and gradient {gradient}"
@@ -170,14 +177,14 @@ def fit(
                             "lower the learning rate, or look for values in the data that are not finite"
                         )
                     progress.console.print(f"{told}: batch skipped, {run.skipped + 1} of at most {max_skipped}")
-                whole = False
+                between_steps = False
                 if usable:
                     stepper.step()
                     update_average(run.average, trained, min(average_decay, (run.step + 1) / (run.step + 10)))
                 stepper.zero_grad()
                 run.step, run.skipped = run.step + 1, run.skipped + int(not usable)
                 run.seconds = agreed(run.seconds + time.perf_counter() - started, accelerator)
-                whole = True
+                between_steps = True
                 if usable and (run.step % log_every == 0 or run.step == 1):
                     figures = {
                         "loss": accelerator.gather(loss.detach()).mean().item(),
@@ -185,7 +192,7 @@ def fit(
                         "gradient": gradient,
                     }
                     if evaluate is not None and run.step % evaluate_every == 0:
-                        with averaged(trained, run.average):
+                        with averaged(trained, run.average), gathered(task):
                             figures |= evaluate()
                     run.curve.append({"step": run.step, "seconds": round(run.seconds, 2), **figures})
                     log.write(json.dumps(run.curve[-1]) + "\n")
@@ -194,16 +201,20 @@ def fit(
                 progress.update(
                     shown, completed=min(budget.spent(run), 1.0), note=f"step {run.step}, loss {loss.item():.3f}"
                 )
-                if time.perf_counter() - last_save > save_every_seconds and accelerator.is_main_process:
-                    save(state, run, trained, optimizer)
-                    last_save = time.perf_counter()
+                if run.seconds - last_save > save_every_seconds:
+                    save(state, run, trained, optimizer, accelerator)
+                    last_save = run.seconds
+            if split:
+                save(state, run, trained, optimizer, accelerator)
         finally:  # Ctrl-C, too, keeps what was done; amid the update of the weights, what was saved last
-            if whole and accelerator.is_main_process:
-                save(state, run, trained, optimizer)
+            if between_steps and not split:
+                save(state, run, trained, optimizer, accelerator)
             accelerator.end_training()
     with torch.no_grad():
         for name, value in trained.items():
             value.copy_(run.average[name])
+    put_together(task)
+    run.average = {name: whole(value) for name, value in run.average.items()}
     task.eval()
     return run
 
@@ -234,13 +245,24 @@ def agreed(seconds: float, accelerator: Accelerator) -> float:
     return float(broadcast(torch.tensor(seconds, dtype=torch.float64, device=accelerator.device)))
 
 
-def save(path: Path, run: Run, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Write the whole state of a run to one file, and keep the one that was there. Raises OSError if that fails."""
-    tensors = {f"average/{name}": value for name, value in run.average.items()}
+def save(
+    path: Path,
+    run: Run,
+    trained: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+) -> None:
+    """Write the whole state of a run to one file, and keep the one that was there. Raises OSError if that fails.
+
+    The first process writes it; of split weights all give their shares.
+    """
+    tensors = {f"average/{name}": whole(value) for name, value in run.average.items()}
     for name, value in trained.items():
-        tensors[f"weights/{name}"] = value
+        tensors[f"weights/{name}"] = whole(value)
         for key, part in optimizer.state.get(value, {}).items():
-            tensors[f"{key}/{name}"] = part
+            tensors[f"{key}/{name}"] = whole(part)
+    if not accelerator.is_main_process:
+        return
     if path.exists():
         os.replace(path, before(path))
     try:
@@ -298,11 +320,11 @@ def resume(path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.opt
     average = {}
     with torch.no_grad():
         for name, value in trained.items():
-            value.copy_(tensors[f"weights/{name}"])
-            average[name] = tensors[f"average/{name}"].to(value.device)
+            value.copy_(split_like(tensors[f"weights/{name}"], value))
+            average[name] = split_like(tensors[f"average/{name}"], value)
             if f"exp_avg/{name}" in tensors:
                 keys = ("exp_avg", "exp_avg_sq")
-                optimizer.state[value] = {key: tensors[f"{key}/{name}"].to(value.device) for key in keys}
+                optimizer.state[value] = {key: split_like(tensors[f"{key}/{name}"], value) for key in keys}
                 optimizer.state[value]["step"] = tensors[f"step/{name}"]
     return Run(counters["step"], counters["seconds"], average, counters["curve"], counters.get("skipped", 0))
 

@@ -37,6 +37,7 @@ def procgen_prior(
     seed: int = 0,
     initial: str | None = None,
     dry_run: bool = False,
+    split: bool = False,
     data: Path = Path("datasets/procgen-pretraining"),
     output: Path = Path("runs/procgen-prior"),
 ) -> None:
@@ -50,6 +51,7 @@ def procgen_prior(
         seed: of weights and draws.
         initial: start from the weights of this prior, a name or a path, instead of random ones.
         dry_run: only say what it will need in memory, time and disk.
+        split: under `accelerate launch`, keep only a share of what is trained in each process.
         data: where the recorded games are, or will be.
         output: run folder; prior.safetensors in it is the result.
     """
@@ -74,6 +76,7 @@ def procgen_prior(
         average_decay=0.999,
         lengths=LENGTHS,
         seed=seed,
+        split=split,
     )
     if run is None:
         return
