@@ -27,7 +27,7 @@ class Needs:
     """Of one training.
 
     Attributes:
-        memory: bytes of the process at its peak, or of the GPU if there is one.
+        memory: bytes that the process itself held at its peak, or of the GPU if there is one.
         seconds: of training.
         steps: of the optimizer.
         disk: bytes in the run folder at the end.
@@ -102,8 +102,17 @@ def forecast(
 
 
 def peak_memory() -> int:
-    """Bytes that this process (or on a GPU, its tensors) held at its peak."""
+    """Bytes that this process (or on a GPU, its tensors) held at its peak.
+
+    On Linux, what it holds now of its own: freed memory is kept (`keep_freed_memory`), and pages of mapped data sets, which
+    the system takes back at will, do not count.
+    """
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved()
+    status = Path("/proc/self/status")
+    if status.exists():
+        return (
+            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("RssAnon")) * 1024
+        )
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
