@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test test-slow lint bench bench-data install
+.PHONY: demo test test-slow lint bench bench-data bench-memory install
 
 demo: install  ## the main job: train an AVID adapter on real Procgen frames, and look at it
 	$(BIN)/trimtab demo
@@ -20,6 +20,9 @@ lint: install
 
 bench: install
 	$(BIN)/python benchmarks/speed.py
+
+bench-memory: install
+	$(BIN)/python benchmarks/memory.py
 
 bench-data: install
 	$(BIN)/python benchmarks/data.py
