@@ -138,6 +138,8 @@ def test_other_shapes_are_refused() -> None:
         network(torch.zeros(1, 3, 9, 8, 8), torch.zeros(1))
     with pytest.raises(ValueError, match=r"actions must be \(1, 3\), one a frame; got \(1, 2\)"):
         network(torch.zeros(1, 3, 12, 8, 8), torch.zeros(1), torch.zeros(1, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"actions are 0 \.\. 4, got 0 \.\. 5"):
+        network(torch.zeros(1, 2, 12, 8, 8), torch.zeros(1), torch.tensor([[0, 5]]))
     classifier = AvidActionClassifier(width=8, heads=2, head_dim=24, size=8, multiples=(1, 2), hidden=16)
     with pytest.raises(ValueError, match="clips of more than 2 frames of 8 x 8, got 2"):
         classifier(torch.zeros(1, 2, 3, 8, 8), 2)

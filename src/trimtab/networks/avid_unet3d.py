@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from trimtab.core.values import Video
 from trimtab.networks.attention import FrameNumber, LinearAttention, Order, SpatialAttention, TemporalAttention
-from trimtab.networks.blocks import Frames
+from trimtab.networks.blocks import Frames, check_action_range
 from trimtab.networks.precision import fast_products
 
 Wider = Float[Tensor, "frames other height width"]
@@ -212,9 +212,11 @@ class AvidUNet3D(Trunk):
             known: which samples know their actions; the others get the null action.
 
         Raises:
-            ValueError: a shape that the network was not built for.
+            ValueError: a shape or an action that the network was not built for.
         """
         self.check(video, actions)
+        if actions is not None:
+            check_action_range(actions, self.action.num_embeddings)
         batch, time = video.shape[:2]
         with fast_products(video.device):
             null = self.null_action.expand(batch, time, -1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -80,3 +80,11 @@ class FourierEmbedding(nn.Module):
     def forward(self, angle: Float[Tensor, " frames"]) -> Float[Tensor, "frames dim"]:
         phase = angle[:, None] * self.frequencies
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+def check_action_range(actions: Int[Tensor, "*shape"], num_actions: int) -> None:
+    """Raises ValueError for actions outside 0 .. num_actions - 1; not asked on a GPU, where the question would stall."""
+    if actions.device.type == "cpu" and actions.numel():
+        lowest, highest = int(actions.min()), int(actions.max())
+        if lowest < 0 or highest >= num_actions:
+            raise ValueError(f"actions are 0 .. {num_actions - 1}, got {lowest} .. {highest}")

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trimtab.networks.blocks import Block, ConvToPixels, FourierEmbedding
+from trimtab.networks.blocks import Block, ConvToPixels, FourierEmbedding, check_action_range
 from trimtab.networks.precision import fast_products
 
 MASK_PACE = 0.25
@@ -174,7 +174,5 @@ class UNet3D(nn.Module):
             raise ValueError(
                 f"actions must be {kind} of shape {expected}, one a frame; got {actions.dtype} {tuple(actions.shape)}"
             )
-        if self.num_actions is not None and actions.device.type == "cpu":
-            lowest, highest = int(actions.min()), int(actions.max())
-            if lowest < 0 or highest >= self.num_actions:
-                raise ValueError(f"actions are 0 .. {self.num_actions - 1}, got {lowest} .. {highest}")
+        if self.num_actions is not None:
+            check_action_range(actions, self.num_actions)
