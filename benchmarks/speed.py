@@ -8,11 +8,12 @@ and the way back as fast as the way forward.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -87,9 +88,13 @@ def limit() -> float:
     return best
 
 
-def own_limit(run: Callable[[], object], training: bool) -> float:
-    """Operations a second of the convolutions and linear layers that the run passes, each alone, one after another."""
-    passed: Counter[tuple[nn.Module, torch.Size]] = Counter()
+Layer = tuple[nn.Module, torch.Size]
+"""A layer, and the shape of what it is given."""
+
+
+def layers_of(run: Callable[[], object]) -> Counter[Layer]:
+    """The convolutions and linear layers that a run passes, and how often."""
+    passed: Counter[Layer] = Counter()
 
     def note(module: nn.Module, given: tuple[Tensor, ...], _: object) -> None:
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
@@ -97,25 +102,40 @@ def own_limit(run: Callable[[], object], training: bool) -> float:
 
     with register_module_forward_hook(note):
         run()
-    rates: dict[object, tuple[float, float]] = {}
-    work = took = 0.0
-    for (module, shape), times in passed.items():
-        key = (type(module), module.weight.shape, getattr(module, "stride", None), shape)
-        if key not in rates:
-            rates[key] = alone(module, shape)
-        times *= 3 if training and module.weight.requires_grad else 1
-        work, took = work + times * rates[key][0], took + times * rates[key][1]
-    return work / took
+    return passed
 
 
-def alone(layer: nn.Module, shape: torch.Size) -> tuple[float, float]:
-    """Operations and seconds of one layer, forward."""
-    layer = deepcopy(layer).to(matrix_dtype("cpu"))
-    given = torch.randn(shape, dtype=matrix_dtype("cpu"))
-    if not isinstance(layer, nn.Linear):
-        given = given.to(memory_format=torch.channels_last)
-    with torch.no_grad():
-        return operations(lambda: layer(given)), seconds(lambda: layer(given), 3)
+@dataclass
+class Alone:
+    """Each layer run by itself, forward; of several rounds the best counts, since a machine is not always as fast."""
+
+    work: dict[object, int] = field(default_factory=dict)
+    seconds: dict[object, float] = field(default_factory=dict)
+
+    def measure(self, layers: Iterable[Layer]) -> None:
+        for layer, shape in {self.key(found): found for found in layers}.values():
+            own = deepcopy(layer).to(matrix_dtype("cpu"))
+            given = torch.randn(shape, dtype=matrix_dtype("cpu"))
+            if not isinstance(layer, nn.Linear):
+                given = given.to(memory_format=torch.channels_last)
+            key, run = self.key((layer, shape)), partial(own, given)
+            with torch.no_grad():
+                self.work[key] = operations(run)
+                self.seconds[key] = min(self.seconds.get(key, math.inf), seconds(run, 3))
+
+    def rate(self, passed: Counter[Layer], training: bool) -> float:
+        """Operations a second of these layers one after another; those that learn count three times when training."""
+        work = took = 0.0
+        for (layer, shape), times in passed.items():
+            times *= 3 if training and layer.weight.requires_grad else 1  # type: ignore[union-attr]
+            work += times * self.work[self.key((layer, shape))]
+            took += times * self.seconds[self.key((layer, shape))]
+        return work / took
+
+    @staticmethod
+    def key(found: Layer) -> tuple[object, ...]:
+        layer, shape = found
+        return type(layer), layer.weight.shape, getattr(layer, "stride", None), shape  # type: ignore[union-attr]
 
 
 def train(task: DenoisingLoss, clip: Clip) -> None:
@@ -142,21 +162,24 @@ class Job:
 
 def report(best: float, jobs: dict[str, Job], repeats: int = 3) -> dict[str, float]:
     """Print the jobs' speed, and their share of the best rate and of their own layers'; answers seconds a clip."""
-    found = {}
+    alone, measured = Alone(), {}
+    for name, job in jobs.items():
+        passed = layers_of(job.run)
+        alone.measure(passed)
+        measured[name] = passed, operations(job.counted or job.run), seconds(job.run, repeats)
+    for passed, _, _ in measured.values():
+        alone.measure(passed)
     print(
         f"{'clips of 8 frames':32}{'clips/s':>9}{'GFLOP/clip':>12}{'GFLOP/s':>9}{'of best':>9}"
         f"{'own layers':>12}{'of own':>8}"
     )
-    for name, job in jobs.items():
-        work, own = operations(job.counted or job.run), own_limit(job.run, job.training)
-        took = seconds(job.run, repeats)
-        rate = work / took
+    for name, (passed, work, took) in measured.items():
+        rate, own = work / took, alone.rate(passed, jobs[name].training)
         print(
-            f"{name:32}{job.clips / took:9.2f}{work / job.clips / 1e9:12.1f}{rate / 1e9:9.0f}{rate / best:9.0%}"
-            f"{own / 1e9:12.0f}{rate / own:8.0%}"
+            f"{name:32}{jobs[name].clips / took:9.2f}{work / jobs[name].clips / 1e9:12.1f}{rate / 1e9:9.0f}"
+            f"{rate / best:9.0%}{own / 1e9:12.0f}{rate / own:8.0%}"
         )
-        found[name] = took / job.clips
-    return found
+    return {name: took / jobs[name].clips for name, (_, _, took) in measured.items()}
 
 
 def embedded(best: float) -> None:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich import print
 from torch import nn
@@ -18,8 +19,8 @@ from torch import nn
 from trimtab.core.files import write_whole
 from trimtab.training import Budget, ClipSource, Run, fit
 
-TRIED = 4
-"""Steps, of which the first is not counted."""
+TRIED, WARMING = 12, 3
+"""Steps that are tried, and how many of them are not counted."""
 
 
 @dataclass(frozen=True)
@@ -72,25 +73,17 @@ def forecast(
 ) -> Needs:
     """Try a few steps on the shortest and the longest clips, and reckon from them what `fit` of the same arguments needs.
 
-    The weights are afterwards what they were before. The time of a step is taken as linear in the length of its clips, and
-    evaluations are not counted.
+    The weights are afterwards what they were before. The time of a step is taken as linear in the length of its clips;
+    evaluations count for memory, but not as time of training.
     """
     kept = {name: value.detach().clone() for name, value in task.state_dict().items()}
     pace, disk = {}, 0
     with tempfile.TemporaryDirectory() as place:
         for length in sorted({min(lengths), max(lengths)}):
             trial = Path(place) / str(length)
-            untold = {key: value for key, value in options.items() if not key.startswith(("evaluate", "log_every"))}
-            run = fit(
-                task,
-                clips,
-                Budget(steps=TRIED),
-                folder=trial,
-                lengths=(length,),
-                log_every=1,
-                **untold | {"title": "trial"},
-            )
-            pace[length] = (run.curve[-1]["seconds"] - run.curve[0]["seconds"]) / (TRIED - 1)
+            trying = {"title": "trial", "log_every": 1, "evaluate_every": TRIED}
+            run = fit(task, clips, Budget(steps=TRIED), folder=trial, lengths=(length,), **options | trying)
+            pace[length] = float(np.median(np.diff([line["seconds"] for line in run.curve])[WARMING - 1 :]))
             disk = 2 * (trial / "state.safetensors").stat().st_size
     task.load_state_dict(kept)
     low, high = min(pace), max(pace)

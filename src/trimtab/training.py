@@ -194,7 +194,7 @@ def fit(
                     if evaluate is not None and run.step % evaluate_every == 0:
                         with averaged(trained, run.average), gathered(task):
                             figures |= evaluate()
-                    run.curve.append({"step": run.step, "seconds": round(run.seconds, 2), **figures})
+                    run.curve.append({"step": run.step, "seconds": round(run.seconds, 4), **figures})
                     log.write(json.dumps(run.curve[-1]) + "\n")
                     log.flush()
                     accelerator.log(figures, step=run.step)
