@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numbered import numbered_frames, numbers_of
 
+from trimtab.data.cache import expect
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.data.samples import coinrun
@@ -160,3 +162,16 @@ def test_clips_are_fast() -> None:
     for batch in batches:
         clips.batch(batch)
     assert 640 / (time.process_time() - started) > 1000
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_what_will_be_read_can_be_announced(tmp_path: Path, mapped: bool) -> None:
+    """Up to the file's last byte, from any start, whether a page begins there or not, and without effect on what is read."""
+    frames = np.random.default_rng(0).integers(0, 256, (50, 9, 7, 3), dtype=np.uint8)
+    frames.tofile(tmp_path / "frames")
+    seen = np.memmap(tmp_path / "frames", np.uint8, "r").reshape(frames.shape) if mapped else frames
+    expect(seen, [0, 13, 40], 10)
+    assert np.array_equal(seen, frames)
+    if mapped:
+        with pytest.raises(ValueError, match="madvise"):
+            expect(seen, [5000], 10)  # it was the file that was asked

@@ -9,10 +9,11 @@ differ the files' checksums are verified, and the cache is rebuilt unless the co
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,22 @@ def open_cache(folder: Path) -> tuple[np.ndarray, Index]:
 
 def actions_of(cache: Path) -> np.ndarray:
     return np.load(cache / ACTIONS, mmap_mode="r", allow_pickle=False)
+
+
+def expect(frames: np.ndarray, starts: Iterable[int], length: int) -> None:
+    """Tell the system which runs of frames will be read next, so that the disk fetches them all at once.
+
+    Frames that are not mapped from a file are there already.
+    """
+    mapped: Any = frames
+    while isinstance(mapped, np.ndarray):
+        mapped = mapped.base
+    if not isinstance(mapped, mmap.mmap) or not hasattr(mmap, "MADV_WILLNEED"):
+        return
+    size = frames[0].nbytes
+    for start in starts:
+        first = start * size // mmap.PAGESIZE * mmap.PAGESIZE
+        mapped.madvise(mmap.MADV_WILLNEED, first, (start + length) * size - first)
 
 
 def frame_shape(folder: Path) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trimtab.core.values import Clip, Conditioning
+from trimtab.data.cache import expect
 from trimtab.data.episodes import Episodes
 
 
@@ -81,6 +82,8 @@ class Clips:
         height, width, channels = self.sets[0].frames.shape[1:]
         frames = np.empty((len(first), length, height, width, channels), dtype=np.uint8)
         actions = np.empty((len(first), num_frames, *self.sets[0].actions.shape[1:]), dtype=self.sets[0].actions.dtype)
+        for number in np.unique(self._set[episodes]).tolist():
+            expect(self.sets[number].frames, first[self._set[episodes] == number].tolist(), length)
         for row, (number, start) in enumerate(zip(self._set[episodes], first, strict=True)):
             some = self.sets[number]
             frames[row] = some.frames[start : start + length]
