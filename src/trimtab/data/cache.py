@@ -38,7 +38,7 @@ FRAMES, ACTIONS, INDEX, KEY = "frames.uint8", "actions.npy", "index.npz", "key.j
 
 
 def open_cache(folder: Path) -> tuple[np.ndarray, Index]:
-    """The frames and the index, both memory-mapped; builds or rebuilds the cache if it has to.
+    """The frames and the index, frames and actions memory-mapped; builds or rebuilds the cache if it has to.
 
     Raises:
         DamagedEpisodes: a file of the set is truncated or altered.
