@@ -20,6 +20,7 @@ from rich.progress import track
 from trimtab.data import samples
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
+from trimtab.forecast import own_memory
 
 EPISODE, BATCH, BATCHES = 100, 64, 60
 """Frames in an episode, clips in a batch, batches that are timed."""
@@ -48,12 +49,6 @@ def lay(path: Path, frames: np.ndarray, num_frames: int, sparse: bool) -> None:
             for _ in track(range(num_frames // len(frames)), f"writing {num_frames:,} frames"):
                 file.write(np.ascontiguousarray(frames).data)
             os.fsync(file.fileno())
-
-
-def own_memory() -> int:
-    """Bytes that this process alone holds; pages of mapped files, which the system takes back at will, do not count."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def measure(num_frames: int, sparse: bool, folder: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,18 +20,13 @@ from trimtab.adapters.avid import AVID
 from trimtab.data import samples
 from trimtab.data.clips import Clips
 from trimtab.diffusion.losses import DenoisingLoss, clean_loss
+from trimtab.forecast import own_memory
 from trimtab.networks.precision import keep_freed_memory
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.recipes.procgen_prior import frames_task
 
 PAPER = {"width": 100, "heads": 8, "head_dim": 64}
-
-
-def own_memory() -> int:
-    """Bytes that this process alone holds; freed memory is kept, so after the fact it is the peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def size(tensors: list[Tensor]) -> int:

@@ -84,28 +84,31 @@ def forecast(
             trying = {"title": "trial", "log_every": 1, "evaluate_every": TRIED}
             run = fit(task, clips, Budget(steps=TRIED), folder=trial, lengths=(length,), **options | trying)
             pace[length] = float(np.median(np.diff([line["seconds"] for line in run.curve])[WARMING - 1 :]))
-            disk = 2 * (trial / "state.safetensors").stat().st_size
+            disk = (trial / "state.safetensors").stat().st_size
     task.load_state_dict(kept)
     low, high = min(pace), max(pace)
     per_frame = (pace[high] - pace[low]) / max(high - low, 1)
     per_step = sum(pace[low] + per_frame * (length - low) for length in lengths) / len(lengths)
     steps = budget.steps or round((budget.seconds or 0) / per_step)
     lines = steps // options.get("log_every", 20)
+    if steps * per_step > options.get("save_every_seconds", 60.0):
+        disk *= 2  # the state before the last is kept too
     return Needs(peak_memory(), steps * per_step, steps, disk + 400 * lines)
 
 
 def peak_memory() -> int:
-    """Bytes that this process (or on a GPU, its tensors) held at its peak.
+    """Bytes that this process (or on a GPU, its tensors) held at its peak."""
+    return torch.cuda.max_memory_reserved() if torch.cuda.is_available() else own_memory()
 
-    On Linux, what it holds now of its own: freed memory is kept (`keep_freed_memory`), and pages of mapped data sets, which
-    the system takes back at will, do not count.
+
+def own_memory() -> int:
+    """Bytes of this process alone, without pages of mapped data sets, which the system takes back at will.
+
+    As freed memory is kept (`keep_freed_memory`), it is the peak, too. Where there is no /proc, the peak with such pages.
     """
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_reserved()
     status = Path("/proc/self/status")
     if status.exists():
-        return (
-            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("RssAnon")) * 1024
-        )
+        line = next(line for line in status.read_text().splitlines() if line.startswith("RssAnon"))
+        return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

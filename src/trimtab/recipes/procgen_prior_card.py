@@ -52,7 +52,7 @@ def procgen_prior_card(
     """
     model, lpips = pixel_unet.load(prior), Lpips()
     _, counters = storage.read(run / "state.safetensors")
-    batch_size = json.loads((run / "settings.json").read_text())["settings"]["batch_size"]
+    trained_with = json.loads((run / "settings.json").read_text())["settings"]
     games: dict[str, dict[str, Any]] = {}
     rows = {}
     for game in track([*PRETRAINING, "coinrun"], "measuring each game"):
@@ -97,7 +97,8 @@ def procgen_prior_card(
         "training": {
             "data": "70,000 frames of each of 15 Procgen games (never coinrun), levels 0-1999, sticky random play, seed 0",
             "steps": counters["step"],
-            "batch_size": batch_size,
+            "batch_size": trained_with["batch_size"],
+            "seed": trained_with["seed"],
             "note": note,
             "hours": round(counters["seconds"] / 3600, 2),
             "hardware": "1 to 2 cores of an x86-64 CPU with AMX, shared with other work",
@@ -132,7 +133,7 @@ def card_text(card: dict[str, Any]) -> str:
         "",
         f"Data: {training['data']}. Training: {training['steps']} steps of {training['batch_size']} clips, "
         f"{training['hours']} hours on "
-        f"{training['hardware']}; `trimtab procgen-prior`, seed 0. {training['note']}".strip(),
+        f"{training['hardware']}; `trimtab procgen-prior`, seed {training['seed']}. {training['note']}".strip(),
         "",
         f"Measured {evaluation['date']} on levels {evaluation['levels']} with {evaluation['sampler']}; "
         f"{evaluation['lpips']}; means with 95% intervals, levels resampled. `trimtab procgen-prior-card`",
