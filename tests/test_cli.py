@@ -86,7 +86,7 @@ def test_help_lists_every_recipe_with_a_line_each(run: Callable[..., Any], argum
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_recipe_is_a_function_of_its_own_name_with_keywords_alone(command: str) -> None:
+def test_every_recipe_is_a_function_of_its_own_name_whose_options_are_keywords(command: str) -> None:
     function = cli.recipe(command)
     assert inspect.isfunction(function)
     assert function.__name__ == command.replace("-", "_")
@@ -94,8 +94,9 @@ def test_every_recipe_is_a_function_of_its_own_name_with_keywords_alone(command:
     hints = get_type_hints(function)
     assert hints.pop("return") is type(None)
     for name, parameter in inspect.signature(function).parameters.items():
-        assert parameter.kind == inspect.Parameter.KEYWORD_ONLY, name
-        assert parameter.default is not inspect.Parameter.empty, name
+        required = parameter.default is inspect.Parameter.empty
+        assert required == (parameter.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD), name  # such as REAL and FAKE
+        assert required or parameter.kind == inspect.Parameter.KEYWORD_ONLY, name
         assert name in hints
         assert f"{name}:" in function.__doc__ or f"{name}," in function.__doc__, f"{name} is not documented"
 
@@ -104,8 +105,9 @@ def test_every_recipe_is_a_function_of_its_own_name_with_keywords_alone(command:
 def test_every_recipe_explains_its_flags(run: Callable[..., Any], command: str) -> None:
     code, text = run(command, "--help")
     assert code == 0
-    for name in inspect.signature(cli.recipe(command)).parameters:
-        assert "--" + name.replace("_", "-") in text
+    for name, parameter in inspect.signature(cli.recipe(command)).parameters.items():
+        required = parameter.default is inspect.Parameter.empty
+        assert (name.upper() if required else "--" + name.replace("_", "-")) in text
 
 
 def test_listing_the_commands_imports_none_of_them() -> None:

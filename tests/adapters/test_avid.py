@@ -53,6 +53,17 @@ def trust(adapter: AVID, logit: float) -> AVID:
     return adapter
 
 
+def overheard(
+    adapter: AVID, noisy: Video, level: NoiseLevel, given: Conditioning
+) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+    """What the adapter's network is shown, and what it answers."""
+    heard: list[Any] = []
+    hook = adapter.network.register_forward_hook(lambda module, inputs, output: heard.append((inputs[0], output)))
+    adapter.bind(given)(noisy, level)
+    hook.remove()
+    return heard[0]
+
+
 def by_hand(
     adapter: AVID, noisy: Video, level: NoiseLevel, given: Conditioning
 ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
@@ -68,14 +79,19 @@ def by_hand(
     narrow = ((a * d) ** 2 + s**2).sqrt()
     seen_change = (noisy / length - a * last) / narrow
     context = given.context.flatten(1, 2)[:, None].expand(-1, noisy.shape[1], -1, -1, -1)
-    seen = [seen_change.float(), context, *([prior] if shown else [])]
-    answer, logit = adapter.network(torch.cat(seen, dim=2), torch.atan2(level.sigma, level.alpha), given.actions)
-    answer, scale, where = answer.double().split([noisy.shape[2], 1, 2], dim=2)
+    stood = torch.cat([context[:, :, -noisy.shape[2] :], torch.zeros_like(context[:, :, :1])], dim=2)  # nothing drifts
+    seen = [seen_change.float(), context, stood, *([prior] if shown else [])]
+    # The network is asked with what it was asked with, once it is seen to be that: its products round to bfloat16.
+    asked, (answer, logit) = overheard(adapter, noisy, level, given)
+    torch.testing.assert_close(asked, torch.cat(seen, dim=2), rtol=1e-4, atol=1e-4)
+    answer, scale, where, still = answer.double().split([noisy.shape[2], 1, 2, 1], dim=2)
     if departs:  # and an answer of zero is the prior's velocity: what the noise alone says of it is there already
         wanted = (belief.velocity.double() / length) + s * last
         there = a * s * (1 - d**2) / narrow**2 * (noisy / length - a * last)
         answer = answer + (wanted - there) * narrow / d
     d, last = d * (4 * scale).clamp(-6, 2).exp(), displaced(last, 4 * where.cumsum(1))
+    share = (2 * still).clamp(0, 1)
+    last = (1 - share) * last + share * given.context[:, -1:].double()
     variance = (a * d) ** 2 + s**2
     # Of the change r ~ N(0, d^2), seen as a * r + s * e: the mean of its velocity, and the network's share.
     change = noisy / length - a * last
@@ -148,13 +164,13 @@ def test_the_network_sees_the_prior_only_if_it_may(learn_mask: bool) -> None:
         other = GaussianPrior(torch.ones(SHAPE), torch.ones(SHAPE), num_context=2)
         adapter._prior = (other,)
         adapter.bind(given)(noisy, level)
-        assert seen[0].shape[2] == adapter.network.in_channels == 3 * (3 + see_prior)
+        assert seen[0].shape[2] == adapter.network.in_channels == 13 + 3 * see_prior
         assert torch.equal(
-            seen[0][:, :, 3:9], seen[1][:, :, 3:9]
+            seen[0][:, :, 3:13], seen[1][:, :, 3:13]
         )  # the change, before them, is from what the prior shows
         if see_prior:
-            assert torch.equal(seen[1][:, :, 9:], other.bind(given)(noisy, level).tensor)
-            assert not torch.equal(seen[0][:, :, 9:], seen[1][:, :, 9:])
+            assert torch.equal(seen[1][:, :, 13:], other.bind(given)(noisy, level).tensor)
+            assert not torch.equal(seen[0][:, :, 13:], seen[1][:, :, 13:])
 
 
 class Spy(GaussianPrior):

@@ -35,12 +35,12 @@ def drawn(schedule: Schedule, deviation: float = 0.2, batch: int = 5) -> tuple[V
     return level.add_noise(clean, noise), level, context, clean, noise
 
 
-def told(answer: Tensor, log_scale: float = 0.0, right: float = 0.0, down: float = 0.0) -> Tensor:
-    """An answer, with the log of its scale and a displacement in pixels stacked on, both in fours; frames after the first
-    say no more motion, so that all have the displacement of the first."""
-    extra = torch.tensor([log_scale, right, down])[:, None, None].expand(*answer.shape[:2], 3, *answer.shape[3:]) / 4
-    first = torch.arange(answer.shape[1])[:, None, None, None] == 0
-    extra = torch.cat([extra[:, :, :1], extra[:, :, 1:] * first], dim=2)
+def told(answer: Tensor, log_scale: float = 0.0, right: float = 0.0, down: float = 0.0, still: float = 0.0) -> Tensor:
+    """An answer, with the log of its scale and a displacement in pixels stacked on, both in fours, and by how much a pixel
+    stands still; frames after the first say no more motion, so that all have the displacement of the first."""
+    said = torch.tensor([log_scale / 4, right / 4, down / 4, still])
+    extra = said[:, None, None].repeat(*answer.shape[:2], 1, *answer.shape[3:])
+    extra[:, 1:, 1:3] = 0
     return torch.cat([answer, extra], dim=2)
 
 
@@ -67,7 +67,7 @@ def test_the_posterior_mean_by_hand_at_one_pixel() -> None:
     """Last frame 0.5, deviation 0.2, alpha 0.6, sigma 0.8, noisy 1.1: precision weighting of 0.5 and 1.1 / 0.6."""
     level = NoiseLevel(torch.tensor([0.6]), torch.tensor([0.8]))
     noisy, context = torch.full((1, 1, 1, 1, 1), 1.1), torch.full((1, 1, 1, 1, 1), 0.5)
-    belief = FrameChange(noisy, level, context, 0.2).belief(torch.zeros(1, 1, 4, 1, 1))
+    belief = FrameChange(noisy, level, context, 0.2).belief(torch.zeros(1, 1, 5, 1, 1))
     of_last, of_noisy = 1 / 0.2**2, 0.6**2 / 0.8**2
     expected = (of_last * 0.5 + of_noisy * 1.1 / 0.6) / (of_last + of_noisy)
     assert math.isclose(belief.clean.item(), expected, rel_tol=1e-5)
@@ -89,10 +89,12 @@ def test_what_the_network_must_answer_has_unit_variance_whatever_the_level(name:
 def test_what_the_network_sees_has_unit_variance_whatever_the_level(name: str) -> None:
     noisy, level, context, _, _ = drawn(SCHEDULES[name], batch=64)
     seen = FrameChange(noisy, level, context, 0.2).stacked()
-    assert seen.shape == (64, 4, 3 + 2 * 3, 4, 4)
+    assert seen.shape == (64, 4, FrameChange.seen_channels(3, 2), 4, 4)
     assert 0.95 < seen[:, :, :3].std() < 1.05
     for frame in range(4):
-        assert torch.equal(seen[:, frame, 3:], context.flatten(1, 2))
+        assert torch.equal(seen[:, frame, 3:9], context.flatten(1, 2))
+        assert torch.equal(seen[:, frame, 9:12], context[:, -1])
+        assert (seen[:, frame, 12] == 0).all()  # nothing drifts
 
 
 @pytest.mark.parametrize("name", ["flow", "growing"])
@@ -203,8 +205,25 @@ def test_extra_channels_come_last() -> None:
     noisy, level, context, _, _ = drawn(SCHEDULES["cosine"])
     change, extra = FrameChange(noisy, level, context, 0.2), torch.randn(5, 4, 7, 4, 4)
     seen = change.stacked(extra)
-    assert torch.equal(seen[:, :, :9], change.stacked())
-    assert torch.equal(seen[:, :, 9:], extra)
+    assert torch.equal(seen[:, :, :13], change.stacked())
+    assert torch.equal(seen[:, :, 13:], extra)
+
+
+def test_what_stands_still_in_a_drifting_picture_is_seen_to() -> None:
+    context = drifting(2, -1)[:, :2].clone()
+    context[:, :, :, 10:18, 10:18] = torch.randn(2, 1, 3, 8, 8)
+    level = schedules.cosine().level(torch.tensor([200, 700]))
+    seen = FrameChange(torch.zeros(2, 3, 3, 40, 40), level, context, 0.2, observed_drift(context)).stacked()
+    told_apart = seen[:, :, 12]
+    assert (told_apart[..., 12:16, 12:16] > 0).float().mean() > 0.9
+    assert (told_apart[..., 20:35, 20:35] < 0).float().mean() > 0.9
+
+
+def test_of_one_context_frame_nothing_is_known_to_stand_still() -> None:
+    noisy, level, context, _, _ = drawn(SCHEDULES["cosine"])
+    seen = FrameChange(noisy, level, context[:, -1:], 0.2).stacked()
+    assert seen.shape[2] == FrameChange.seen_channels(3, 1)
+    assert (seen[:, :, -1] == 0).all()
 
 
 @pytest.mark.usefixtures("without_shape_types")
@@ -290,6 +309,7 @@ def test_motion_adds_up_over_frames() -> None:
     """Steady motion is the same answer at every frame: frame k comes from k steps away."""
     noisy, level, context, _, _ = drawn(SCHEDULES["cosine"])
     answer = torch.cat([torch.randn_like(noisy), torch.zeros(5, 4, 1, 4, 4), torch.full((5, 4, 2, 4, 4), 0.25)], dim=2)
+    answer = torch.cat([answer, torch.zeros(5, 4, 1, 4, 4)], dim=2)
     belief = FrameChange(noisy, level, context, 0.2).belief(answer)
     for frame in range(4):
         moved = context.clone()
@@ -360,6 +380,33 @@ def test_a_picture_that_drifts_on_is_what_an_answer_of_zero_expects() -> None:
     torch.testing.assert_close(seen[:, :, :3][inner], only_noise[inner], rtol=0, atol=1e-3)
 
 
+def test_a_pixel_that_drifts_or_stands_is_not_talked_into_doing_so_more() -> None:
+    """Beyond 0 and 1 the share has no gradient: what most pixels do does not drown what the few that differ say."""
+    noisy, level, context, clean, noise = drawn(SCHEDULES["cosine"])
+    for still, learns in ((-0.1, False), (0.2, True), (0.6, False)):
+        answer = told(torch.zeros_like(noisy), still=still).requires_grad_(True)
+        drift = torch.tensor([[1.0, 0.0]]).expand(5, 2)
+        change_loss(FrameChange(noisy, level, context, 0.2, drift).belief(answer), clean, noise).sum().backward()
+        assert answer.grad is not None
+        assert bool(answer.grad[:, :, -1].any()) == learns
+
+
+@pytest.mark.parametrize("guessed", [False, True])
+def test_what_a_camera_follows_stands_still(guessed: bool) -> None:
+    """Half the picture says that it stands, and is believed to be as it was; the other half drifts, or is as guessed."""
+    context = drifting(2, -1)[:, :2]
+    level = schedules.cosine().level(torch.tensor([200, 700]))
+    clean = context[:, -1:].expand(-1, 3, -1, -1, -1)
+    noisy = level.add_noise(clean, gaussian_noise(tuple(clean.shape[1:]), seed=0, step=0, samples=[0, 1]))
+    change = FrameChange(noisy, level, context, 0.2, observed_drift(context), guess=0.3 * clean if guessed else None)
+    expected = 0.3 * clean if guessed else change.last
+    answer = told(torch.zeros_like(noisy), -6.0)
+    answer[:, :, -1, :20] = 0.5
+    belief = change.belief(answer).clean
+    torch.testing.assert_close(belief[..., :20, :], clean[..., :20, :], rtol=0, atol=0.02)
+    torch.testing.assert_close(belief[..., 20:, :], expected[..., 20:, :], rtol=0, atol=0.02)
+
+
 def test_the_displacement_is_learned_by_its_gradient() -> None:
     """From no displacement to the true one, on a smooth frame that has moved by two pixels."""
     rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
@@ -371,8 +418,9 @@ def test_the_displacement_is_learned_by_its_gradient() -> None:
     said = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.Adam([said], lr=0.02)
     for _ in range(150):
-        place = said[:, None, None].expand(1, 1, 2, 16, 16)
-        belief = change.belief(torch.cat([torch.zeros(1, 1, 2, 16, 16), torch.full((1, 1, 1, 16, 16), -0.5), place], 2))
+        silent = torch.tensor([0.0, 0.0, -0.5])
+        answer = torch.cat([silent, said, torch.zeros(1)])[:, None, None].expand(1, 1, -1, 16, 16)
+        belief = change.belief(answer)
         loss = (belief.clean - clean).square().mean()
         optimizer.zero_grad()
         loss.backward()

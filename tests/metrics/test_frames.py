@@ -1,6 +1,7 @@
 """Frame metrics agree with independent computations, and refuse what they would misread."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch.nn import functional
 from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
 
 from trimtab.metrics.frames import Lpips, psnr, sharpness, ssim
-from trimtab.metrics.weights import LPIPS_ALEX, read_arrays
+from trimtab.metrics.weights import LPIPS_ALEX, LPIPS_VGG, read_arrays
 
 
 def smooth_video(*shape: int, seed: int = 0) -> Tensor:
@@ -96,9 +97,18 @@ def test_sharpness_of_a_known_pattern(real: Tensor) -> None:
     torch.testing.assert_close(sharpness(torch.zeros(1, 1, 3, 8, 8), torch.ones(1, 1, 3, 8, 8)), torch.ones(1, 1))
 
 
-def numpy_lpips(first: np.ndarray, second: np.ndarray) -> float:
-    """LPIPS-alex of two (height, width, 3) frames in [-1, 1], written as loops over positions in float64."""
-    arrays = {name: array.astype(np.float64) for name, array in read_arrays(LPIPS_ALEX.read()).items()}
+ALEX_LAYERS = [(11, 4, 2, 0), (5, 1, 2, 3), (3, 1, 1, 3), (3, 1, 1, 0), (3, 1, 1, 0)]
+"""Size, stride and padding of each convolution, and the size of the max-pool of stride 2 before it."""
+VGG_LAYERS = [(3, 1, 1, 2 if layer in (2, 4, 7, 10) else 0) for layer in range(13)]
+
+
+def numpy_lpips(first: np.ndarray, second: np.ndarray, backbone: str) -> float:
+    """LPIPS of two (height, width, 3) frames in [-1, 1], written as loops over positions in float64."""
+    weights, network, layers, compared = {
+        "alex": (LPIPS_ALEX, "AlexNet_0", ALEX_LAYERS, range(5)),
+        "vgg": (LPIPS_VGG, "VGG16_0", VGG_LAYERS, (1, 3, 6, 9, 12)),
+    }[backbone]
+    arrays = {name: array.astype(np.float64) for name, array in read_arrays(weights.read()).items()}
     shift, scale = np.array([-0.030, -0.088, -0.188]), np.array([0.458, 0.448, 0.450])
 
     def slide(image: np.ndarray, size: int, stride: int, at: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
@@ -112,24 +122,37 @@ def numpy_lpips(first: np.ndarray, second: np.ndarray) -> float:
 
     def features(frame: np.ndarray) -> list[np.ndarray]:
         hidden, found = (frame - shift) / scale, []
-        for layer, (size, stride, padding) in enumerate([(11, 4, 2), (5, 1, 2), (3, 1, 1), (3, 1, 1), (3, 1, 1)]):
-            kernel, bias = (arrays[f"AlexNet_0/Conv_{layer}/{name}"] for name in ("kernel", "bias"))
-            if layer in (1, 2):
-                hidden = slide(hidden, 3, 2, lambda patch: patch.max((0, 1)))
+        for layer, (size, stride, padding, pool) in enumerate(layers):
+            kernel, bias = (arrays[f"{network}/Conv_{layer}/{name}"] for name in ("kernel", "bias"))
+            if pool:
+                hidden = slide(hidden, pool, 2, lambda patch: patch.max((0, 1)))
             padded = np.pad(hidden, ((padding, padding), (padding, padding), (0, 0)))
             hidden = slide(padded, size, stride, lambda patch, k=kernel, b=bias: np.tensordot(patch, k, 3) + b).clip(0)
             found.append(hidden / (np.linalg.norm(hidden, axis=-1, keepdims=True) + 1e-10))
-        return found
+        return [found[layer] for layer in compared]
 
     heads = [arrays[f"NetLinLayer_{layer}/Conv_0/kernel"].ravel() for layer in range(5)]
-    layers = zip(features(first), features(second), heads, strict=True)
-    return sum(float((((one - other) ** 2) @ head).mean()) for one, other, head in layers)
+    both = zip(features(first), features(second), heads, strict=True)
+    return sum(float((((one - other) ** 2) @ head).mean()) for one, other, head in both)
 
 
-def test_lpips_agrees_with_a_numpy_evaluation(real: Tensor, lpips: Lpips) -> None:
+@pytest.mark.parametrize(("backbone", "size"), [("alex", 64), ("vgg", 24)])
+def test_lpips_agrees_with_a_numpy_evaluation(real: Tensor, backbone: Literal["alex", "vgg"], size: int) -> None:
+    real = real[:1, :1, :, :size, :size]
     generated = noisy(real, 0.3)
     frames = (video[0, 0].permute(1, 2, 0).double().numpy() for video in (generated, real))
-    assert lpips(generated[:1, :1], real[:1, :1]).item() == pytest.approx(numpy_lpips(*frames), abs=1e-5)
+    assert Lpips(backbone)(generated, real).item() == pytest.approx(numpy_lpips(*frames, backbone), abs=1e-5)
+
+
+def test_lpips_with_vgg_is_another_figure_of_the_same_kind(real: Tensor, lpips: Lpips) -> None:
+    """In chunks of its own size; zero for equals, larger for more noise, and not AlexNet's."""
+    vgg, some = Lpips("vgg"), real[..., :32, :32].repeat(3, 1, 1, 1, 1)
+    assert len(vgg.state_dict()) == 2 + 2 * 13 + 5
+    values = vgg(noisy(some, 0.1), some)
+    assert vgg(some, some).abs().max() == 0
+    assert (vgg(noisy(some, 0.4), some) > values).all()
+    torch.testing.assert_close(values[4:], vgg(noisy(some, 0.1)[4:], some[4:]), atol=1e-6, rtol=1e-4)
+    assert (values - lpips(noisy(some, 0.1), some)).abs().min() > 0.001
 
 
 def test_lpips_is_a_distance_that_grows_with_blur_and_noise(real: Tensor, lpips: Lpips) -> None:
@@ -179,7 +202,13 @@ def test_wrong_videos_are_refused(
         metric(change(real), real)
 
 
-@pytest.mark.parametrize(("metric", "size"), [(ssim, 10), (Lpips(), 30), (sharpness, 1)])
+@pytest.mark.usefixtures("without_shape_types")
+def test_other_backbones_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be one of"):
+        Lpips("squeeze")
+
+
+@pytest.mark.parametrize(("metric", "size"), [(ssim, 10), (Lpips(), 30), (Lpips("vgg"), 15), (sharpness, 1)])
 def test_frames_below_the_window_are_refused(metric: Callable, size: int) -> None:
     with pytest.raises(ValueError, match="pixels or more"):
         metric(torch.zeros(1, 1, 3, size, size), torch.zeros(1, 1, 3, size, size))

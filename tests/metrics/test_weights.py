@@ -1,14 +1,25 @@
 """Weights come from pinned files only, and reading them runs nothing."""
 
 import hashlib
+import io
 import pickle
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from trimtab.metrics.weights import LPIPS_ALEX, PackagedFile, read_arrays
+from trimtab.metrics.weights import (
+    I3D_KINETICS,
+    INCEPTION,
+    LPIPS_ALEX,
+    LPIPS_VGG,
+    PackagedFile,
+    read_arrays,
+    read_script,
+)
 
 
 def test_pinned_file_is_found_and_holds_the_five_layers() -> None:
@@ -21,9 +32,11 @@ def test_pinned_file_is_found_and_holds_the_five_layers() -> None:
     assert all((arrays[f"NetLinLayer_{layer}/Conv_0/kernel"] >= 0).all() for layer in range(5))
 
 
-def test_requirements_name_the_pinned_version() -> None:
+@pytest.mark.parametrize("file", [LPIPS_ALEX, LPIPS_VGG, INCEPTION, I3D_KINETICS])
+def test_requirements_name_the_pinned_version(file: PackagedFile) -> None:
     requirements = Path(__file__).parents[2].joinpath("requirements-weights.txt").read_text().splitlines()
-    assert f"{LPIPS_ALEX.package}=={LPIPS_ALEX.version}" in requirements
+    assert f"{file.package}=={file.version}" in requirements
+    assert hashlib.sha256(file.read()).hexdigest() == file.sha256
 
 
 def test_missing_package_and_file_name_the_install_command() -> None:
@@ -63,3 +76,22 @@ def test_code_in_a_pickle_is_refused_and_not_run(content: dict, capsys: pytest.C
 def test_anything_but_numeric_arrays_is_refused(content: object) -> None:
     with pytest.raises(ValueError, match="numeric numpy arrays only"):
         read_arrays(pickle.dumps(content, 3))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_a_script_gives_the_tensors_that_torch_reads() -> None:
+    data = INCEPTION.read()
+    theirs = torch.jit.load(io.BytesIO(data)).state_dict()
+    ours = read_script(data)
+    assert list(ours) == [name.replace(".", "/") for name in theirs]
+    for array, tensor in zip(ours.values(), theirs.values(), strict=True):
+        np.testing.assert_array_equal(array, tensor.detach().numpy())
+
+
+def test_code_named_by_a_script_is_refused_and_not_run(capsys: pytest.CaptureFixture[str]) -> None:
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w") as archive:
+        archive.writestr("any/data.pkl", pickle.dumps(Harmful(), 2))
+    with pytest.raises(ValueError, match=r"float32 tensors only; this file asks for .*print"):
+        read_script(written.getvalue())
+    assert capsys.readouterr().out == ""

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from trimtab.networks import attention, avid_unet3d
-from trimtab.networks.avid_unet3d import AvidActionClassifier, AvidUNet3D, from_public
+from trimtab.networks.avid_public import from_public
+from trimtab.networks.avid_unet3d import AvidActionClassifier, AvidUNet3D
 
 RECORDED = load_file(Path(__file__).parent / "avid_public.safetensors")
 """Random weights of the public code's `Unet3D` and `Unet3DEncoder`, what they were given, and what they answered."""

@@ -104,6 +104,43 @@ class Prior(Denoiser, ClipSpace, Protocol):
 
 
 @runtime_checkable
+class OpenPrior(Prior, Protocol):
+    """A prior whose weights are within reach. Methods that change them, or add to its features, take no other."""
+
+    @property
+    def network(self) -> VideoModel:
+        """What answers for it; its ``ask`` takes ``control``, too: what to add to its features, coarser and coarser."""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of its features."""
+
+    def told_actions(self, *, num_actions: int | None = None, action_dim: int | None = None) -> VideoModel:
+        """A trainable copy of its model that is told actions, too; at first they change nothing. An nn.Module."""
+
+    def controller(self, *, num_actions: int | None = None, action_dim: int | None = None, **sizes: Any) -> Controller:
+        """The half of its model that looks, told actions; without sizes a trainable copy, else untrained and of those sizes.
+
+        An nn.Module.
+        """
+
+
+@runtime_checkable
+class Controller(Protocol):
+    """The half of a model that looks: from a noisy clip to features, coarser and coarser."""
+
+    @property
+    def sizes(self) -> Mapping[str, Any]:
+        """The options that rebuild it; plain values."""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of each of its features."""
+
+    def bind(self, given: Conditioning) -> Callable[[Video, NoiseLevel], list[Tensor]]: ...
+
+
+@runtime_checkable
 class VideoModel(Protocol):
     """What priors, adapters and baselines are made of: a network, how it is asked about a noisy clip, how it answers."""
 

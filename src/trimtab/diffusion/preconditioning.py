@@ -29,13 +29,14 @@ class FrameChange:
     """A noisy clip, seen as the noisy change since the last context frame, by an eye that moves with the picture.
 
     If the whole picture drifts (a camera moves), the network sees all frames as if it did not: each displaced by the drift
-    since the last one, which fades from frame to frame, in whole pixels, so that nothing is blurred. It says three things
-    about every pixel: how it moves besides, how far it may be from what moved there (a deviation d), and where in this
-    range it is. Motion adds up over the frames of the clip (frame k is displaced by the drift until then and the sum of
-    the first k answers), so that steady motion is the same answer at every frame. With r = clean - displaced last frame,
-    taken as Gaussian of standard deviation d, and change = noisy - alpha * displaced last frame, the velocity of r is
+    since the last one, which fades from frame to frame, in whole pixels, so that nothing is blurred. What a camera follows
+    does not drift with the rest, so it also sees the last frame as it stood. It says four things about every pixel: how it
+    moves besides the drift, by how much it is instead what stood there, how far it may be from that (a deviation d), and
+    where in this range it is. Motion adds up over the frames of the clip (frame k is displaced by the drift until then and
+    the sum of the first k answers), so that steady motion is the same answer at every frame. With e the frame so expected,
+    r = clean - e, taken as Gaussian of standard deviation d, and change = noisy - alpha * e, the velocity of r is
     ``skip * change + scale * answer``, where ``skip = alpha * sigma * (1 - d^2) * narrow^2``, ``scale = d * narrow`` and
-    ``narrow = 1 / sqrt(alpha^2 * d^2 + sigma^2)``; the velocity of the clip is that minus ``sigma * displaced``.
+    ``narrow = 1 / sqrt(alpha^2 * d^2 + sigma^2)``; the velocity of the clip is that minus ``sigma * e``.
 
     Some pixels change much and most only move or stay. Where no change is expected (d near zero) the belief is the last
     frame, displaced, and no noise has to pass through the network to be cancelled.
@@ -82,8 +83,13 @@ class FrameChange:
 
     @staticmethod
     def answer_channels(channels: int) -> int:
-        """Of the network's answer about frames of so many channels: as many, a deviation and a displacement of two."""
-        return channels + 3
+        """Of the network's answer about frames of so many channels: as many, deviation, displacement of two, stillness."""
+        return channels + 4
+
+    @staticmethod
+    def seen_channels(channels: int, num_context: int) -> int:
+        """Of `stacked`, without extras: change, context frames, the last of them as it stood, what speaks for that."""
+        return channels * (2 + num_context) + 1
 
     @property
     def angle(self) -> Tensor:
@@ -91,25 +97,37 @@ class FrameChange:
         return self.native.angle
 
     def stacked(self, *extra: Video) -> Float[Tensor, "batch time channels height width"]:
-        """What the network sees, stacked on channels: change, scaled to variance one; context frames; and `extra`."""
+        """What the network sees, stacked on channels.
+
+        These are the change, scaled to variance one; the context frames, displaced; the last of them as it stood, and by
+        how much better it agrees with the frame before if nothing drifted (in mean absolute difference); and `extra`.
+        """
         alpha, sigma = self.native.broadcast()
         back = range(self.context.shape[1] - 1, 0, -1)  # steps from each context frame to the last
         seen = [displaced(self.context[:, -1 - age, None], self.drifted + age * self.drift) for age in back]
         seen.append(self.last)
         change = (self.video - alpha * self.guess) * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
-        return torch.cat([change, *seen, *extra], dim=2)
+        stood, before = self.context[:, -1:], self.context[:, -2:][:, :1]
+        unlike, unlike_drifted = (
+            (stood - some).abs().mean(2, keepdim=True) for some in (before, displaced(before, self.drift))
+        )
+        still = (some.expand(-1, self.video.shape[1], -1, -1, -1) for some in (stood, unlike_drifted - unlike))
+        return torch.cat([change, *seen, *still, *extra], dim=2)
 
     def belief(self, answer: Video) -> Prediction:
         """The network's answer as a belief about the noisy clip, of kind velocity.
 
         Args:
-            answer: (batch, time, channel + 3, height, width). After the channels come log(d / deviation) / 4, used between
-                -6 and 2 after multiplication, and by how many times 4 pixels, right and down, beyond the drift, the place
-                in the last frame that a pixel is taken from is farther away than for the frame before.
+            answer: (batch, time, channel + 4, height, width). After the channels come log(d / deviation) / 4, used between
+                -6 and 2 after multiplication; by how many times 4 pixels, right and down, beyond the drift, the place
+                in the last frame that a pixel is taken from is farther away than for the frame before; and half the share
+                of the last frame as it stood, used between 0 and 1.
         """
-        position, scale, motion = answer.split([answer.shape[2] - 3, 1, 2], dim=2)
+        position, scale, motion, still = answer.split([answer.shape[2] - 4, 1, 2, 1], dim=2)
         alpha, sigma = self.native.broadcast()
-        expected = displaced(self.source, self.offset + STEP * motion.cumsum(dim=1))
+        moved = displaced(self.source, self.offset + STEP * motion.cumsum(dim=1))
+        # Beyond 0 and 1 without a gradient: the many pixels that drift must not drown the few that say that they stand.
+        expected = torch.lerp(moved, self.context[:, -1:], (2 * still).clamp(0, 1))
         deviation = self.deviation * (STEP * scale).clamp(-6, 2).exp()
         narrow = torch.rsqrt((alpha * deviation) ** 2 + sigma**2)
         skip = alpha * sigma * (1 - deviation**2) * narrow**2
@@ -127,7 +145,7 @@ class FrameChange:
         skip = alpha * sigma * (1 - self.deviation**2) * narrow**2
         silent = skip * (self.video - alpha * self.guess) - sigma * self.guess  # what an answer of zero says
         position = (velocity - silent) / (self.deviation * narrow)
-        return torch.cat([position, torch.zeros_like(position[:, :, :1]).expand(-1, -1, 3, -1, -1)], dim=2)
+        return torch.cat([position, torch.zeros_like(position[:, :, :1]).expand(-1, -1, 4, -1, -1)], dim=2)
 
 
 def observed_drift(context: Context) -> Drift:

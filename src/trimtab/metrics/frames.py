@@ -7,6 +7,8 @@ figures, overall figures and paired differences all come from one table. Frames 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trimtab.core.values import Video
-from trimtab.metrics.weights import LPIPS_ALEX, read_arrays
+from trimtab.metrics.weights import LPIPS_ALEX, LPIPS_VGG, PackagedFile, read_arrays
 from trimtab.networks.precision import fast_products
 
 PerFrame = Float[Tensor, "batch time"]
@@ -47,9 +49,11 @@ def check_videos(**videos: Tensor) -> None:
             )
 
 
-def _over_frames(measure: Callable[[Images, Images], Tensor], generated: Video, real: Video) -> PerFrame:
+def _over_frames(
+    measure: Callable[[Images, Images], Tensor], generated: Video, real: Video, chunk: int = _CHUNK
+) -> PerFrame:
     check_videos(generated=generated, real=real)
-    pairs = zip(generated.flatten(0, 1).split(_CHUNK), real.flatten(0, 1).split(_CHUNK), strict=True)
+    pairs = zip(generated.flatten(0, 1).split(chunk), real.flatten(0, 1).split(chunk), strict=True)
     return torch.cat([measure(*pair) for pair in pairs]).unflatten(0, generated.shape[:2])
 
 
@@ -104,59 +108,89 @@ def sharpness(generated: Video, real: Video) -> PerFrame:
     return _over_frames(lambda first, second: energy(first) / energy(second), generated, real)
 
 
-class Lpips(nn.Module):
-    """LPIPS v0.1 with AlexNet (Zhang et al. 2018, arXiv 1801.03924): 0 is identical, larger is more different.
+@dataclass(frozen=True)
+class _Backbone:
+    """What tells the networks of LPIPS apart: their weights, convolutions and pools, and where features are taken."""
 
-    Scaled input, features after each of the five ReLUs, unit length over channels, squared difference, a non-negative
-    weight a channel, mean over positions, sum over layers. The weights come from an installed package (`LPIPS_ALEX`).
+    weights: PackagedFile
+    name: str
+    strides_and_paddings: tuple[tuple[int, int], ...]
+    pool: int  # size of the max-pools of stride 2
+    pooled_before: tuple[int, ...]  # convolutions that see their input through a max-pool
+    taken_after: tuple[int, ...]  # convolutions whose features, after the ReLU, are compared
+    smallest: int  # side of the smallest frame of which something is left at the end
+    chunk: int  # pairs of frames compared at once
+
+
+_BACKBONES = {
+    "alex": _Backbone(
+        LPIPS_ALEX, "AlexNet_0", ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1)), 3, (1, 2), (0, 1, 2, 3, 4), 31, _CHUNK
+    ),
+    "vgg": _Backbone(LPIPS_VGG, "VGG16_0", ((1, 1),) * 13, 2, (2, 4, 7, 10), (1, 3, 6, 9, 12), 16, 16),
+}
+
+
+class Lpips(nn.Module):
+    """LPIPS v0.1 (Zhang et al. 2018, arXiv 1801.03924): 0 is identical, larger is more different.
+
+    Scaled input, features after five of the ReLUs, unit length over channels, squared difference, a non-negative
+    weight a channel, mean over positions, sum over layers. The weights come from an installed package (`LPIPS_ALEX`,
+    `LPIPS_VGG`).
+
+    Args:
+        backbone: ``"alex"``, five convolutions, for measuring; or ``"vgg"``, VGG16, as AVID's tables are made with,
+            many times slower. Figures of one do not compare with those of the other.
     """
 
-    weights = LPIPS_ALEX
-    strides_and_paddings = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))
-    pooled_before = (1, 2)  # layers that see their input through a 3 x 3 max-pool of stride 2
-
-    def __init__(self) -> None:
+    def __init__(self, backbone: Literal["alex", "vgg"] = "alex") -> None:
         super().__init__()
+        if backbone not in _BACKBONES:
+            raise ValueError(f"backbone must be one of {[*_BACKBONES]}, not {backbone!r}")
+        self.backbone = _BACKBONES[backbone]
+        self.weights = self.backbone.weights
         arrays = {name: torch.tensor(array) for name, array in read_arrays(self.weights.read()).items()}
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).reshape(3, 1, 1))
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).reshape(3, 1, 1))
-        for layer in range(5):
-            kernel = arrays[f"AlexNet_0/Conv_{layer}/kernel"].permute(3, 2, 0, 1)  # from (height, width, in, out)
+        for layer in range(len(self.backbone.strides_and_paddings)):
+            path = f"{self.backbone.name}/Conv_{layer}"
+            kernel = arrays[f"{path}/kernel"].permute(3, 2, 0, 1)  # from (height, width, in, out)
             self.register_buffer(f"kernel_{layer}", kernel.contiguous(memory_format=torch.channels_last))
-            self.register_buffer(f"bias_{layer}", arrays[f"AlexNet_0/Conv_{layer}/bias"])
+            self.register_buffer(f"bias_{layer}", arrays[f"{path}/bias"])
+        for layer in range(5):
             self.register_buffer(f"head_{layer}", arrays[f"NetLinLayer_{layer}/Conv_0/kernel"].reshape(-1))
 
     def features(self, images: Images) -> list[Float[Tensor, "image channel h w"]]:
-        """The features of each layer, of unit length over channels."""
+        """The features of each of the five layers, of unit length over channels."""
         hidden = ((images - self.get_buffer("shift")) / self.get_buffer("scale")).contiguous(
             memory_format=torch.channels_last
         )
         result = []
-        for layer, (stride, padding) in enumerate(self.strides_and_paddings):
-            if layer in self.pooled_before:
-                hidden = functional.max_pool2d(hidden, 3, 2)
+        for layer, (stride, padding) in enumerate(self.backbone.strides_and_paddings):
+            if layer in self.backbone.pooled_before:
+                hidden = functional.max_pool2d(hidden, self.backbone.pool, 2)
             kernel, bias = self.get_buffer(f"kernel_{layer}"), self.get_buffer(f"bias_{layer}")
             hidden = functional.conv2d(hidden, kernel, bias, stride, padding).relu()
-            result.append(hidden / (hidden.square().sum(1, keepdim=True).sqrt() + 1e-10))
+            if layer in self.backbone.taken_after:
+                result.append(hidden / (hidden.square().sum(1, keepdim=True).sqrt() + 1e-10))
         return result
 
     @torch.no_grad()
     def forward(self, generated: Video, real: Video) -> PerFrame:
-        """Raises ValueError for a wrong shape, dtype or range, and for frames below 31 pixels."""
-        _check_size("LPIPS", real, 31)
+        """Raises ValueError for a wrong shape, dtype or range, and for frames below 31 pixels ("vgg": 16)."""
+        _check_size("LPIPS", real, self.backbone.smallest)
 
         def measure(first: Images, second: Images) -> Tensor:
             together = self.features(torch.cat([first, second]))
             return self.between(((layer[: len(first)], layer[len(first) :]) for layer in together), len(first))
 
-        return _over_frames(measure, generated, real)
+        return _over_frames(measure, generated, real, self.backbone.chunk)
 
     def distance(self, generated: Video, real: Video) -> PerFrame:
         """The same to train by: gradients reach the generated frames, whose values may leave [-1, 1].
 
         In bf16 where the processor is fast at it.
         """
-        _check_size("LPIPS", real, 31)
+        _check_size("LPIPS", real, self.backbone.smallest)
         with fast_products(real.device):
             with torch.no_grad():
                 goal = self.features(real.flatten(0, 1))

@@ -1,6 +1,7 @@
 """What prior, adapters and baselines are made of: a network, how it is asked about a noisy clip, and how it answers.
 
-One file a model, with the model's class as `Model`; `build` finds it by the file's name.
+One file a model, with the model's class as `Model`, and the half of it that looks as `Controller`; `build` and `controller`
+find them by the file's name.
 """
 
 from __future__ import annotations
@@ -28,10 +29,30 @@ def build(name: str, clips: ClipSpace, *, recompute: bool = False, **options: An
     Raises:
         ValueError: no model of this name.
     """
-    names = [found.name for found in pkgutil.iter_modules(__path__)]
-    if name not in names:
-        raise ValueError(f"no model {name!r}; there are: {', '.join(sorted(names))}")
-    model = importlib.import_module(f"{__name__}.{name}").Model(clips, **options)
+    model = _module(name).Model(clips, **options)
     if recompute:
         memory.recompute(model)
     return model
+
+
+def controller(name: str, clips: ClipSpace, *, recompute: bool = False, **options: Any) -> Any:
+    """An untrained `Controller`, an nn.Module: the half of the model of this name that looks.
+
+    Args:
+        name, clips, recompute: as in `build`.
+        options: the size of its network, and `num_actions` or `action_dim`.
+
+    Raises:
+        ValueError: no model of this name.
+    """
+    found = _module(name).Controller(clips, **options)
+    if recompute:
+        memory.recompute(found)
+    return found
+
+
+def _module(name: str) -> Any:
+    names = [found.name for found in pkgutil.iter_modules(__path__)]
+    if name not in names:
+        raise ValueError(f"no model {name!r}; there are: {', '.join(sorted(names))}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,8 @@ from trimtab.core.checks import checked_context
 from trimtab.core.contracts import Ask, ClipSpace
 from trimtab.core.values import Conditioning, NoiseLevel, Prediction, Video
 from trimtab.diffusion.preconditioning import FrameChange, observed_drift
-from trimtab.networks.unet3d import UNet3D
+from trimtab.networks.blocks import TemporalConv
+from trimtab.networks.unet3d import Trunk, UNet3D
 
 TINY = {"widths": (32,), "depths": (1,), "patch": 1}
 """Sizes for tests."""
@@ -41,7 +42,7 @@ class Model(UNet3D):
     ) -> None:
         channels = clips.frame_shape[0]
         super().__init__(
-            in_channels=channels * (1 + clips.num_context + int(sees_prior)),
+            in_channels=FrameChange.seen_channels(channels, clips.num_context) + channels * int(sees_prior),
             out_channels=channels if residual else FrameChange.answer_channels(channels),
             max_frames=clips.num_frames,
             widths=widths,
@@ -58,14 +59,19 @@ class Model(UNet3D):
         known = None if given.actions is None else given.is_known("actions")
         drift = observed_drift(context)
 
-        def ask(noisy: Video, level: NoiseLevel, prior: Prediction | None = None) -> tuple[Prediction, Tensor | None]:
+        def ask(
+            noisy: Video,
+            level: NoiseLevel,
+            prior: Prediction | None = None,
+            control: Sequence[Tensor] | None = None,
+        ) -> tuple[Prediction, Tensor | None]:
             shown = prior if self.sees_prior else None
             guess = None
             if shown is not None and shown.kind != "noise":  # which near pure noise says little of the clean video
                 guess = shown.clean
             change = FrameChange(noisy, level, context, self.deviation, drift, guess)
             extra = [] if shown is None else [shown.tensor]
-            answer, mask = self(change.stacked(*extra), change.angle, given.actions, known)
+            answer, mask = self(change.stacked(*extra), change.angle, given.actions, known, control)
             if prior is not None and self.residual:
                 return prior.like(prior.tensor + answer), mask
             if shown is not None and guess is not None:
@@ -73,3 +79,47 @@ class Model(UNet3D):
             return change.belief(answer), mask
 
         return ask
+
+
+class Controller(Trunk):
+    """The half of `Model` that looks, as a `Controller`.
+
+    Args:
+        clips, deviation, widths, depths, patch, options: as in `Model`.
+    """
+
+    def __init__(
+        self,
+        clips: ClipSpace,
+        *,
+        deviation: float = 0.2,
+        widths: Sequence[int] = (64, 96, 128),
+        depths: Sequence[int] = (1, 1, 2),
+        patch: int = 2,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            in_channels=FrameChange.seen_channels(clips.frame_shape[0], clips.num_context),
+            max_frames=clips.num_frames,
+            widths=widths,
+            depths=depths,
+            patch=patch,
+            **options,
+        )
+        self.clips = (clips,)
+        self.sizes = {"deviation": deviation, "widths": list(widths), "depths": list(depths), "patch": patch}
+        self.deviation = deviation
+        for block in self.modules():
+            if isinstance(block, TemporalConv):  # zeros would learn late here, and what is added is gated anyway
+                block.conv.reset_parameters()
+
+    def bind(self, given: Conditioning) -> Callable[[Video, NoiseLevel], list[Tensor]]:
+        context = checked_context(given, self.clips[0])
+        known = None if given.actions is None else given.is_known("actions")
+        drift = observed_drift(context)
+
+        def look(noisy: Video, level: NoiseLevel) -> list[Tensor]:
+            change = FrameChange(noisy, level, context, self.deviation, drift)
+            return self.features(change.stacked(), change.angle, given.actions, known)
+
+        return look

@@ -1,4 +1,4 @@
-"""AVID's pixel network to the unit (arXiv 2410.12822; methods 1.5 and 1.7), with a map of its public weights; tensors only.
+"""AVID's pixel network to the unit (arXiv 2410.12822; methods 1.5 and 1.7); it knows tensors only.
 
 It derives from lucidrains' video-diffusion: convolutions and linear attention act on each frame, only temporal attention
 mixes frames. `UNet3D` is the small, fast network that the demo trains; this one is for the paper's sizes and weights.
@@ -7,7 +7,6 @@ mixes frames. `UNet3D` is the small, fast network that the demo trains; this one
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -129,16 +128,26 @@ class Trunk(nn.Module):
         self.middle_time = TemporalAttention(wide, heads, head_dim)
         self.middle_second = ResidualBlock(wide, wide, condition)
 
-    def encode(self, video: Video, condition: Tensor, order: Order) -> tuple[Tensor, list[Tensor]]:
-        """The middle's frames, and those to be carried across: after the stem, and after each stage."""
+    def encode(
+        self, video: Video, condition: Tensor, order: Order, control: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """After the stem; and the features: after each stage, and of the middle after its attention and at its end.
+
+        With `control`, something is added to each of these features; to a stage's, only where they are carried across.
+        """
         frames = self.stem(video.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        frames = self.stem_time(frames, order)
-        skips = [frames]
+        stem = frames = self.stem_time(frames, order)
+        features = []
         for stage in self.down:
-            skips.append(stage(frames, condition, order))
-            frames = stage.resample(skips[-1])  # type: ignore[operator]
-        frames = self.middle_time(self.middle_space(self.middle_first(frames, condition)), order)
-        return self.middle_second(frames, condition), skips
+            features.append(stage(frames, condition, order))
+            frames = stage.resample(features[-1])  # type: ignore[operator]
+        middle = self.middle_time(self.middle_space(self.middle_first(frames, condition)), order)
+        if control is None:
+            return stem, [*features, middle, self.middle_second(middle, condition)]
+        *of_stages, of_middle, of_end = control
+        middle = middle + of_middle
+        features = [own + added for own, added in zip(features, of_stages, strict=True)]
+        return stem, [*features, middle, self.middle_second(middle, condition) + of_end]
 
     def check(self, video: Video, actions: Tensor | None = None) -> None:
         """Raises ValueError for shapes that the network was not built for."""
@@ -152,7 +161,88 @@ class Trunk(nn.Module):
             raise ValueError(f"actions must be ({batch}, {time}), one a frame; got {tuple(actions.shape)}")
 
 
-class AvidUNet3D(Trunk):
+class ToldTrunk(Trunk):
+    """A trunk that is told actions.
+
+    Args:
+        in_channels, width, heads, head_dim, multiples, num_actions: as in `AvidUNet3D`.
+        blind: whether what is said of actions passes through one more matrix, zero at first, and is added to what is said
+            without any (ControlNet's copy); else it takes its place.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 9,
+        width: int = 50,
+        heads: int = 4,
+        head_dim: int = 50,
+        multiples: Sequence[int] = (1, 2, 4, 8),
+        num_actions: int = 15,
+        blind: bool = False,
+    ) -> None:
+        super().__init__(in_channels, width, heads, head_dim, multiples, 8 * width)
+        self.action = nn.Embedding(num_actions, width)
+        self.null_action = nn.Parameter(torch.randn(width))
+        self.action_mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width))
+        self.blind = nn.Linear(4 * width, 4 * width) if blind else None
+        if self.blind is not None:
+            for parameter in self.blind.parameters():
+                nn.init.zeros_(parameter)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Of each of the features."""
+        of_stages = [many for _, many in self.pairs]
+        return (*of_stages, of_stages[-1], of_stages[-1])
+
+    def condition(
+        self, step: Tensor, actions: Tensor | None, known: Tensor | None, batch: int, time: int
+    ) -> Float[Tensor, "frames condition"]:
+        """What scales and shifts the residual blocks, frame by frame."""
+        null = self.null_action.expand(batch, time, -1)
+        action = null if actions is None else self.action(actions)
+        if actions is not None and known is not None:
+            action = torch.where(known[:, None, None], action, null)
+        said = self.action_mlp(action)
+        if self.blind is not None:
+            said = self.action_mlp(null) + self.blind(said)
+        of_step = self.step(sinusoids(step, self.width))[:, None].expand(-1, time, -1)
+        return functional.silu(torch.cat([of_step, said], dim=-1).flatten(0, 1))
+
+    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a larger or equal network that was told no actions; at first, no action changes anything.
+
+        Raises ValueError if they are not of this network's sizes, or do not hold all that it has beside actions.
+        """
+        own = self.state_dict()
+        known = [name for name in own if name != "action.weight" and not name.startswith("blind.")]
+        unlike = [name for name in known if name not in weights or own[name].shape != weights[name].shape]
+        if unlike:
+            raise ValueError(f"these are another network's weights: {unlike} are missing or of another shape")
+        self.load_state_dict(own | {name: weights[name] for name in known})
+        if self.blind is None:
+            with torch.no_grad():
+                self.action.weight.copy_(self.null_action.expand_as(self.action.weight))
+
+    def features(
+        self, video: Video, step: Tensor, actions: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
+        """Checked, and in the number format of products, the features. Arguments as of `AvidUNet3D.forward`."""
+        self.check(video, actions)
+        batch, time = video.shape[:2]
+        with fast_products(video.device):
+            condition = self.condition(step, actions, known, batch, time)
+            return self.encode(video, condition, self.frame_number(time))[1]
+
+    def check(self, video: Video, actions: Tensor | None = None) -> None:
+        """Raises ValueError for shapes and actions that the network was not built for."""
+        super().check(video, actions)
+        if actions is not None:
+            check_action_range(actions, self.action.num_embeddings)
+
+
+class AvidUNet3D(ToldTrunk):
     """The space-time U-Net of AVID's pixel models.
 
     Args:
@@ -177,12 +267,15 @@ class AvidUNet3D(Trunk):
         num_actions: int = 15,
         mask: bool = False,
     ) -> None:
-        condition = 8 * width
-        super().__init__(in_channels, width, heads, head_dim, multiples, condition)
-        self.out_channels = out_channels
-        self.action = nn.Embedding(num_actions, width)
-        self.null_action = nn.Parameter(torch.randn(width))
-        self.action_mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width))
+        super().__init__(
+            in_channels=in_channels,
+            width=width,
+            heads=heads,
+            head_dim=head_dim,
+            multiples=multiples,
+            num_actions=num_actions,
+        )
+        self.out_channels, condition = out_channels, 8 * width
         last = len(multiples) - 1
         self.up = nn.ModuleList(
             Stage(2 * many, few, condition, heads, head_dim, nn.Identity() if place == last else doubling(few))
@@ -202,6 +295,7 @@ class AvidUNet3D(Trunk):
         step: Float[Tensor, " batch"] | Int[Tensor, " batch"],
         actions: Int[Tensor, "batch time"] | None = None,
         known: Bool[Tensor, " batch"] | None = None,
+        control: Sequence[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "batch time answer height width"], Float[Tensor, "batch time 1 height width"] | None]:
         """The answer and the mask logit (None without a mask), in float32.
 
@@ -210,27 +304,20 @@ class AvidUNet3D(Trunk):
             step: of diffusion, 0 (nearly clean) to 199 in the paper.
             actions: for each frame the action that leads to it; None for the null action everywhere.
             known: which samples know their actions; the others get the null action.
+            control: what to add to the features, see `encode`.
 
         Raises:
             ValueError: a shape or an action that the network was not built for.
         """
         self.check(video, actions)
-        if actions is not None:
-            check_action_range(actions, self.action.num_embeddings)
         batch, time = video.shape[:2]
         with fast_products(video.device):
-            null = self.null_action.expand(batch, time, -1)
-            action = null if actions is None else self.action(actions)
-            if actions is not None and known is not None:
-                action = torch.where(known[:, None, None], action, null)
-            of_step = self.step(sinusoids(step, self.width))[:, None].expand(-1, time, -1)
-            condition = functional.silu(torch.cat([of_step, self.action_mlp(action)], dim=-1).flatten(0, 1))
-            order = self.frame_number(time)
-            frames, skips = self.encode(video, condition, order)
+            condition, order = self.condition(step, actions, known, batch, time), self.frame_number(time)
+            stem, (*skips, _, frames) = self.encode(video, condition, order, control)
             for stage in self.up:
                 frames = stage(torch.cat([frames, skips.pop()], dim=1), condition, order)
                 frames = stage.resample(frames)  # type: ignore[operator]
-            answer = self.answer(self.last(torch.cat([frames, skips.pop()], dim=1))).float()
+            answer = self.answer(self.last(torch.cat([frames, stem], dim=1))).float()
         answer, logit = answer.tensor_split([self.out_channels], dim=1)
         mask = None if self.mask is None else self.mask(logit).unflatten(0, (batch, time))
         return answer.unflatten(0, (batch, time)), mask
@@ -283,7 +370,8 @@ class AvidActionClassifier(Trunk):
         step = torch.zeros(batch, device=video.device) if step is None else step
         with fast_products(video.device):
             of_step = self.step(sinusoids(step, self.width))[:, None].expand(-1, time, -1)
-            frames, _ = self.encode(video, functional.silu(of_step.flatten(0, 1)), self.frame_number(time))
+            condition = functional.silu(of_step.flatten(0, 1))
+            _, (*_, frames) = self.encode(video, condition, self.frame_number(time))
             features = self.shrink(frames).permute(0, 2, 3, 1).flatten(1).unflatten(0, (batch, time))
             return self.head(features[:, num_context:]).float()
 
@@ -302,69 +390,3 @@ def sinusoids(step: Tensor, dim: int) -> Float[Tensor, "batch dim"]:
     frequency = torch.exp(torch.arange(half, device=step.device) * (-math.log(10_000) / (half - 1)))
     phase = step.float()[:, None] * frequency
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
-
-
-ATTENTION = {
-    r"\.fn\.norm\.gamma": ".norm.gain",
-    r"\.fn\.fn(\.fn)?\.to_qkv\.": ".qkv.",
-    r"\.fn\.fn(\.fn)?\.to_out\.": ".out.",
-}
-BLOCK = {
-    r"\.mlp\.1\.": ".modulation.",
-    r"\.block1\.proj\.": ".first.",
-    r"\.block2\.proj\.": ".second.",
-    r"\.block1\.norm\.gamma": ".first_norm.gain",
-    r"\.block2\.norm\.gamma": ".second_norm.gain",
-    r"\.res_conv\.": ".skip.",
-}
-PLACES = {
-    r"^init_conv\.": "stem.",
-    r"^init_temporal_attn\.": "stem_time.",
-    r"^time_rel_pos_bias\.relative_attention_bias\.": "frame_number.bias.",
-    r"^time_mlp\.1\.": "step.0.",
-    r"^time_mlp\.3\.": "step.2.",
-    r"^action_emb\.": "action.",
-    r"^null_action_emb$": "null_action",
-    r"^(down|up)s\.(\d+)\.0\.": r"\1.\2.first.",
-    r"^(down|up)s\.(\d+)\.1\.": r"\1.\2.second.",
-    r"^(down|up)s\.(\d+)\.2\.": r"\1.\2.space.",
-    r"^(down|up)s\.(\d+)\.3\.": r"\1.\2.time.",
-    r"^(down|up)s\.(\d+)\.4\.": r"\1.\2.resample.",
-    r"^mid_block1\.": "middle_first.",
-    r"^mid_block2\.": "middle_second.",
-    r"^mid_spatial_attn\.": "middle_space.",
-    r"^mid_temporal_attn\.": "middle_time.",
-    r"^final_conv\.0\.": "last.",
-    r"^final_down\.": "shrink.",
-    r"^out_mlp\.": "head.",
-    r"^final_conv\.1\.": "answer.",
-}
-
-
-def from_public(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of the public network (`Unet3D` of AVID's pixel code) under this network's names and shapes.
-
-    Names are rewritten by the tables above; convolutions lose their time axis of length one, gains their axes of length
-    one; the rotary frequencies, which every attention there repeats, are kept once. The adapter's last factor and shift of
-    the mask lie outside that network (`mixture_conv` of the diffusion): pass them along under that name. The public
-    classifier (`Unet3DEncoder`) is mapped in the same way.
-    """
-    mapped = {}
-    for name, value in weights.items():
-        if name.endswith("rotary_emb.freqs"):
-            mapped["frame_number.frequencies"] = value
-            continue
-        if name.startswith("mixture_conv."):
-            mapped["mask." + name.removeprefix("mixture_conv.")] = value.flatten(2, 3) if value.ndim == 5 else value
-            continue
-        new = name
-        for pattern, replacement in (PLACES | ATTENTION | BLOCK).items():
-            new = re.sub(pattern, replacement, new)
-        if new.endswith(".gain"):
-            value = value.flatten()
-        elif value.ndim == 5:
-            value = value.squeeze(2)
-        elif value.ndim == 4:  # the 1x1 convolutions of linear attention are matrices here
-            value = value.flatten(1)
-        mapped[new] = value
-    return mapped

@@ -44,10 +44,14 @@ class ConvToPixels(nn.Conv2d):
 
     def forward(self, frames: Frames) -> Float[Tensor, "frames out_channel finer_height finer_width"]:
         patch = self.patch
-        weight, bias = (some.unflatten(0, (-1, patch**2)).transpose(0, 1).flatten(0, 1) for some in self.parameters())
+        weight, bias = self._in_memory_order(self.weight), self._in_memory_order(self.bias)
         patches = functional.conv2d(frames, weight, bias, padding=self.padding).permute(0, 2, 3, 1)
         rows = patches.unflatten(-1, (patch, patch, -1)).transpose(2, 3)
         return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+    def _in_memory_order(self, parameter: Tensor | None) -> Tensor:
+        assert parameter is not None  # it is built with a bias
+        return parameter.unflatten(0, (-1, self.patch**2)).transpose(0, 1).flatten(0, 1)
 
 
 class Block(nn.Module):

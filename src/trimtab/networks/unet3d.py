@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Num
@@ -17,7 +17,136 @@ MASK_PACE = 0.25
 quick to say so shuts it out before it has learned what only it is told."""
 
 
-class UNet3D(nn.Module):
+class Trunk(nn.Module):
+    """The way down and the middle of `UNet3D`: from frames to features, coarser and coarser.
+
+    Args:
+        in_channels, num_actions, action_dim, max_frames, patch, widths, depths, embedding: as in `UNet3D`.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_actions: int | None = None,
+        action_dim: int | None = None,
+        max_frames: int = 8,
+        patch: int = 2,
+        widths: Sequence[int] = (64, 128, 256),
+        depths: Sequence[int] = (1, 2, 4),
+        embedding: int = 256,
+    ) -> None:
+        super().__init__()
+        if num_actions is not None and action_dim is not None:
+            raise ValueError("a network takes discrete actions (num_actions) or continuous ones (action_dim), not both")
+        if len(widths) != len(depths) or any(width % 32 for width in widths):
+            raise ValueError(f"widths {tuple(widths)} must be multiples of 32, one for each of depths {tuple(depths)}")
+        self.in_channels, self.patch, self.max_frames, self.channels = in_channels, patch, max_frames, tuple(widths)
+        self.num_actions, self.action_dim = num_actions, action_dim
+        self.multiple = patch * 2 ** (len(widths) - 1)
+
+        self.level = nn.Sequential(
+            FourierEmbedding(128), nn.Linear(128, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        )
+        self.place = nn.Embedding(max_frames, embedding)
+        self.action: nn.Module | None = None
+        if num_actions is not None:
+            self.action = nn.Embedding(num_actions, embedding)
+        elif action_dim is not None:
+            self.action = nn.Sequential(nn.Linear(action_dim, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        if self.action is not None:
+            self.null_action = nn.Parameter(torch.randn(embedding))
+
+        last = len(widths) - 1
+        self.stem = nn.Conv2d(in_channels * patch**2, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(blocks(depths[stage], widths[stage], embedding) for stage in range(last))
+        self.shrink = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 2, stride=2) for i in range(last))
+        self.middle = blocks(depths[last], widths[last], embedding)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def condition(
+        self, angle: Tensor, actions: Tensor | None, known: Tensor | None, batch: int, time: int
+    ) -> Float[Tensor, "frames embedding"]:
+        """What scales and shifts every block, frame by frame."""
+        place = self.place.weight[:time].expand(batch, time, -1)
+        level = self.level(angle.flatten()).unflatten(0, angle.shape)
+        total = place + (level[:, None] if angle.ndim == 1 else level)
+        if self.action is not None:
+            null = self.null_action.expand(batch, time, -1)
+            action = null if actions is None else self.action(actions)
+            if actions is not None and known is not None:
+                action = torch.where(known[:, None, None], action, null)
+            total = total + action
+        return functional.silu(total.flatten(0, 1))
+
+    def adopt(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over the weights of a larger or equal network that is told no actions; at first, no action changes anything.
+
+        Raises ValueError if they are not of this network's sizes, or do not hold all that it has beside actions.
+        """
+        own = self.state_dict()
+        actions = [name for name in own if name.startswith(("action.", "null_action"))]
+        last = ("action.weight", "action.2.", "null_action")  # what is added; before it, zeros would not learn
+        silent = {name: torch.zeros_like(own[name]) if name.startswith(last) else own[name] for name in actions}
+        missing = [name for name in own if name not in weights and name not in silent]
+        unlike = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+        if missing or unlike:
+            raise ValueError(
+                f"these are another network's weights: {missing or unlike} are missing or of another shape"
+            )
+        self.load_state_dict({name: weights[name] if name in weights else silent[name] for name in own})
+
+    def encode(
+        self, video: Float[Tensor, "batch time channel height width"], condition: Float[Tensor, "frames embedding"]
+    ) -> list[Tensor]:
+        """The features of every resolution: those that are carried across, and last the middle's."""
+        time = video.shape[1]
+        frames = functional.pixel_unshuffle(video.flatten(0, 1), self.patch)
+        frames = self.stem(frames.contiguous(memory_format=torch.channels_last))
+        features = []
+        for stage, shrink in zip(self.down, self.shrink, strict=True):
+            for block in stage:  # type: ignore[attr-defined]
+                frames = block(frames, condition, time)
+            features.append(frames)
+            frames = shrink(frames)
+        for block in self.middle:
+            frames = block(frames, condition, time)
+        return [*features, frames]
+
+    def features(
+        self, video: Tensor, angle: Tensor, actions: Tensor | None = None, known: Tensor | None = None
+    ) -> list[Tensor]:
+        """Checked, and in the number format of products, all that `encode` says. Arguments as of `UNet3D.forward`."""
+        self.check(video, actions)
+        with fast_products(video.device):
+            return self.encode(video, self.condition(angle, actions, known, *video.shape[:2]))
+
+    def check(self, video: Tensor, actions: Tensor | None) -> None:
+        """Raises ValueError for a shape or dtype that the network was not built for."""
+        _, time, channels, height, width = video.shape
+        if channels != self.in_channels or height % self.multiple or width % self.multiple:
+            raise ValueError(
+                f"this network takes {self.in_channels} channels and sides that divide by {self.multiple}, "
+                f"got {channels} channels of {height} x {width}"
+            )
+        if time > self.max_frames:
+            raise ValueError(f"this network was built for 1 to {self.max_frames} frames, got {time}; predict in chunks")
+        if actions is None:
+            return
+        if self.action is None:
+            raise ValueError("this network was built without actions; pass num_actions or action_dim when building it")
+        discrete = self.num_actions is not None
+        expected = tuple(video.shape[:2]) if discrete else (*video.shape[:2], self.action_dim)
+        if tuple(actions.shape) != expected or actions.is_floating_point() == discrete:
+            kind = f"integers below {self.num_actions}" if discrete else "floats"
+            raise ValueError(
+                f"actions must be {kind} of shape {expected}, one a frame; got {actions.dtype} {tuple(actions.shape)}"
+            )
+        if self.num_actions is not None:
+            check_action_range(actions, self.num_actions)
+
+
+class UNet3D(Trunk):
     """Noisy frames (and whatever is stacked on their channels) to an answer a pixel, and optionally a mask logit.
 
     Frames are cut into patches (pixel-unshuffle), so that the widths suit matrix units and little time goes into large,
@@ -54,42 +183,24 @@ class UNet3D(nn.Module):
         mask: bool = False,
         mask_bias: float = 0.0,
     ) -> None:
-        super().__init__()
-        if num_actions is not None and action_dim is not None:
-            raise ValueError("a network takes discrete actions (num_actions) or continuous ones (action_dim), not both")
-        if len(widths) != len(depths) or any(width % 32 for width in widths):
-            raise ValueError(f"widths {tuple(widths)} must be multiples of 32, one for each of depths {tuple(depths)}")
-        self.in_channels, self.out_channels, self.patch, self.max_frames = in_channels, out_channels, patch, max_frames
-        self.num_actions, self.action_dim = num_actions, action_dim
-        self.mask_bias = mask_bias
-        self.multiple = patch * 2 ** (len(widths) - 1)
-
-        self.level = nn.Sequential(
-            FourierEmbedding(128), nn.Linear(128, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+        super().__init__(
+            in_channels=in_channels,
+            num_actions=num_actions,
+            action_dim=action_dim,
+            max_frames=max_frames,
+            patch=patch,
+            widths=widths,
+            depths=depths,
+            embedding=embedding,
         )
-        self.place = nn.Embedding(max_frames, embedding)
-        self.action: nn.Module | None = None
-        if num_actions is not None:
-            self.action = nn.Embedding(num_actions, embedding)
-        elif action_dim is not None:
-            self.action = nn.Sequential(nn.Linear(action_dim, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        if self.action is not None:
-            self.null_action = nn.Parameter(torch.randn(embedding))
-
-        def blocks(stage: int) -> nn.ModuleList:
-            return nn.ModuleList(Block(widths[stage], embedding) for _ in range(depths[stage]))
-
+        self.out_channels, self.mask_bias = out_channels, mask_bias
         last = len(widths) - 1
-        self.stem = nn.Conv2d(in_channels * patch**2, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(blocks(stage) for stage in range(last))
-        self.shrink = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 2, stride=2) for i in range(last))
-        self.middle = blocks(last)
         self.grow = nn.ModuleList(ConvToPixels(widths[i + 1], widths[i], 2) for i in range(last))
-        self.up = nn.ModuleList(blocks(stage) for stage in range(last))
+        self.up = nn.ModuleList(blocks(depths[stage], widths[stage], embedding) for stage in range(last))
         self.norm = nn.GroupNorm(widths[0] // 32, widths[0])
         self.modulation = nn.Linear(embedding, 2 * widths[0])
         self.answer = ConvToPixels(widths[0], out_channels, patch, kernel_size=3)
-        self.mask = ConvToPixels(widths[0], 1, patch, kernel_size=3) if mask else None
+        self.mask = nn.Conv2d(widths[0], 1, 3, padding=1) if mask else None  # a trust a patch
         heads = [self.modulation, self.answer] + ([] if self.mask is None else [self.mask])
         for parameter in (parameter for head in heads for parameter in head.parameters()):
             nn.init.zeros_(parameter)
@@ -101,6 +212,7 @@ class UNet3D(nn.Module):
         angle: Float[Tensor, " batch"] | Float[Tensor, "batch time"],
         actions: Num[Tensor, "batch time *dim"] | None = None,
         known: Bool[Tensor, " batch"] | None = None,
+        control: Sequence[Tensor] | None = None,
     ) -> tuple[Float[Tensor, "batch time answer height width"], Float[Tensor, "batch time 1 height width"] | None]:
         """The answer and the mask logit (None without a mask), in float32.
 
@@ -110,69 +222,31 @@ class UNet3D(nn.Module):
             actions: for each frame the action that causes it: integers below `num_actions`, or floats of width
                 `action_dim`.
             known: which samples know their actions; the others get the null action, as all do when actions are None.
+            control: what to add to the features of every resolution, before they are carried across, and to the middle's.
 
         Raises:
             ValueError: a shape or dtype that the network was not built for.
         """
-        self._check(video, actions)
+        self.check(video, actions)
         batch, time = video.shape[:2]
         with fast_products(video.device):
-            condition = functional.silu(self._condition(angle, actions, known, batch, time))
-            frames = functional.pixel_unshuffle(video.flatten(0, 1), self.patch)
-            frames = self.stem(frames.contiguous(memory_format=torch.channels_last))
-            skips = []
-            for blocks, shrink in zip(self.down, self.shrink, strict=True):
-                for block in blocks:  # type: ignore[attr-defined]
-                    frames = block(frames, condition, time)
-                skips.append(frames)
-                frames = shrink(frames)
-            for block in self.middle:
-                frames = block(frames, condition, time)
-            for blocks, grow, skip in reversed(list(zip(self.up, self.grow, skips, strict=True))):
+            condition = self.condition(angle, actions, known, batch, time)
+            *skips, frames = features = self.encode(video, condition)
+            if control is not None:
+                *skips, frames = (own + added for own, added in zip(features, control, strict=True))
+            for stage, grow, skip in reversed(list(zip(self.up, self.grow, skips, strict=True))):
                 frames = grow(frames) + skip
-                for block in blocks:
+                for block in stage:  # type: ignore[attr-defined]
                     frames = block(frames, condition, time)
             scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
             frames = functional.silu(torch.addcmul(shift, self.norm(frames), 1 + scale))
             answer, mask = self.answer(frames), None if self.mask is None else self.mask(frames)
         unfold = (batch, time)
         if mask is not None:
-            mask = self.mask_bias + MASK_PACE * mask.float().unflatten(0, unfold)
+            mask = self.mask_bias + MASK_PACE * mask.float()
+            mask = functional.interpolate(mask, scale_factor=self.patch).unflatten(0, unfold)
         return answer.float().unflatten(0, unfold), mask
 
-    def _condition(
-        self, angle: Tensor, actions: Tensor | None, known: Tensor | None, batch: int, time: int
-    ) -> Float[Tensor, "frames embedding"]:
-        place = self.place.weight[:time].expand(batch, time, -1)
-        level = self.level(angle.flatten()).unflatten(0, angle.shape)
-        total = place + (level[:, None] if angle.ndim == 1 else level)
-        if self.action is not None:
-            null = self.null_action.expand(batch, time, -1)
-            action = null if actions is None else self.action(actions)
-            if actions is not None and known is not None:
-                action = torch.where(known[:, None, None], action, null)
-            total = total + action
-        return total.flatten(0, 1)
 
-    def _check(self, video: Tensor, actions: Tensor | None) -> None:
-        _, time, channels, height, width = video.shape
-        if channels != self.in_channels or height % self.multiple or width % self.multiple:
-            raise ValueError(
-                f"this network takes {self.in_channels} channels and sides that divide by {self.multiple}, "
-                f"got {channels} channels of {height} x {width}"
-            )
-        if time > self.max_frames:
-            raise ValueError(f"this network was built for 1 to {self.max_frames} frames, got {time}; predict in chunks")
-        if actions is None:
-            return
-        if self.action is None:
-            raise ValueError("this network was built without actions; pass num_actions or action_dim when building it")
-        discrete = self.num_actions is not None
-        expected = tuple(video.shape[:2]) if discrete else (*video.shape[:2], self.action_dim)
-        if tuple(actions.shape) != expected or actions.is_floating_point() == discrete:
-            kind = f"integers below {self.num_actions}" if discrete else "floats"
-            raise ValueError(
-                f"actions must be {kind} of shape {expected}, one a frame; got {actions.dtype} {tuple(actions.shape)}"
-            )
-        if self.num_actions is not None:
-            check_action_range(actions, self.num_actions)
+def blocks(depth: int, width: int, embedding: int) -> nn.ModuleList:
+    return nn.ModuleList(Block(width, embedding) for _ in range(depth))

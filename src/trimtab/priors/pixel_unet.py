@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trimtab import models
 from trimtab.core.contracts import BoundDenoiser
 from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video
 from trimtab.diffusion import schedules
@@ -88,6 +89,25 @@ class PixelUNet(nn.Module):
 
     def forward(self, noisy: Video, level: NoiseLevel, given: Conditioning) -> Prediction:
         return self.bind(given)(noisy, level)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """As of an `OpenPrior`."""
+        return tuple(self.network.channels)
+
+    def told_actions(self, *, num_actions: int | None = None, action_dim: int | None = None) -> Any:
+        """As of an `OpenPrior`."""
+        copy = build(self.settings.model, self, num_actions=num_actions, action_dim=action_dim, **self.settings.sizes)
+        copy.adopt(self.network.state_dict())
+        return copy
+
+    def controller(self, *, num_actions: int | None = None, action_dim: int | None = None, **sizes: Any) -> Any:
+        """As of an `OpenPrior`."""
+        actions: dict[str, Any] = {"num_actions": num_actions, "action_dim": action_dim}
+        half = models.controller(self.settings.model, self, **actions, **(sizes or self.settings.sizes))
+        if not sizes:
+            half.adopt(self.network.state_dict())
+        return half
 
     def frozen(self) -> PixelUNet:
         """This prior in eval mode, without gradients, its weights in the number format that products run in."""

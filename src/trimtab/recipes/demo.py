@@ -77,7 +77,7 @@ def demo(
     num_frames: int = 50_000,
     batch_size: int = 8,
     learning_rate: float = 1e-3,
-    mask_bias: float = -1.0,
+    mask_bias: float = 0.0,
     prior: str = "procgen",
     seed: int = 0,
     dry_run: bool = False,

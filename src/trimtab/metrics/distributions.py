@@ -1,0 +1,211 @@
+"""Compares sets of generated and real clips as distributions (FID, KID, FVD), and how both change in time.
+
+A figure is a distance between two sets of features, so features are made once and asked for all figures:
+
+    inception, i3d = Inception(), I3D()
+    frames, real_frames = inception(generated), inception(real)
+    frechet_distance(frames, real_frames), kernel_distance(frames, real_frames)  # FID, KID
+    distance_interval(frechet_distance, i3d(generated, context), i3d(real, context), levels)  # FVD with its interval
+
+A Frechet distance of few items is too large, by an amount that depends on their number: compare figures of one number
+of clips only. FVD of few clips hardly reacts to shuffled frames, so print `temporal_error` beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Num
+from torch import Tensor
+
+from trimtab.core.values import Video
+from trimtab.metrics.actions import Context
+from trimtab.metrics.frames import Lpips, PerFrame, check_videos
+from trimtab.metrics.i3d import I3D, with_context
+from trimtab.metrics.inception import PROTOCOLS, Inception
+from trimtab.metrics.intervals import Interval
+
+DISTRIBUTION_METRICS = {
+    "FID": f"Frechet distance, unbiased covariances, all frames pooled; {PROTOCOLS['tensorflow 1']}; lower is better",
+    "KID": "squared maximum mean discrepancy, kernel (x.y / 2048 + 1) ** 3, unbiased estimate from all pairs of frames; "
+    f"{PROTOCOLS['tensorflow 1']}; lower is better",
+    "FVD": f"Frechet distance, unbiased covariances; {I3D.protocol}; lower is better",
+    "temporal error": "absolute difference of LPIPS (v0.1, AlexNet) from one frame to the next between generated and "
+    "real, first frame against the last of the context; lower is better",
+}
+"""What exactly is measured with the default networks, by figure, as in `evaluation.FRAME_METRICS`."""
+
+_BLOCKS = 20
+_QUANTILE = 2.093
+"""97.5% of Student's t distribution with 19 degrees of freedom, one less than blocks."""
+
+
+def fid(generated: Video, real: Video, network: Inception | None = None) -> float:
+    """Frechet inception distance (Heusel et al. 2017, arXiv 1706.08500) of all frames; not a squared root, 0 is equal.
+
+    Raises ValueError for a wrong shape, dtype or range.
+    """
+    check_videos(generated=generated, real=real)
+    network = Inception().to(real.device) if network is None else network
+    return frechet_distance(network(generated), network(real))
+
+
+def kid(generated: Video, real: Video, network: Inception | None = None) -> float:
+    """Kernel inception distance (Binkowski et al. 2018, arXiv 1801.01401) of all frames; near zero for equals.
+
+    Raises ValueError for a wrong shape, dtype or range.
+    """
+    check_videos(generated=generated, real=real)
+    network = Inception().to(real.device) if network is None else network
+    return kernel_distance(network(generated), network(real))
+
+
+def fvd(generated: Video, real: Video, context: Context | None = None, network: I3D | None = None) -> float:
+    """Frechet video distance (Unterthiner et al. 2018, arXiv 1812.01717); 0 is equal.
+
+    Args:
+        generated: (batch, time, 3, height, width), float32 in [-1, 1].
+        real: what really happened, same shape.
+        context: (batch, num_context, 3, height, width), put before both (AVID's tables of coinrun are made so), which
+            makes the figure smaller; without it only the predicted frames are seen.
+        network: to use again; made if absent.
+
+    Raises:
+        ValueError: a wrong shape, dtype or range, or fewer than nine frames with the context.
+    """
+    check_videos(generated=generated, real=real)
+    network = I3D().to(real.device) if network is None else network
+    return frechet_distance(network(generated, context), network(real, context))
+
+
+@torch.no_grad()
+def temporal_error(generated: Video, real: Video, context: Context, lpips: Lpips | None = None) -> PerFrame:
+    """How differently a generated clip changes from frame to frame than the real one; 0 is alike, lower is better.
+
+    The absolute difference of `changes` of the two, step by step: the "tLP" of Chu et al. 2020 (arXiv 1811.09393)
+    without its factor 100. It grows for frames out of order, flicker and standing still; it sees how much changes, not
+    what, so a plausible future other than the real one is not at zero either.
+
+    Raises ValueError for a wrong shape, dtype or range.
+    """
+    check_videos(generated=generated, real=real)
+    lpips = Lpips().to(real.device) if lpips is None else lpips
+    return (changes(generated, context, lpips) - changes(real, context, lpips)).abs()
+
+
+def changes(video: Video, context: Context, lpips: Lpips) -> PerFrame:
+    """LPIPS between each frame and the one before; the first is compared with the last frame of the context.
+
+    Raises ValueError for a wrong shape, dtype or range.
+    """
+    frames = with_context(video, context[:, -1:])
+    return lpips(frames[:, 1:], frames[:, :-1])
+
+
+@torch.no_grad()
+def frechet_distance(generated: Float[Tensor, "*generated feature"], real: Float[Tensor, "*real feature"]) -> float:
+    """|m1 - m2|^2 + trace(S1 + S2 - 2 (S1 S2)^(1/2)) of means and unbiased covariances, in float64.
+
+    With S = R^T R for both, the eigenvalues of S1 S2 are the squared singular values of R1 R2^T, so the last trace is
+    the sum of those singular values: no root of a matrix, no negative eigenvalue and nothing added to the diagonal,
+    also where there are fewer items than features.
+
+    Args:
+        generated: features of items, at least two; leading axes are pooled.
+        real: the same for real items, whose number may differ.
+
+    Raises:
+        ValueError: fewer than two items, a value that is not finite, or different numbers of features.
+    """
+    (mean, root), (real_mean, real_root) = map(_mean_and_root, _items(generated, real))
+    overlap = torch.linalg.svdvals(root @ real_root.T).sum()
+    spread = root.square().sum() + real_root.square().sum() - 2 * overlap
+    return max(0.0, float((mean - real_mean).square().sum() + spread))  # rounding alone can lead below zero
+
+
+@torch.no_grad()
+def kernel_distance(generated: Float[Tensor, "*generated feature"], real: Float[Tensor, "*real feature"]) -> float:
+    """Squared maximum mean discrepancy with the kernel (x.y / features + 1)^3, estimated without bias from all pairs.
+
+    The mean over random subsets, as it is often printed, has the same expectation and more noise. The estimate can be
+    slightly negative. Arguments and errors as in `frechet_distance`.
+    """
+    items, real_items = _items(generated, real)
+    within = sum(
+        _kernel_sum(part, part, pairs_only=True) / (len(part) * (len(part) - 1)) for part in (items, real_items)
+    )
+    return within - 2 * _kernel_sum(items, real_items) / (len(items) * len(real_items))
+
+
+def distance_interval(
+    distance: Callable[[Tensor, Tensor], float],
+    generated: Float[Tensor, "clip *inner feature"],
+    real: Float[Tensor, "clip *inner feature"],
+    clusters: Num[Tensor, " clip"],
+    *,
+    reference: Float[Tensor, "clip *inner feature"] | None = None,
+    seed: int = 0,
+) -> Interval:
+    """A distance with its 95% interval over clusters, or with `reference` that distance less the reference's.
+
+    A jackknife: clusters are dealt into 20 blocks, the figure is made 20 times without one of them, and its scatter
+    gives the interval. A bootstrap does not fit: a drawn set repeats clips, which makes a Frechet distance larger than
+    that of the set itself. The interval is for the figure of as many clips as these; what few clips add is in it still.
+
+    Args:
+        distance: `frechet_distance` or `kernel_distance`.
+        generated: features of each clip, or of each frame of it.
+        real: features of the same clips' real continuations.
+        clusters: the cluster (level) of each clip.
+        reference: features of another method on the same clips.
+        seed: of the dealing.
+
+    Raises:
+        ValueError: shapes differ, there are fewer than 20 clusters, or what `distance` refuses.
+    """
+    shapes = {tuple(features.shape) for features in (generated, real, reference) if features is not None}
+    if len(shapes) > 1 or clusters.shape != generated.shape[:1]:
+        raise ValueError(
+            f"an interval needs features of one shape and one cluster a clip, not {shapes} and {tuple(clusters.shape)}"
+        )
+    names, index = np.unique(clusters.cpu().numpy(), return_inverse=True)
+    if len(names) < _BLOCKS:
+        raise ValueError(f"an interval needs clips of {_BLOCKS} clusters or more, not {len(names)}")
+
+    def figure(kept: Tensor) -> float:
+        value = distance(generated[kept], real[kept])
+        return value if reference is None else value - distance(reference[kept], real[kept])
+
+    block = np.random.default_rng(seed).permutation(len(names))[index] % _BLOCKS
+    whole = figure(torch.ones(len(index), dtype=torch.bool))
+    without = np.array([figure(torch.from_numpy(block != number)) for number in range(_BLOCKS)])
+    margin = _QUANTILE * float(np.sqrt((_BLOCKS - 1) * without.var()))
+    return Interval(whole, whole - margin, whole + margin, len(index), len(names))
+
+
+def _items(*sets: Tensor) -> list[Float[Tensor, "item feature"]]:
+    items = [features.flatten(0, -2).double() for features in sets]
+    if min(map(len, items)) < 2 or len({part.shape[1] for part in items}) > 1:
+        raise ValueError(
+            f"a distance needs two items or more of as many features, not {[tuple(part.shape) for part in items]}"
+        )
+    if not all(part.isfinite().all() for part in items):
+        raise ValueError("a distance needs finite features; look for the clip whose features are not finite")
+    return items
+
+
+def _mean_and_root(items: Float[Tensor, "item feature"]) -> tuple[Tensor, Tensor]:
+    """The mean, and a matrix R for which R^T R is the unbiased covariance."""
+    mean = items.mean(0)
+    root = (items - mean) / (len(items) - 1) ** 0.5
+    return mean, torch.linalg.qr(root, mode="r").R if len(root) > root.shape[1] else root
+
+
+def _kernel_sum(first: Tensor, second: Tensor, *, pairs_only: bool = False) -> float:
+    """The kernel summed over all pairs, or over those of different items; in parts, which bounds the memory."""
+    total = sum(((part @ second.T / second.shape[1] + 1) ** 3).sum() for part in first.split(1024))
+    if pairs_only:
+        total = total - ((first.square().sum(1) / first.shape[1] + 1) ** 3).sum()
+    return float(total)

@@ -1,0 +1,141 @@
+"""Classifier guidance against known likelihoods, and the classifier against what it is told."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trimtab.adapters.classifier_guidance import ActionClassifier, ClassifierGuidance, ReadingLoss
+from trimtab.core.values import Clip, Conditioning, NoiseLevel, Video
+from trimtab.diffusion import schedules
+from trimtab.diffusion.noise import gaussian_noise
+from trimtab.priors import gaussian, pixel_unet
+from trimtab.priors.gaussian import GaussianPrior
+
+TINY: dict[str, Any] = {"widths": (32,), "depths": (1,), "patch": 1}
+
+
+class Measured:
+    """A classifier that is known: the clip was seen through Gaussian noise, its clean mean is the first action.
+
+    Given noisy = alpha * clean + sigma * noise, with clean standard normal, clean is Gaussian of mean
+    alpha * noisy / (alpha^2 + sigma^2); `log_likelihood` is that of one measurement of it with standard deviation one.
+    """
+
+    def log_likelihood(self, noisy: Video, level: NoiseLevel, given: Conditioning) -> Tensor:
+        assert given.actions is not None
+        alpha, sigma = level.broadcast()
+        mean, spread = alpha * noisy / (alpha**2 + sigma**2), sigma**2 / (alpha**2 + sigma**2)
+        error = given.actions[..., None, None] - mean
+        return -(error**2 / (2 * (1 + spread))).flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("index", [10, 500, 900])
+def test_it_is_bayes_rule_on_known_gaussians(index: int) -> None:
+    """A standard normal prior and one measurement y of variance one: the clean mean given both is known at every level."""
+    schedule = schedules.linear()
+    prior = GaussianPrior(torch.zeros(3, 2, 4, 4), torch.ones(3, 2, 4, 4), schedule=schedule)
+    level = schedule.level(torch.full((2,), index))
+    noisy = gaussian_noise((3, 2, 4, 4), seed=1, step=0, samples=[0, 1])
+    actions = torch.tensor([[[0.5], [1.0], [-1.0]], [[2.0], [0.0], [0.3]]]).expand(-1, -1, 2)
+    given = Conditioning(actions=actions, context=torch.zeros(2, 1, 2, 4, 4))
+    found = ClassifierGuidance(prior, Measured(), 1.0).bind(given)(noisy, level).clean
+    alpha, sigma = level.broadcast()
+    wanted = actions[..., None, None].expand_as(noisy)
+    # Precisions: 1 of the prior, (alpha / sigma)^2 of the noisy clip, 1 of the measurement.
+    expected = (alpha / sigma**2 * noisy + wanted) / (1 + (alpha / sigma) ** 2 + 1)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_where_nobody_knows_the_actions_and_below_its_levels_the_prior_is_alone() -> None:
+    prior = pixel_unet.tiny()
+    classifier = ActionClassifier(prior, num_actions=3, **TINY)
+    given = Conditioning(
+        context=gaussian_noise((2, 3, 16, 16), seed=5, step=0, samples=range(3)),
+        actions=torch.tensor([[0, 1, 2], [2, 2, 0], [1, 1, 1]]),
+    )
+    noisy = gaussian_noise((3, 3, 16, 16), seed=6, step=0, samples=range(3))
+    level = prior.schedule.level(torch.tensor([10, 30, 45]))
+    with torch.no_grad():
+        alone = prior.bind(given)(noisy, level).tensor
+        guided = ClassifierGuidance(prior, classifier, 5.0, off_below=20).bind(given)(noisy, level).tensor
+        forgot = given.forget("actions", torch.tensor([False, True, False]))
+        half = ClassifierGuidance(prior, classifier, 5.0, off_below=20).bind(forgot)(noisy, level).tensor
+        none = ClassifierGuidance(prior, classifier, 5.0).bind(given.without("actions"))(noisy, level).tensor
+    torch.testing.assert_close(guided[0], alone[0], rtol=1e-3, atol=1e-4)
+    assert ((guided - alone).abs().amax((1, 2, 3, 4))[1:] > 1e-3).all()
+    torch.testing.assert_close(half[1], alone[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(half[2], guided[2], rtol=1e-3, atol=1e-3)
+    assert torch.equal(none, alone)
+
+
+def test_continuous_actions_are_told_apart_by_equal_bins() -> None:
+    classifier = ActionClassifier(pixel_unet.tiny(), action_dim=2, num_bins=8, **TINY)
+    actions = torch.tensor([[[-9.0, -4.0], [-3.01, -2.99], [0.0, 3.99], [4.0, 9.0]]])
+    assert classifier.classes(Conditioning(actions=actions), 4).tolist() == [[[0, 0], [0, 1], [4, 7], [7, 7]]]
+
+
+@pytest.mark.parametrize("continuous", [False, True])
+def test_the_log_likelihood_is_that_of_every_action_together(continuous: bool) -> None:
+    prior = pixel_unet.tiny()
+    options: dict[str, Any] = {"action_dim": 2, "num_bins": 8} if continuous else {"num_actions": 3}
+    classifier = ActionClassifier(prior, **options, **TINY)
+    actions = torch.tensor([[0, 1, 2], [2, 2, 0]])
+    given = Conditioning(
+        context=gaussian_noise((2, 3, 16, 16), seed=5, step=0, samples=range(2)),
+        actions=torch.stack([actions, -actions], -1).float() if continuous else actions,
+    )
+    noisy, level = (
+        gaussian_noise((3, 3, 16, 16), seed=6, step=0, samples=range(2)),
+        prior.schedule.level(torch.tensor([9, 40])),
+    )
+    with torch.no_grad():
+        shares = classifier.logits(noisy, level, given).softmax(-1)
+        found = classifier.log_likelihood(noisy, level, given)
+    assert shares.shape == ((2, 3, 2, 8) if continuous else (2, 3, 1, 3))
+    for sample in range(2):
+        total = 0.0
+        for frame in range(3):
+            for what, chosen in enumerate(classifier.classes(given, 3)[sample, frame].tolist()):
+                total += math.log(shares[sample, frame, what, chosen])
+        assert found[sample].item() == pytest.approx(total, rel=1e-4)
+
+
+def test_a_classifier_learns_to_read_what_is_there_to_read() -> None:
+    """The action is the sign of the frame's change; through the noise of all levels it is read better than by chance."""
+    torch.manual_seed(0)
+    prior = pixel_unet.tiny()
+    classifier = ActionClassifier(prior, num_actions=2, **TINY)
+    task, optimizer = (
+        ReadingLoss(classifier, prior.schedule, seed=3),
+        torch.optim.AdamW(classifier.parameters(), lr=3e-3),
+    )
+    losses = []
+    for step in range(60):
+        samples = torch.arange(8 * step, 8 * step + 8)
+        actions = torch.randint(2, (8, 3))
+        video = (actions * 2.0 - 1)[..., None, None, None].expand(8, 3, 3, 16, 16) * 0.8
+        loss = task(
+            Clip(video, Conditioning(context=torch.zeros(8, 2, 3, 16, 16), actions=actions)), step=step, samples=samples
+        )
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+        losses.append(loss.mean().item())
+    assert losses[0] == pytest.approx(math.log(2), abs=0.3)
+    assert sum(losses[-10:]) / 10 < 0.35
+
+
+def test_mistakes_are_answered() -> None:
+    prior = pixel_unet.tiny()
+    with pytest.raises(ValueError, match="either num_actions or action_dim"):
+        ActionClassifier(prior, **TINY)
+    classifier = ActionClassifier(prior, num_actions=3, **TINY)
+    with pytest.raises(ValueError, match="an action for each of 3 frames, got none"):
+        classifier.classes(Conditioning(), 3)
+    with pytest.raises(ValueError, match="float32"):
+        classifier.classes(Conditioning(actions=torch.zeros(1, 3, 2)), 3)
+    with pytest.raises(ValueError, match="ends in pure noise"):
+        ClassifierGuidance(gaussian.tiny(schedule=schedules.flow()), classifier, 1.0)

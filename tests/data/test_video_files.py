@@ -1,0 +1,92 @@
+"""Videos as any system writes them, written by other hands than ours and read back."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trimtab.data.video_files import read_videos
+
+
+def frames(seed: int = 0, time: int = 4) -> np.ndarray:
+    """Smooth, so that codecs lose little."""
+    corner = np.random.default_rng(seed).integers(0, 200, (time, 1, 1, 3))
+    ramp = np.arange(32)[None, :, None, None] + np.arange(48)[None, None, :, None] // 2
+    return np.clip(corner + ramp, 0, 255).astype(np.uint8)
+
+
+def write_pictures(folder: Path, video: np.ndarray) -> None:
+    folder.mkdir()
+    for number, frame in enumerate(video):
+        Image.fromarray(frame).save(folder / f"{number:03}.png")
+
+
+def write_mp4(path: Path, video: np.ndarray) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(15))
+        stream.width, stream.height, stream.pix_fmt, stream.options = 48, 32, "yuv444p", {"crf": "1"}
+        for frame in video:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_every_kind_is_read(tmp_path: Path) -> None:
+    video = frames()
+    write_pictures(tmp_path / "pictures", video)
+    write_mp4(tmp_path / "film.mp4", video)
+    images = [Image.fromarray(frame) for frame in video]
+    images[0].save(tmp_path / "moving.gif", save_all=True, append_images=images[1:])
+    np.savez(tmp_path / "named.npz", one=video)
+    np.save(tmp_path / "many.npy", np.stack([video, video[::-1]]))
+    (tmp_path / "notes.txt").write_text("no video")
+    found = read_videos(tmp_path)
+    assert list(found) == ["film", "000000", "000001", "moving", "one", "pictures"]
+    assert all(some.dtype == np.uint8 and some.shape == (4, 32, 48, 3) for some in found.values())
+    for exact in ("000000", "one", "pictures"):
+        assert np.array_equal(found[exact], video)
+    assert np.array_equal(found["000001"], video[::-1])
+    for lossy, bound in (("film", 4), ("moving", 12)):
+        assert np.abs(found[lossy].astype(int) - video).mean() < bound
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("broken.mp4", b"no film", "cannot be read as a video"),
+        ("broken.gif", b"no film", "cannot be read as a picture"),
+        ("broken.npz", b"no film", "holds no arrays"),
+    ],
+)
+def test_a_damaged_file_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.*{message}"):
+        read_videos(tmp_path)
+
+
+def test_no_pickle_is_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"objects\.npy holds no arrays of numbers"):
+        read_videos(tmp_path)
+
+
+def test_what_is_no_folder_of_videos_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no folder"):
+        read_videos(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="holds no video"):
+        read_videos(tmp_path)
+    np.savez(tmp_path / "floats.npz", one=frames() / 255)
+    with pytest.raises(ValueError, match="uint8, got float64"):
+        read_videos(tmp_path)
+    (tmp_path / "floats.npz").unlink()
+    np.savez(tmp_path / "a.npz", twice=frames())
+    write_pictures(tmp_path / "twice", frames())
+    with pytest.raises(ValueError, match="two videos named 'twice'"):
+        read_videos(tmp_path)
+    Image.fromarray(frames()[0][:8]).save(tmp_path / "twice" / "009.png")
+    (tmp_path / "a.npz").unlink()
+    with pytest.raises(ValueError, match="have one size"):
+        read_videos(tmp_path)

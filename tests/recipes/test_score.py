@@ -1,0 +1,79 @@
+"""`trimtab score` on small folders, against the metrics asked one by one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trimtab.metrics.distributions import fid, fvd, kid
+from trimtab.metrics.frames import Lpips, psnr
+from trimtab.recipes.score import score
+
+
+def videos(seed: int, num: int = 3, time: int = 4) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (num, time, 32, 32, 3), dtype=np.uint8)
+
+
+def write(folder: Path, some: np.ndarray, prefix: str = "clip") -> Path:
+    folder.mkdir()
+    np.savez(folder / "videos.npz", **{f"{prefix}{number}": video for number, video in enumerate(some)})
+    return folder
+
+
+def as_video(some: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(some).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
+
+
+def scored(tmp_path: Path, **options: int) -> dict:
+    score(tmp_path / "real", tmp_path / "fake", output=tmp_path / "score.json", **options)
+    return json.loads((tmp_path / "score.json").read_text())
+
+
+def test_every_figure_is_the_metrics_own(tmp_path: Path) -> None:
+    real, fake = videos(0), videos(1)
+    write(tmp_path / "real", real)
+    write(tmp_path / "fake", fake)
+    found = scored(tmp_path, num_context=1)
+    assert set(found["figures"]) == {"PSNR", "SSIM", "LPIPS", "sharpness", "temporal error", "FID", "KID"}
+    ours, theirs = as_video(fake)[:, 1:], as_video(real)[:, 1:]
+    expected = {
+        "PSNR": psnr(ours, theirs).mean().item(), "LPIPS": Lpips()(ours, theirs).mean().item(),
+        "FID": fid(ours, theirs), "KID": kid(ours, theirs),
+    }  # fmt: skip
+    for metric, value in expected.items():
+        assert found["figures"][metric]["mean"] == pytest.approx(value, rel=1e-4)
+    assert found["figures"]["PSNR"]["low"] <= expected["PSNR"] <= found["figures"]["PSNR"]["high"]
+    assert found["protocol"]["left_out"].keys() == {"FVD"}
+    assert found["protocol"]["num_context"] == 1
+
+
+def test_videos_of_other_names_are_compared_as_sets_alone(tmp_path: Path) -> None:
+    real, fake = videos(0), videos(1, num=2)
+    write(tmp_path / "real", real)
+    write(tmp_path / "fake", fake, prefix="other")
+    found = scored(tmp_path)
+    assert set(found["figures"]) == {"FID", "KID"}
+    assert {"PSNR", "LPIPS", "temporal error", "FVD"} <= found["protocol"]["left_out"].keys()
+
+
+@pytest.mark.slow
+def test_long_videos_get_an_fvd(tmp_path: Path) -> None:
+    real, fake = videos(0, num=2, time=10), videos(1, num=2, time=10)
+    write(tmp_path / "real", real)
+    write(tmp_path / "fake", fake)
+    expected = fvd(as_video(fake), as_video(real))
+    assert scored(tmp_path, num_context=2)["figures"]["FVD"]["mean"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_folders_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "real", videos(0))
+    write(tmp_path / "fake", videos(1, time=3))
+    with pytest.raises(ValueError, match="one length and size"):
+        scored(tmp_path)
+    with pytest.raises(ValueError, match="num_context is 0 to 3"):
+        score(tmp_path / "real", tmp_path / "real", num_context=4)
+    write(tmp_path / "single", videos(0, num=1))
+    with pytest.raises(ValueError, match="two videos or more"):
+        score(tmp_path / "real", tmp_path / "single")

@@ -1,0 +1,75 @@
+"""The divergences against closed forms and a way taken step by step, by hand."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trimtab.adapters.composition import product_of_experts
+from trimtab.recipes import why_not_multiply as experiment
+
+
+@pytest.fixture(scope="module")
+def given() -> experiment.Conditioning:
+    target, _ = experiment.worlds()
+    return experiment.TargetClips(target).batch(np.arange(3)).given
+
+
+def test_the_target_does_not_differ_from_itself(given: experiment.Conditioning) -> None:
+    target, _ = experiment.worlds()
+    assert experiment.exact_divergence(target, target, given, 100) < 1e-3
+    assert 0 < experiment.sampled_divergence(target, target, given, 100, seed=0, num=64) < 0.03
+
+
+def test_the_priors_divergence_is_the_closed_form(given: experiment.Conditioning) -> None:
+    target, prior = experiment.worlds()
+    means, spreads = (
+        (target.mean_given(given).double(), prior.mean_given(given).double()),
+        (target.deviation, prior.deviation),
+    )
+    total = 0.0
+    for sample, frame, row, column in np.ndindex(3, 3, 8, 8):
+        ours, theirs = (mean[sample, frame, 0, row, column].item() for mean in means)
+        narrow, wide = (spread[frame, 0, row, column].item() for spread in spreads)
+        total += math.log(wide / narrow) + (narrow**2 + (ours - theirs) ** 2) / (2 * wide**2) - 0.5
+    found = experiment.exact_divergence(prior, target, given, 200)
+    assert found == pytest.approx(total / (3 * 3 * 64), rel=0.01)
+
+
+def test_where_a_product_ends_is_found_by_following_one_pixel(given: experiment.Conditioning) -> None:
+    """The deterministic sampler of a product, written out for one pixel in numpy, from two starts."""
+    target, prior = experiment.worlds()
+    place = (1, 2, 0, 3, 4)
+    mean, of_prior = target.mean_given(given)[place].item(), prior.mean_given(given)[place].item()
+    narrow, wide = target.deviation[place[1:]].item(), prior.deviation[place[1:]].item()
+    steps = experiment.sampling.pairs(target.schedule, 100)
+    ends = []
+    for x in (0.0, 1.0):
+        for here, there in steps:
+            beliefs = []
+            for center, spread in ((of_prior, wide), (mean, narrow)):
+                surprise = (x - here.alpha * center) / ((here.alpha * spread) ** 2 + here.sigma**2)
+                beliefs.append((center + here.alpha * spread**2 * surprise, here.sigma * surprise))
+            clean, noise = (0.7 * first + 0.3 * second for first, second in zip(*beliefs, strict=True))
+            x = there.alpha * clean + there.sigma * noise
+        ends.append(x)
+    sample = experiment.partial(experiment.sampling.ddim, pairs=steps)
+    composed = product_of_experts(prior, target, 0.3)
+    for start, end in zip((0.0, 1.0), ends, strict=True):
+        found = sample(composed, torch.full((3, *experiment.SHAPE), start), given)
+        assert found[place].item() == pytest.approx(end, rel=1e-3, abs=1e-4)
+
+
+def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
+    experiment.why_not_multiply(
+        weights=(0.0, 0.5, 1.0), levels=(100, 900), minutes=0.03, num_steps=100, num_samples=4, output=tmp_path
+    )
+    found = json.loads((tmp_path / "why_not_multiply.json").read_text())
+    product = found["divergence"]["product of experts"]
+    assert product[0] > 0.3
+    assert found["best weight"]["product of experts"] == 1.0  # which is the expert alone
+    assert set(found["error of the belief"]) >= {"prior alone", "AVID, trained"}
+    assert (tmp_path / "why_not_multiply.png").stat().st_size > 10_000
