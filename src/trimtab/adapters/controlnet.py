@@ -41,18 +41,17 @@ class ControlNet(nn.Module):
         self.space = prior.space
         actions: dict[str, Any] = {"num_actions": num_actions, "action_dim": action_dim}
         self.controller: Any = prior.controller(**actions, **sizes)
-        channels = self.controller.channels
+        channels, wide = self.controller.channels, prior.channels
         self.gates = nn.ModuleList(nn.Conv2d(few, few, 1) for few in channels)
         for parameter in self.gates.parameters():
             nn.init.zeros_(parameter)
-        wide = prior.channels
         if len(wide) != len(channels):
             raise ValueError(f"the prior has features at {len(wide)} resolutions, sizes {sizes} make {len(channels)}")
         # Without a bias, so that it begins as the prior; with ordinary weights, so that the zeros before it learn.
         self.projections = nn.ModuleList(
             nn.Conv2d(few, many, 1, bias=False) for few, many in zip(channels, wide, strict=True) if sizes
         )
-        self.settings: dict[str, Any] = {**actions, **({name: self.controller.sizes[name] for name in sizes})}
+        self.settings: dict[str, Any] = {**actions, **{name: self.controller.sizes[name] for name in sizes}}
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
         look, ask = self.controller.bind(given), self._prior[0].network.bind(given.without("actions"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from typing import Any
 
 from trimtab.core.contracts import ClipSpace
@@ -29,10 +30,7 @@ def build(name: str, clips: ClipSpace, *, recompute: bool = False, **options: An
     Raises:
         ValueError: no model of this name.
     """
-    model = _module(name).Model(clips, **options)
-    if recompute:
-        memory.recompute(model)
-    return model
+    return _built(name, "Model", clips, recompute, options)
 
 
 def controller(name: str, clips: ClipSpace, *, recompute: bool = False, **options: Any) -> Any:
@@ -45,14 +43,14 @@ def controller(name: str, clips: ClipSpace, *, recompute: bool = False, **option
     Raises:
         ValueError: no model of this name.
     """
-    found = _module(name).Controller(clips, **options)
-    if recompute:
-        memory.recompute(found)
-    return found
+    return _built(name, "Controller", clips, recompute, options)
 
 
-def _module(name: str) -> Any:
+def _built(name: str, part: str, clips: ClipSpace, recompute: bool, options: Mapping[str, Any]) -> Any:
     names = [found.name for found in pkgutil.iter_modules(__path__)]
     if name not in names:
         raise ValueError(f"no model {name!r}; there are: {', '.join(sorted(names))}")
-    return importlib.import_module(f"{__name__}.{name}")
+    built = getattr(importlib.import_module(f"{__name__}.{name}"), part)(clips, **options)
+    if recompute:
+        memory.recompute(built)
+    return built

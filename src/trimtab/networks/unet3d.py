@@ -147,7 +147,7 @@ class Trunk(nn.Module):
 
 
 class UNet3D(Trunk):
-    """Noisy frames (and whatever is stacked on their channels) to an answer a pixel, and optionally a mask logit.
+    """Noisy frames (and whatever is stacked on their channels) to an answer a pixel, and optionally a mask logit a patch.
 
     Frames are cut into patches (pixel-unshuffle), so that the widths suit matrix units and little time goes into large,
     thin images. Every block mixes space by a 3x3 convolution and time by a 3-tap one, and is scaled and shifted frame by

@@ -116,10 +116,8 @@ def as_video(videos: Mapping[str, np.ndarray]) -> Video:
 
 def pairwise(fake: Video, real: Video, num_context: int) -> dict[str, Tensor]:
     """What compares a video with its namesake: one number each."""
-    lpips, given = (
-        Lpips(),
-        max(num_context, 1),
-    )  # changes are counted from the last given frame on, or from the first one
+    lpips = Lpips()
+    given = max(num_context, 1)  # changes are counted from the last given frame on, or from the first one
     clips = fake[:, num_context:], real[:, num_context:]
     measures: tuple[Callable[[Video, Video], Tensor], ...] = (psnr, ssim, lpips, sharpness)
     found = {name: measure(*clips).mean(1) for name, measure in zip(FRAME_METRICS, measures, strict=True)}
