@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.core.values import Clip, Conditioning
-from trimtab.forecast import Needs, fit_or_forecast, forecast
+from trimtab.forecast import Needs, fit_or_forecast, forecast, operations_per_step
 from trimtab.training import Budget
 
 LENGTHS = (1, 2, 6)
@@ -67,3 +67,21 @@ def test_a_dry_run_leaves_a_forecast_alone_and_the_training_is_as_without(tmp_pa
     assert needed.steps == expected.steps == 20
     assert 0.5 < needed.seconds / expected.seconds < 2
     assert 0.5 < needed.disk / expected.disk < 2
+
+
+class Linear(nn.Module):
+    """One matrix product a frame."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 5, bias=False)
+
+    def forward(self, clip: Clip, *, step: int, samples: Tensor) -> Tensor:
+        return self.layer(clip.video.flatten(2)).mean((1, 2))
+
+
+def test_operations_are_those_of_the_mean_length_there_and_back() -> None:
+    task = Linear()
+    found = operations_per_step(task, Source(), batch_size=2, lengths=LENGTHS)
+    assert found == pytest.approx(2 * 2 * 12 * 5 * 2 * 3)  # forward, and back to the weights: 2 clips of 3 frames
+    assert all(value.grad is None for value in task.parameters())

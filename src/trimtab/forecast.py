@@ -1,4 +1,4 @@
-"""What a training will need in memory, time and disk, measured on a few of its steps; knows no model."""
+"""What a training will need in memory, time, disk and operations, measured on a few of its steps; knows no model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from rich import print
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from trimtab.core.files import write_whole
 from trimtab.training import Budget, ClipSource, Run, fit
@@ -94,6 +95,24 @@ def forecast(
     if steps * per_step > options.get("save_every_seconds", 60.0):
         disk *= 2  # the state before the last is kept too
     return Needs(peak_memory(), steps * per_step, steps, disk + 400 * lines)
+
+
+def operations_per_step(
+    task: nn.Module, clips: ClipSource, *, batch_size: int, lengths: Sequence[int] = (8,), seed: int = 0
+) -> float:
+    """Floating-point operations of a training step, of convolutions and matrix products, there and back (torch's counter).
+
+    The mean over `lengths`, as `fit` takes each as often; a multiply-add counts as two.
+    """
+    counted = {}
+    for length in set(lengths):
+        samples = clips.draw(seed, 0, batch_size)
+        clip = clips.batch(samples, length)
+        with FlopCounterMode(display=False) as counter:
+            task(clip, step=0, samples=torch.from_numpy(samples)).mean().backward()
+        counted[length] = counter.get_total_flops()
+    task.zero_grad()
+    return sum(counted[length] for length in lengths) / len(lengths)
 
 
 def peak_memory() -> int:

@@ -180,3 +180,54 @@ def test_the_exact_posterior_has_the_least_loss() -> None:
 def test_a_wrong_number_of_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="one sample index a video"):
         DenoisingLoss(Scaled(), schedules.sigmoid())(clip_of([0, 1]), step=0, samples=[0])
+
+
+class Deaf(nn.Module):
+    """Notes which samples know their actions."""
+
+    space, uses = "none", frozenset({"actions"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known: list[torch.Tensor] = []
+
+    def bind(self, given: Conditioning):  # type: ignore[no-untyped-def]
+        self.known.append(given.is_known("actions"))
+        return lambda noisy, level: Prediction(noisy, "clean", noisy, level)
+
+
+def test_the_forgotten_share_of_clips_is_untold_by_seed_step_and_sample() -> None:
+    clip = Clip(torch.zeros(200, 1, 1, 1, 1), Conditioning(actions=torch.zeros(200, 1, dtype=torch.int64)))
+    deaf = Deaf()
+    for forgotten, samples in ((0.2, range(200)), (0.2, range(200)), (0.2, range(100, 300)), (0.0, range(200))):
+        DenoisingLoss(deaf, schedules.cosine(100), forgotten=forgotten)(clip, step=3, samples=list(samples))
+    first, again, later, told = deaf.known
+    assert 0.1 < 1 - first.float().mean() < 0.3
+    assert torch.equal(first, again)
+    assert torch.equal(first[100:], later[:100])
+    assert told.all()
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        DenoisingLoss(deaf, schedules.cosine(100), forgotten=20.0)
+
+
+class Seeing(Deaf):
+    """Notes the context that it is shown."""
+
+    def bind(self, given: Conditioning):  # type: ignore[no-untyped-def]
+        assert given.context is not None
+        self.known.append(given.context)
+        return lambda noisy, level: Prediction(noisy, "clean", noisy, level)
+
+
+def test_the_context_is_noised_by_up_to_a_deviation_and_the_clip_is_not() -> None:
+    clip = Clip(torch.zeros(64, 1, 3, 8, 8), Conditioning(context=torch.ones(64, 2, 3, 8, 8)))
+    seeing = Seeing()
+    for noise in (0.5, 0.5, 0.0):
+        DenoisingLoss(seeing, schedules.cosine(100), context_noise=noise)(clip, step=3, samples=list(range(64)))
+    first, again, clean = seeing.known
+    deviations = (first - 1).flatten(1).std(1)
+    assert 0 < deviations.min() < 0.1 < 0.4 < deviations.max() < 0.55
+    assert torch.equal(first, again)
+    assert torch.equal(clean, torch.ones_like(clean))
+    with pytest.raises(ValueError, match="context_noise"):
+        DenoisingLoss(seeing, schedules.cosine(100), context_noise=-1.0)

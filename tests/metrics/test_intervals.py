@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trimtab.metrics.intervals import mean_interval, paired_interval
+from trimtab.metrics.intervals import mean_interval, paired_interval, seed_interval
 
 
 def clustered(seed: int, num_clusters: int = 60, per_cluster: int = 8) -> tuple[Tensor, Tensor]:
@@ -76,3 +76,15 @@ def test_what_has_no_interval_is_refused() -> None:
         mean_interval(torch.where(values > 4, torch.inf, values), clusters)
     with pytest.raises(ValueError, match="denominator"):
         mean_interval(values, clusters, over=torch.zeros_like(values))
+
+
+def test_an_interval_over_seeds_is_students() -> None:
+    from scipy import stats
+
+    for num in (2, 3, 7):
+        means = np.random.default_rng(num).normal(5, 2, num)
+        low, high = stats.t.interval(0.95, num - 1, means.mean(), stats.sem(means))
+        found = seed_interval(means.tolist())
+        assert (found.mean, found.low, found.high) == pytest.approx((means.mean(), low, high), rel=1e-3)
+    with pytest.raises(ValueError, match="two finite values"):
+        seed_interval([1.0])

@@ -13,6 +13,7 @@ from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
+from trimtab.recipes import _coinrun
 from trimtab.recipes import catch_up as longer
 from trimtab.recipes import demo as recipe
 from trimtab.recipes.demo import METHODS, NAMES, demo
@@ -41,7 +42,7 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One run of a few training steps; the held-out set is recorded shorter, since most of the time would go there."""
-    folder, record = tmp_path_factory.mktemp("demo"), recipe.procgen_episodes
+    folder, record = tmp_path_factory.mktemp("demo"), _coinrun.procgen_episodes
 
     def shorter(**request: Any) -> Any:
         return record(**{**request, "num_frames": min(request["num_frames"], 1000)})
@@ -62,7 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder / "run",
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "procgen_episodes", shorter)
+        patch.setattr(_coinrun, "procgen_episodes", shorter)
         run.again()
         yield run
 
@@ -133,7 +134,6 @@ def test_a_second_run_reuses_everything_and_gives_the_same_numbers(
         raise AssertionError("sampled again")
 
     monkeypatch.setattr(recipe, "sampler", lambda *arguments: refuse)
-    monkeypatch.setattr(recipe, "under_actions", lambda model, prior, held, *rest: {"stay": held.clip.video})
     finished.again()
     assert finished.steps() == steps
     assert finished.results() == results

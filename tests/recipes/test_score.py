@@ -1,6 +1,6 @@
 """`trimtab score` on small folders, against the metrics asked one by one."""
 
-import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 
 from trimtab.metrics.distributions import fid, fvd, kid
 from trimtab.metrics.frames import Lpips, psnr
+from trimtab.metrics.protocol import Evaluation
 from trimtab.recipes.score import score
 
 
@@ -26,9 +27,9 @@ def as_video(some: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(some).permute(0, 1, 4, 2, 3).float() / 127.5 - 1
 
 
-def scored(tmp_path: Path, **options: int) -> dict:
+def scored(tmp_path: Path, **options: int) -> Evaluation:
     score(tmp_path / "real", tmp_path / "fake", output=tmp_path / "score.json", **options)
-    return json.loads((tmp_path / "score.json").read_text())
+    return Evaluation.from_json((tmp_path / "score.json").read_text())
 
 
 def test_every_figure_is_the_metrics_own(tmp_path: Path) -> None:
@@ -36,17 +37,21 @@ def test_every_figure_is_the_metrics_own(tmp_path: Path) -> None:
     write(tmp_path / "real", real)
     write(tmp_path / "fake", fake)
     found = scored(tmp_path, num_context=1)
-    assert set(found["figures"]) == {"PSNR", "SSIM", "LPIPS", "sharpness", "temporal error", "FID", "KID"}
+    metrics = {"PSNR", "SSIM", "LPIPS", "sharpness", "temporal error", "FID", "KID"}
+    assert {figure.metric for figure in found.figures} == metrics == set(found.protocol["metrics"])
     ours, theirs = as_video(fake)[:, 1:], as_video(real)[:, 1:]
     expected = {
         "PSNR": psnr(ours, theirs).mean().item(), "LPIPS": Lpips()(ours, theirs).mean().item(),
         "FID": fid(ours, theirs), "KID": kid(ours, theirs),
     }  # fmt: skip
     for metric, value in expected.items():
-        assert found["figures"][metric]["mean"] == pytest.approx(value, rel=1e-4)
-    assert found["figures"]["PSNR"]["low"] <= expected["PSNR"] <= found["figures"]["PSNR"]["high"]
-    assert found["protocol"]["left_out"].keys() == {"FVD"}
-    assert found["protocol"]["num_context"] == 1
+        assert found.figure("fake", metric).overall.mean == pytest.approx(value, rel=1e-4)
+    interval = found.figure("fake", "PSNR").overall
+    assert interval.low <= expected["PSNR"] <= interval.high
+    assert found.figure("fake", "PSNR").values == pytest.approx(psnr(ours, theirs).mean(1).tolist(), rel=1e-4)
+    assert math.isnan(found.figure("fake", "FID").overall.low)
+    assert found.protocol["left_out"].keys() == {"FVD with given frames"}
+    assert found.protocol["num_context"] == 1
 
 
 def test_videos_of_other_names_are_compared_as_sets_alone(tmp_path: Path) -> None:
@@ -54,8 +59,8 @@ def test_videos_of_other_names_are_compared_as_sets_alone(tmp_path: Path) -> Non
     write(tmp_path / "real", real)
     write(tmp_path / "fake", fake, prefix="other")
     found = scored(tmp_path)
-    assert set(found["figures"]) == {"FID", "KID"}
-    assert {"PSNR", "LPIPS", "temporal error", "FVD"} <= found["protocol"]["left_out"].keys()
+    assert {figure.metric for figure in found.figures} == {"FID", "KID"}
+    assert {"PSNR", "LPIPS", "temporal error", "FVD"} <= found.protocol["left_out"].keys()
 
 
 @pytest.mark.slow
@@ -63,8 +68,8 @@ def test_long_videos_get_an_fvd(tmp_path: Path) -> None:
     real, fake = videos(0, num=2, time=10), videos(1, num=2, time=10)
     write(tmp_path / "real", real)
     write(tmp_path / "fake", fake)
-    expected = fvd(as_video(fake), as_video(real))
-    assert scored(tmp_path, num_context=2)["figures"]["FVD"]["mean"] == pytest.approx(expected, rel=1e-4)
+    expected, found = fvd(as_video(fake), as_video(real)), scored(tmp_path, num_context=2)
+    assert found.figure("fake", "FVD with given frames").overall.mean == pytest.approx(expected, rel=1e-4)
 
 
 def test_folders_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -127,6 +128,13 @@ class DenoisingLoss(nn.Module):
         codec: encodes the clip's frames and context first; without it clips are already in the denoiser's space.
         draws: a level is the noisiest of so many uniform draws. With 1 all are drawn alike; with more, the noisy ones more
             often, where a clip takes shape, and where it shows nothing yet of what the actions will do.
+        forgotten: the share of clips whose actions are withheld, so that the denoiser learns to answer untold, too
+            (action dropout, for guidance; 0.2 in AVID's baseline).
+        context_noise: the context gets Gaussian noise of a deviation drawn from 0 to this, clip by clip, so that the
+            denoiser does not trust it to the last detail: in a long rollout it is its own.
+
+    Raises:
+        ValueError: a share outside 0..1, or a negative deviation.
     """
 
     def __init__(
@@ -138,8 +146,16 @@ class DenoisingLoss(nn.Module):
         seed: int = 0,
         codec: Codec | None = None,
         draws: int = 1,
+        forgotten: float = 0.0,
+        context_noise: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= forgotten <= 1 or context_noise < 0:
+            raise ValueError(
+                f"forgotten is a share of the clips, from 0 to 1, and context_noise a deviation from 0 on, not {forgotten} "
+                f"and {context_noise}"
+            )
+        self.forgotten, self.context_noise = forgotten, context_noise
         self.denoiser, self.schedule, self.loss, self.seed, self.codec = denoiser, schedule, loss, seed, codec
         self.purposes = ["level", *(f"level {draw}" for draw in range(1, draws))]
 
@@ -165,7 +181,17 @@ class DenoisingLoss(nn.Module):
         ]
         level = self.schedule.level(torch.stack(indices).amax(0).to(clean.device))
         noise = gaussian_noise(tuple(clean.shape[1:]), seed=self.seed, step=step, samples=samples, device=clean.device)
-        prediction = self.denoiser.bind(clip.given)(level.add_noise(clean, noise), level)
+        given = clip.given
+        if self.forgotten:
+            chance = uniform_integers(2**24, seed=self.seed, step=step, samples=samples, purpose="forgotten")
+            given = given.forget("actions", (chance < self.forgotten * 2**24).to(clean.device))
+        if self.context_noise and given.context is not None:
+            draw = partial(gaussian_noise, seed=self.seed, step=step, samples=samples, device=clean.device)
+            share = uniform_integers(2**24, seed=self.seed, step=step, samples=samples, purpose="context") / 2**24
+            added = draw(tuple(given.context.shape[1:]), purpose="context noise")
+            added *= self.context_noise * share.to(clean.device)[:, None, None, None, None]
+            given = replace(given, context=given.context + added)
+        prediction = self.denoiser.bind(given)(level.add_noise(clean, noise), level)
         return self.loss(prediction, clean, noise)
 
 

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from trimtab.core.values import Video
 from trimtab.metrics.actions import Actions, Context, JudgeFile, is_recognised
+from trimtab.metrics.distributions import (
+    DISTRIBUTION_METRICS,
+    distance_interval,
+    frechet_distance,
+    kernel_distance,
+    temporal_error,
+)
+from trimtab.metrics.features import in_parts, real_features
 from trimtab.metrics.frames import Lpips, PerFrame, check_videos, psnr, sharpness, ssim
+from trimtab.metrics.i3d import I3D, LEAST_FRAMES, with_context
+from trimtab.metrics.inception import Inception
 from trimtab.metrics.intervals import NUM_RESAMPLES, mean_interval, paired_interval
 from trimtab.metrics.protocol import Evaluation, Figure
+from trimtab.metrics.weights import I3D_KINETICS, INCEPTION
+from trimtab.networks.storage import checksum
 
 REPEAT_LAST_FRAME = "repeat last frame"
 REAL = "real"
@@ -28,6 +42,26 @@ FRAME_METRICS = {
     "sharpness": "gradient energy of the generated frame over that of the real one; 1 is as sharp as real",
 }
 
+DISTANCES = {
+    "FID": f"{DISTRIBUTION_METRICS['FID']}; predicted frames only",
+    "KID": f"{DISTRIBUTION_METRICS['KID']}; predicted frames only",
+    "FID with given frames": f"{DISTRIBUTION_METRICS['FID']}; given frames pooled with them on both sides",
+    "FVD with given frames": f"{DISTRIBUTION_METRICS['FVD']}; given frames put before both",
+    "FVD": f"{DISTRIBUTION_METRICS['FVD']}; predicted frames only",
+}
+"""What `evaluate` makes of whole sets of clips; the given frames, equal on both sides, make a distance smaller."""
+
+LEAST_CLIPS = 64
+"""Fewer clips have no FID or FVD here, since it would say more about their number than about the model.
+
+On coinrun (two given frames, eight predicted) the FVD of one model's clips is 638 for 16 of them, 510 for 32 and 387 for
+64, on the way to some 260 if it keeps falling with one over the number; and two sets of 32 real clips are 612 apart, as
+much as repeating the last frame is from real, 639. Figures of 64 are still for ranking methods on the same clips only.
+"""
+
+LEAST_LEVELS_OF_DISTANCE = 20
+"""As many blocks as `distance_interval` deals levels into."""
+
 
 def evaluate(
     methods: Mapping[str, Video],
@@ -39,6 +73,8 @@ def evaluate(
     reference: str = REPEAT_LAST_FRAME,
     judge_file: JudgeFile | None = None,
     effects: Mapping[str, Sequence[int]] | None = None,
+    distributions: bool = False,
+    cache: Path | None = None,
     notes: Mapping[str, Any] | None = None,
     seed: int = 0,
 ) -> Evaluation:
@@ -53,11 +89,15 @@ def evaluate(
         reference: the method that the others are compared with, clip by clip.
         judge_file: reads actions off the videos; without it no action figure is made.
         effects: by name, tables that merge actions of one effect for further action figures.
+        distributions: add what costs most: the distances between sets of clips (`DISTANCES`), each left out, and said so,
+            where the clips are too few or too short for it; LPIPS with VGG's weights; and the temporal error.
+        cache: a folder in which the features of the real videos are kept for further calls.
         notes: anything JSON that belongs to the protocol: dataset, sampler, seeds, fingerprints.
-        seed: of the bootstrap.
+        seed: of the bootstrap, and of the jackknife of distances.
 
     Raises:
         ValueError: shapes, dtypes or ranges disagree; a reserved name; fewer than two levels; unknown reference.
+        FileNotFoundError: a package that carries weights is not installed.
     """
     if not methods.keys().isdisjoint({REPEAT_LAST_FRAME, REAL}):
         raise ValueError(f"{REPEAT_LAST_FRAME!r} and {REAL!r} are rows of every table; give your methods other names")
@@ -66,12 +106,24 @@ def evaluate(
     check_videos(context=context)
     check_videos(real=real, **methods)
     videos = {REPEAT_LAST_FRAME: context[:, -1:].expand_as(real), **methods}
-    lpips, left_out = Lpips().to(real.device), {}
+    lpips, left_out = Lpips().to(real.device), dict[str, str]()
+    weights = {"lpips": asdict(lpips.weights)}
     measured: dict[str, dict[str, PerFrame]] = {}
     frame_metrics: tuple[Callable[[Video, Video], PerFrame], ...] = (psnr, ssim, lpips, sharpness)
     for metric, measure in zip(FRAME_METRICS, frame_metrics, strict=True):
         measured[metric] = {name: measure(video, real) for name, video in videos.items()}
     definitions, divided_by = dict(FRAME_METRICS), dict[str, PerFrame]()
+    if distributions:
+        vgg = Lpips("vgg").to(real.device)
+        measured |= {
+            "LPIPS (VGG)": {
+                name: in_parts(vgg, video, real, of=f"LPIPS (VGG) of {name}") for name, video in videos.items()
+            },
+            "temporal error": {name: temporal_error(video, real, context, lpips) for name, video in videos.items()},
+        }
+        definitions["LPIPS (VGG)"] = FRAME_METRICS["LPIPS"].replace("AlexNet", "VGG16")
+        definitions["temporal error"] = DISTRIBUTION_METRICS["temporal error"]
+        weights["lpips_vgg"] = asdict(vgg.weights)
     if judge_file is not None:
         judge = judge_file.load().to(real.device)
         logits = {name: judge(context, video) for name, video in {REAL: real, **videos}.items()}
@@ -89,28 +141,143 @@ def evaluate(
                 divided_by[ratio] = on_real
                 definitions[ratio] = f"mean {kind} on generated video / mean {kind} on real video; 1 reads like real"
 
-    def figure(method: str, metric: str) -> Figure:
-        values, over = measured[metric][method], divided_by.get(metric)
-        options: dict[str, Any] = {"over": None if over is None else over.mean(1), "seed": seed}
-        steps = (values.mean(0) if over is None else values.mean(0) / over.mean(0)).tolist()
-        overall, difference = mean_interval(values.mean(1), levels, **options), None
-        if method != reference:
-            difference = paired_interval(values.mean(1), measured[metric][reference].mean(1), levels, **options)
-        per_step = tuple(step if math.isfinite(step) else None for step in steps)
-        return Figure(method, metric, overall, per_step, difference)
+    figures = [
+        frame_figure(
+            method,
+            metric,
+            values,
+            levels,
+            over=divided_by.get(metric),
+            reference=None if method == reference else measured[metric][reference],
+            seed=seed,
+        )
+        for metric, by_method in measured.items()
+        for method, values in by_method.items()
+    ]
+    if distributions:
+        left_out |= no_distance(len(real), len(levels.unique()), context.shape[1], real.shape[1])
+        wanted = [metric for metric in DISTANCES if metric not in left_out]
+        definitions |= {metric: DISTANCES[metric] for metric in wanted}
+        weights |= {"inception": asdict(INCEPTION), "i3d": asdict(I3D_KINETICS)}
+        for metric, sets in _feature_sets(wanted, videos, real, context, cache):
+            figures += _distance_figures(metric, sets, levels, reference, seed)
 
     protocol = {
         "num_clips": len(real),
         "num_levels": len(levels.unique()),
         "num_context": context.shape[1],
         "num_predicted": real.shape[1],
+        "clips": checksum({"real": real, "context": context, "actions": actions.long()}, {}),
+        "levels": levels.tolist(),
         "reference": reference,
         "metrics": definitions,
         "left_out": left_out,
-        "lpips": asdict(lpips.weights),
+        **weights,
         "judge": None if judge_file is None else judge_file.card,
         "effects": {name: list(effect) for name, effect in (effects or {}).items()},
         "intervals": {"share": 0.95, "resampled": "levels", "num_resamples": NUM_RESAMPLES, "seed": seed},
         "notes": dict(notes or {}),
     }
-    return Evaluation(tuple(figure(method, metric) for metric in measured for method in measured[metric]), protocol)
+    return Evaluation(tuple(figures), protocol)
+
+
+def frame_figure(
+    method: str,
+    metric: str,
+    values: PerFrame,
+    levels: Int[Tensor, " batch"],
+    *,
+    over: PerFrame | None = None,
+    reference: PerFrame | None = None,
+    seed: int = 0,
+) -> Figure:
+    """The figure of a metric that has a value a frame.
+
+    Args:
+        method, metric: its names.
+        values: a value a frame, (batch, time).
+        levels: the level of each clip, resampled as a whole.
+        over: denominators; the figure is then a ratio of means, which a single clip has not.
+        reference: values of the method to subtract for the difference.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: as `mean_interval`.
+    """
+    options: dict[str, Any] = {"over": None if over is None else over.mean(1), "seed": seed}
+    per_clip = values.mean(1)
+    steps = (values.mean(0) if over is None else values.mean(0) / over.mean(0)).tolist()
+    return Figure(
+        method,
+        metric,
+        overall=mean_interval(per_clip, levels, **options),
+        per_step=tuple(step if math.isfinite(step) else None for step in steps),
+        difference=None if reference is None else paired_interval(per_clip, reference.mean(1), levels, **options),
+        values=tuple(float(f"{value:.5g}") for value in per_clip.tolist()) if over is None else (),
+    )
+
+
+def no_distance(num_clips: int, num_levels: int, num_context: int, num_predicted: int) -> dict[str, str]:
+    """The `DISTANCES` that such clips do not have, with the reason."""
+    reasons = {}
+    for metric in DISTANCES:
+        length = num_predicted + num_context * (metric == "FVD with given frames")
+        if num_levels < LEAST_LEVELS_OF_DISTANCE:
+            reasons[metric] = f"its interval needs {LEAST_LEVELS_OF_DISTANCE} levels or more, not {num_levels}"
+        elif metric != "KID" and num_clips < LEAST_CLIPS:
+            reasons[metric] = f"a Frechet distance needs {LEAST_CLIPS} clips or more, not {num_clips}"
+        elif metric.startswith("FVD") and length < LEAST_FRAMES:
+            reasons[metric] = f"its network sees {LEAST_FRAMES} frames or more, not {length}"
+    return reasons
+
+
+def _feature_sets(
+    wanted: Sequence[str], videos: Mapping[str, Video], real: Video, context: Context, cache: Path | None
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Each metric with the features of the real clips and of every method's; a network is done before the next."""
+    whole = with_context(real, context)
+    if not {"FID", "FID with given frames", "KID"}.isdisjoint(wanted):
+        inception = Inception().to(real.device)
+        given, ahead = real_features(inception, whole, cache).split([context.shape[1], real.shape[1]], dim=1)
+        predicted = {
+            name: given[:, -1:].expand_as(ahead)  # one frame again and again
+            if name == REPEAT_LAST_FRAME
+            else in_parts(inception, video, of=f"Inception features of {name}")
+            for name, video in videos.items()
+        }
+        sets = {REAL: ahead, **predicted}
+        for metric in ("FID", "KID"):
+            if metric in wanted:
+                yield metric, sets
+        if "FID with given frames" in wanted:
+            yield "FID with given frames", {name: torch.cat([given, some], dim=1) for name, some in sets.items()}
+    if not {"FVD", "FVD with given frames"}.isdisjoint(wanted):
+        i3d = I3D().to(real.device)
+        for metric, before in (("FVD with given frames", [context]), ("FVD", [])):
+            if metric in wanted:
+                yield (
+                    metric,
+                    {
+                        REAL: real_features(i3d, whole if before else real, cache),
+                        **{
+                            # repetition is made of real frames, and the same for every model
+                            name: real_features(i3d, with_context(video, context) if before else video, cache)
+                            if name == REPEAT_LAST_FRAME
+                            else in_parts(i3d, video, *before, of=f"I3D features of {name}")
+                            for name, video in videos.items()
+                        },
+                    },
+                )
+
+
+def _distance_figures(
+    metric: str, sets: Mapping[str, Tensor], levels: Int[Tensor, " batch"], reference: str, seed: int
+) -> Iterator[Figure]:
+    distance = kernel_distance if metric == "KID" else frechet_distance
+    for method, features in sets.items():
+        if method == REAL:
+            continue
+        overall, difference = distance_interval(distance, features, sets[REAL], levels, seed=seed), None
+        if method != reference:
+            difference = distance_interval(distance, features, sets[REAL], levels, reference=sets[reference], seed=seed)
+        yield Figure(method, metric, overall, per_step=(), difference=difference)

@@ -6,6 +6,7 @@ would be too narrow.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from jaxtyping import Num
 from torch import Tensor
 
 NUM_RESAMPLES = 4000
+
+STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""97.5% quantiles for 1 to 10 degrees of freedom; for more of them the last is a little wide."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +90,20 @@ def paired_interval(
         raise ValueError(f"paired values need one shape, not {tuple(first.shape)} and {tuple(second.shape)}")
     difference = first.double() - second.double()
     return mean_interval(difference, clusters, over=over, num_resamples=num_resamples, seed=seed)
+
+
+def seed_interval(means: Sequence[float]) -> Interval:
+    """The mean over training seeds with its 95% interval, by Student's t; clips and clusters both count the seeds.
+
+    What another training would give, whereas `mean_interval` says what other levels would.
+
+    Raises:
+        ValueError: fewer than two seeds, or a value that is not finite.
+    """
+    values = np.asarray(means, dtype=np.float64)
+    if len(values) < 2 or not np.isfinite(values).all():
+        raise ValueError(f"an interval over seeds needs two finite values or more, not {list(means)}; train more seeds")
+    quantile = STUDENT_T[min(len(values) - 1, len(STUDENT_T)) - 1]
+    margin = float(quantile * values.std(ddof=1) / len(values) ** 0.5)
+    mean = float(values.mean())
+    return Interval(mean, mean - margin, mean + margin, len(values), len(values))

@@ -13,7 +13,10 @@ from torch import Tensor
 from trimtab.core.values import Clip, Video
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME, Evaluation
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
+from trimtab.metrics.listening import Listening
+from trimtab.metrics.masks import MaskStatistics
 from trimtab.report import Report, film_strip
+from trimtab.report.sections import listening_section, mask_section
 
 CATCH_UP = Path(__file__).parent / "catch_up.json"
 """What `trimtab catch-up` measured last: how long from-scratch needs to reach AVID's loss."""
@@ -41,6 +44,8 @@ def write_report(
     clip: Clip,
     videos: Mapping[str, Video],
     mask: Tensor,
+    masks: MaskStatistics,
+    listening: Listening,
     what_if: Mapping[str, Tensor],
     settings: Mapping[str, Any],
     seconds: float,
@@ -69,14 +74,15 @@ def write_report(
     film_strip(strip, given=context[shown][:2], clips=range(len(context[shown][:2]))).save(
         path.with_name("strip.png"), optimize=True
     )
-    report.section("What if", "One start and one noise, under different actions, each held for the whole clip.")
-    first = next(iter(what_if.values()))
-    report.strips(
-        dict(what_if),
-        "AVID under left, stay, right, jump and jump right.",
-        given=context[: len(first)],
-        labels=[f"level {int(level)}" for level in levels[: len(first)]],
+    num_shown = len(next(iter(what_if.values())))
+    listening_section(
+        report,
+        listening,
+        what_if,
+        given=context[:num_shown],
+        labels=[f"level {int(level)}" for level in levels[:num_shown]],
     )
+    mask_section(report, masks)
 
     report.section("How good it is")
     methods = [REAL, REPEAT_LAST_FRAME, *NAMES.values()]

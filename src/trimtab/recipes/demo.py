@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
@@ -19,12 +16,10 @@ from torch import Tensor
 from trimtab import checkpoints
 from trimtab.adapters.avid import AVID
 from trimtab.adapters.from_scratch import FromScratch
-from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
-from trimtab.core.values import Clip, Conditioning, Video
+from trimtab.core.values import Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
-from trimtab.diffusion.losses import DenoisingLoss
 from trimtab.environments.procgen import NUM_ACTIONS
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import COINRUN_JUDGE
@@ -32,10 +27,22 @@ from trimtab.metrics.evaluation import evaluate
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes._coinrun import (
+    TEST_LEVELS,
+    TRAINING_LEVELS,
+    Held,
+    from_bytes,
+    held_out,
+    held_out_loss,
+    mean_loss,
+    sampler,
+    to_bytes,
+    training_clips,
+)
 from trimtab.recipes._demo_report import NAMES, write_report
+from trimtab.recipes._inspection import Imaginer, listening_of, masks_of
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.recipes.procgen_prior import LENGTHS, frames_task
-from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.training import Budget, Run, record_settings
 
 Model = AVID | FromScratch
@@ -44,29 +51,6 @@ METHODS: dict[str, type[Model]] = {"avid": AVID, "scratch": FromScratch}
 
 UNSAID = ("started", "console", "dry_run", "recompute")
 """What changes no result, and is no setting of a run."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """Held-out clips that everything is measured on: their numbers, their parts, and the level of each."""
-
-    indices: np.ndarray
-    clip: Clip
-    context: Video
-    actions: Tensor
-    levels: Tensor
-
-    @classmethod
-    def of(cls, clips: Clips, indices: np.ndarray) -> Held:
-        clip = clips.batch(indices)
-        assert clip.given.context is not None
-        assert clip.given.actions is not None  # every recorded clip has both
-        return cls(indices, clip, clip.given.context, clip.given.actions, torch.from_numpy(clips.levels(indices)))
-
-    def part(self, first: int, size: int) -> Clip:
-        """Some of the clips."""
-        choose = itemgetter(slice(first, first + size))
-        return Clip(choose(self.clip.video), self.clip.given.map(choose))
 
 
 def demo(
@@ -143,16 +127,21 @@ def demo(
             "settings": {key: str(value) for key, value in settings.items()},
             "prior": frozen.fingerprint,
             "sampler": f"dpm_solver_pp_2m, {num_steps} steps",
-            "training levels": "0-499",
-            "test levels": "10000-10999",
+            "training levels": TRAINING_LEVELS,
+            "test levels": TEST_LEVELS,
         },
     )
     write_whole(output / "results.json", table.to_json())
-    what_if = under_actions(models["avid"], frozen, held, num_steps, seed)
+    console.print("asking whether AVID listens")
+    avid = models["avid"]
+    assert isinstance(avid, AVID)
+    imagine = Imaginer(avid, frozen, held, num_steps, seed=seed)
+    listening, what_if = listening_of(imagine), under_actions(imagine)
     lines = curves(runs, mean_loss(frozen, frozen, few)["held_out_loss"])
     report = write_report(
         output / "report.html", table=table, losses=losses, levels=held.levels, curves=lines, clip=held.clip,
-        videos=videos, mask=mask, what_if=what_if, settings=settings, seconds=seconds,
+        videos=videos, mask=mask, masks=masks_of(avid, frozen, held), listening=listening, what_if=what_if,
+        settings=settings, seconds=seconds,
     )  # fmt: skip
     console.print(f"{table}\n")
     console.print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes; open {report.resolve()}")
@@ -162,14 +151,6 @@ def build(name: str, prior: PixelUNet, mask_bias: float, recompute: bool = False
     """An untrained model; both have one network, apart from the mask and the view of the prior."""
     options: dict[str, Any] = {"mask_bias": mask_bias} if name == "avid" else {}
     return METHODS[name](prior, num_actions=NUM_ACTIONS, recompute=recompute, **options)
-
-
-def training_clips(prior: PixelUNet, num_frames: int, datasets: Path) -> Clips:
-    """Recorded coinrun, levels 0-499."""
-    folder = datasets / f"coinrun-train-{num_frames}"
-    return Clips(
-        procgen_episodes(num_levels=500, num_frames=num_frames, output=folder), prior.num_context, prior.num_frames
-    )
 
 
 def train(
@@ -188,43 +169,6 @@ def train(
         evaluate_every=50,
         **options,
     )
-
-
-def held_out(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:
-    """Clips of levels that nothing was trained on, one a level, the same every time."""
-    episodes = procgen_episodes(
-        first_level=10_000,
-        num_levels=1000,
-        num_frames=24_000,
-        max_episode_frames=48,
-        seed=1,
-        output=datasets / "coinrun-test",
-    )
-    clips = Clips(episodes, prior.num_context, prior.num_frames)
-    return Held.of(clips, clips.evenly(num_clips))
-
-
-@torch.no_grad()
-def held_out_loss(model: Denoiser, prior: PixelUNet, held: Held, num_draws: int = 1, batch_size: int = 32) -> Tensor:
-    """The velocity loss on each held-out clip, (clip,), the same noise for every model, averaged over draws."""
-    task = DenoisingLoss(model, prior.schedule, seed=12345)
-    total = torch.zeros(len(held.indices))
-    for first in range(0, len(held.indices), batch_size):
-        clip, samples = held.part(first, batch_size), held.indices[first : first + batch_size].tolist()
-        for draw in range(num_draws):
-            total[first : first + batch_size] += task(clip, step=draw, samples=samples)
-    return total / num_draws
-
-
-def mean_loss(model: Denoiser, prior: PixelUNet, held: Held) -> dict[str, float]:
-    """One figure for the curve."""
-    return {"held_out_loss": held_out_loss(model, prior, held).mean().item()}
-
-
-def sampler(prior: PixelUNet, num_steps: int) -> Callable[[Denoiser, Video, Conditioning], Video]:
-    """From noise to a clip in `num_steps` calls of the denoiser."""
-    steps = sampling.pairs(prior.schedule, num_steps)
-    return partial(sampling.dpm_solver_pp_2m, pairs=steps, clamp=(-1.0, 1.0))
 
 
 def sample_all(
@@ -281,15 +225,13 @@ class Watched:
         return denoise
 
 
-def under_actions(model: Denoiser, prior: PixelUNet, held: Held, num_steps: int, seed: int) -> dict[str, Video]:
+def under_actions(imagine: Imaginer) -> dict[str, Video]:
     """The same starts, and the same noise, under one action held for the whole clip."""
-    video, context = held.clip.video[:6], held.context[:6]
-    noise = sampling.start_noise(tuple(video.shape[1:]), seed, held.indices[:6].tolist())
-    shown = {}
-    for name, action in (("left", 1), ("stay", 4), ("right", 7), ("jump", 5), ("jump right", 8)):
-        actions = torch.full(video.shape[:2], action)
-        shown[name] = sampler(prior, num_steps)(model, noise, Conditioning(context=context, actions=actions))
-    return shown
+    context, shape = imagine.held.context[:6], imagine.held.clip.video[:6].shape[:2]
+    return {
+        name: imagine(Conditioning(context=context, actions=torch.full(shape, action)))
+        for name, action in (("left", 1), ("stay", 4), ("right", 7), ("jump", 5), ("jump right", 8))
+    }
 
 
 def curves(runs: Mapping[str, Run], prior_loss: float) -> dict[str, tuple[list[float], list[float]]]:
@@ -300,12 +242,3 @@ def curves(runs: Mapping[str, Run], prior_loss: float) -> dict[str, tuple[list[f
         if points:  # a very short run has none
             found[NAMES[name]] = ([x for x, _ in points], [y for _, y in points])
     return found
-
-
-def to_bytes(video: Video) -> Tensor:
-    """Frames as they are stored, uint8, rounded."""
-    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
-def from_bytes(stored: Tensor) -> Video:
-    return stored.float() / 127.5 - 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from rich import print
@@ -12,17 +13,22 @@ from trimtab.core.contracts import Denoiser
 from trimtab.core.values import Clip
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
-from trimtab.diffusion.losses import DenoisingLoss, change_loss, perceived
+from trimtab.diffusion.losses import DenoisingLoss, change_loss, clean_loss, perceived
 from trimtab.diffusion.schedules import Schedule
 from trimtab.environments.procgen import GAMES
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.frames import Lpips
-from trimtab.priors.pixel_unet import PixelUNet, load
+from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings, load
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.training import Budget, record_settings
 
 PRETRAINING = tuple(game for game in GAMES if game != "coinrun")
 """All games but the one that adaptation is about."""
+
+PAPER = PixelUNetSettings(
+    model="avid_unet", sizes={"width": 100, "heads": 8, "head_dim": 64}, schedule="sigmoid", num_levels=200
+)
+"""AVID's base model of 92 million weights."""
 
 LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 8, 8)
 """Frames that a training step predicts, one of these entries, so that one model serves whole clips and single steps."""
@@ -38,6 +44,7 @@ def procgen_prior(
     initial: str | None = None,
     dry_run: bool = False,
     split: bool = False,
+    size: Literal["embedded", "paper"] = "embedded",
     data: Path = Path("datasets/procgen-pretraining"),
     output: Path = Path("runs/procgen-prior"),
 ) -> None:
@@ -52,17 +59,27 @@ def procgen_prior(
         initial: start from the weights of this prior, a name or a path, instead of random ones.
         dry_run: only say what it will need in memory, time and disk.
         split: under `accelerate launch`, keep only a share of what is trained in each process.
+        size: of the prior: the embedded one, or AVID's base model with its schedule and loss, for GPUs; take its batch of 64
+            and rate of 1e-4 for it, too.
         data: where the recorded games are, or will be.
         output: run folder; prior.safetensors in it is the result.
     """
-    fixed = {"batch_size": batch_size, "seed": seed, "initial": initial, "data": data}  # the rest may differ in a piece
+    fixed = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "initial": initial,
+        "size": size,
+        "data": data,
+    }  # the rest may differ in a piece
     record_settings(output, "procgen-prior", fixed)
     torch.manual_seed(seed)
-    clips = Clips([recorded(game, data) for game in PRETRAINING])
-    prior = PixelUNet()
+    clips = Clips([recorded(game, data, size) for game in PRETRAINING])
+    prior = PixelUNet(PAPER if size == "paper" else None)
     if initial is not None:
         prior.load_state_dict(load(initial).state_dict())
-    task = GamesAlike(frames_task(prior, prior.schedule, seed, draws=2), clips)
+    task: nn.Module = GamesAlike(frames_task(prior, prior.schedule, seed, draws=2), clips)
+    if size == "paper":
+        task = DenoisingLoss(prior, prior.schedule, loss=clean_loss, seed=seed)
     run = fit_or_forecast(
         dry_run,
         task,
@@ -74,7 +91,7 @@ def procgen_prior(
         learning_rate=learning_rate,
         cool_down=cool_down,
         average_decay=0.999,
-        lengths=LENGTHS,
+        lengths=(prior.num_frames,) if size == "paper" else LENGTHS,
         seed=seed,
         split=split,
     )
@@ -84,10 +101,13 @@ def procgen_prior(
     print(f"the prior is {output / 'prior.safetensors'}; `trimtab procgen-prior-card` measures it")
 
 
-def frames_task(denoiser: Denoiser, schedule: Schedule, seed: int, draws: int = 1) -> DenoisingLoss:
-    """What the embedded models are trained by: the change in pixels, and how different the frames look."""
+def frames_task(denoiser: Denoiser, schedule: Schedule, seed: int, **options: Any) -> DenoisingLoss:
+    """What the embedded models are trained by: the change in pixels, and how different the frames look.
+
+    The options are those of `DenoisingLoss`.
+    """
     loss = perceived(change_loss, Lpips().distance, weight=0.5)
-    return DenoisingLoss(denoiser, schedule, loss=loss, seed=seed, draws=draws)
+    return DenoisingLoss(denoiser, schedule, loss=loss, seed=seed, **options)
 
 
 class GamesAlike(nn.Module):
@@ -116,6 +136,11 @@ def mean_change(clips: Clips) -> float:
     return (clip.video - clip.given.context[:, -1:]).abs().mean().item()
 
 
-def recorded(game: str, data: Path) -> Episodes:
-    """70,000 frames of one game, levels 0-1999, recorded if they are not there."""
+def recorded(game: str, data: Path, size: Literal["embedded", "paper"] = "embedded") -> Episodes:
+    """70,000 frames of one game, or the paper's 2 million of uniformly random play; levels 0-1999; recorded if not there."""
+    if size == "paper":
+        return procgen_episodes(
+            game=game, num_levels=2000, num_frames=2_000_000, max_episode_frames=1000, policy="uniform",
+            output=data / f"{game}-paper",
+        )  # fmt: skip
     return procgen_episodes(game=game, num_levels=2000, num_frames=70_000, max_episode_frames=128, output=data / game)

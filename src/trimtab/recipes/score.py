@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import tyro
+from jaxtyping import Float
 from rich import print
-from rich.progress import track
 from torch import Tensor
 
 from trimtab.core.files import write_whole
 from trimtab.core.values import Video
 from trimtab.data.video_files import read_videos
 from trimtab.metrics.distributions import DISTRIBUTION_METRICS, changes, frechet_distance, kernel_distance
-from trimtab.metrics.evaluation import FRAME_METRICS
+from trimtab.metrics.evaluation import DISTANCES, FRAME_METRICS, frame_figure
+from trimtab.metrics.features import in_parts
 from trimtab.metrics.frames import Lpips, psnr, sharpness, ssim
 from trimtab.metrics.i3d import I3D, LEAST_FRAMES
 from trimtab.metrics.inception import Inception
-from trimtab.metrics.intervals import mean_interval
+from trimtab.metrics.intervals import NUM_RESAMPLES, Interval
+from trimtab.metrics.protocol import Evaluation, Figure
+from trimtab.metrics.weights import I3D_KINETICS, INCEPTION, LPIPS_ALEX
 from trimtab.networks import storage
 
-CHUNK = 8
+PAIRED = (*FRAME_METRICS, "temporal error")
 
 
 def score(
@@ -43,54 +47,54 @@ def score(
     Args:
         real: folder of real videos.
         fake: folder of generated ones.
-        num_context: given frames at the start of every video: they are compared in no metric, but FVD sees them.
-        output: a file for the figures and what exactly was measured (JSON).
+        num_context: given frames at the start of every video: they are compared in no metric, but FVD sees them, and is
+            called "FVD with given frames" then.
+        output: a file for the figures and what exactly was measured (JSON), which `trimtab compare` reads.
     """
     reals, fakes = read_videos(real), read_videos(fake)
     check_alike(reals, fakes, num_context)
-    paired = reals.keys() == fakes.keys()
-    figures: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
+    name, paired = fake.resolve().name, reals.keys() == fakes.keys()
     real_videos, fake_videos = as_video(reals), as_video(fakes)
-    real_clips, fake_clips = (some[:, num_context:] for some in (real_videos, fake_videos))
+    levels = torch.arange(len(reals))  # every video is taken for a level of its own
+    figures: list[Figure] = []
+    left_out: dict[str, str] = {}
     if paired:
-        figures |= {
-            metric: interval(values) for metric, values in pairwise(fake_videos, real_videos, num_context).items()
-        }
+        for metric, values in pairwise(fake_videos, real_videos, num_context).items():
+            figures.append(frame_figure(name, metric, values, levels))
     else:
         left_out = dict.fromkeys(PAIRED, "the two folders hold videos of other names, so none has a real counterpart")
-    inception = Inception()
-    frames, real_frames = (in_parts(inception, some, "frames") for some in (fake_clips, real_clips))
-    figures["FID"] = {"mean": frechet_distance(frames, real_frames)}
-    figures["KID"] = {"mean": kernel_distance(frames, real_frames)}
-    if real_videos.shape[1] < LEAST_FRAMES:
-        left_out["FVD"] = f"its network sees {LEAST_FRAMES} frames or more, these videos have {real_videos.shape[1]}"
-    else:
-        i3d = I3D()
-        figures["FVD"] = {
-            "mean": frechet_distance(*(in_parts(i3d, some, "videos") for some in (fake_videos, real_videos)))
-        }
+    for metric, distance in distances(fake_videos, real_videos, num_context):
+        if isinstance(distance, str):
+            left_out[metric] = distance
+        else:
+            overall = Interval(distance, math.nan, math.nan, len(fakes), len(fakes))
+            figures.append(Figure(name, metric, overall, per_step=(), difference=None))
+    definitions = FRAME_METRICS | DISTRIBUTION_METRICS | DISTANCES
     protocol = {
-        "metrics": {name: text for name, text in (FRAME_METRICS | DISTRIBUTION_METRICS).items() if name in figures},
-        "left_out": left_out,
+        "num_clips": len(reals),
+        "num_levels": len(reals),
+        "num_generated": len(fakes),
         "num_context": num_context,
-        "num_frames": real_videos.shape[1],
+        "num_predicted": real_videos.shape[1] - num_context,
         "frame_size": list(real_videos.shape[3:]),
-        "real": {"videos": len(reals), "sha256": storage.checksum({"": real_videos}, {})},
-        "intervals": "95% bootstrap over videos" if paired else None,
+        "clips": storage.checksum({"": real_videos}, {"names": sorted(reals)}),
+        "levels": levels.tolist(),
+        "metrics": {figure.metric: definitions[figure.metric] for figure in figures},
+        "left_out": left_out,
+        "lpips": asdict(LPIPS_ALEX),
+        "inception": asdict(INCEPTION),
+        "i3d": asdict(I3D_KINETICS),
+        "intervals": {"share": 0.95, "resampled": "videos", "num_resamples": NUM_RESAMPLES, "seed": 0},
     }
     print(f"{len(fakes)} videos of {real_videos.shape[1]} frames against {len(reals)} real ones")
-    for metric, figure in figures.items():
-        between = f" [{figure['low']:.4g}, {figure['high']:.4g}]" if "low" in figure else ""
-        print(f"  {metric:16}{figure['mean']:.4g}{between}")
+    for figure in figures:
+        interval = figure.overall
+        print(f"  {figure.metric:24}{f'{interval.mean:.4g}' if math.isnan(interval.low) else interval}")
     for metric, reason in left_out.items():
-        print(f"  {metric:16}left out: {reason}")
+        print(f"  {metric:24}left out: {reason}")
     if output is not None:
-        write_whole(output, json.dumps({"protocol": protocol, "figures": figures}, indent=2, allow_nan=False) + "\n")
+        write_whole(output, Evaluation(tuple(figures), protocol).to_json() + "\n")
         print(f"written to {output}")
-
-
-PAIRED = (*FRAME_METRICS, "temporal error")
 
 
 def check_alike(reals: Mapping[str, np.ndarray], fakes: Mapping[str, np.ndarray], num_context: int) -> None:
@@ -114,25 +118,30 @@ def as_video(videos: Mapping[str, np.ndarray]) -> Video:
     return stacked.permute(0, 1, 4, 2, 3).float() / 127.5 - 1
 
 
-def pairwise(fake: Video, real: Video, num_context: int) -> dict[str, Tensor]:
-    """What compares a video with its namesake: one number each."""
+def pairwise(fake: Video, real: Video, num_context: int) -> dict[str, Float[Tensor, "batch predicted"]]:
+    """What compares a video with its namesake, frame by frame."""
     lpips = Lpips()
     given = max(num_context, 1)  # changes are counted from the last given frame on, or from the first one
     clips = fake[:, num_context:], real[:, num_context:]
     measures: tuple[Callable[[Video, Video], Tensor], ...] = (psnr, ssim, lpips, sharpness)
-    found = {name: measure(*clips).mean(1) for name, measure in zip(FRAME_METRICS, measures, strict=True)}
+    found = {name: measure(*clips) for name, measure in zip(FRAME_METRICS, measures, strict=True)}
     if real.shape[1] > given:
         theirs, ours = (changes(some[:, given:], some[:, :given], lpips) for some in (fake, real))
-        found["temporal error"] = (theirs - ours).abs().mean(1)
+        found["temporal error"] = (theirs - ours).abs()
     return found
 
 
-def interval(values: Tensor) -> dict[str, float]:
-    found = mean_interval(values, torch.arange(len(values)))
-    return {"mean": found.mean, "low": found.low, "high": found.high}
-
-
-def in_parts(network: Any, videos: Video, what: str) -> Tensor:
-    """Features of many videos, with a bar."""
-    parts = track(videos.split(CHUNK), f"features of {what}", transient=True)
-    return torch.cat([network(part) for part in parts])
+def distances(
+    fake: Float[Tensor, "fakes time 3 height width"], real: Float[Tensor, "reals time 3 height width"], num_context: int
+) -> Iterator[tuple[str, float | str]]:
+    """What compares the two folders as sets, by metric: the distance, or why there is none."""
+    inception = Inception()
+    frames = [in_parts(inception, some[:, num_context:], of="features of frames") for some in (fake, real)]
+    yield "FID", frechet_distance(*frames)
+    yield "KID", kernel_distance(*frames)
+    metric = "FVD with given frames" if num_context else "FVD"
+    if real.shape[1] < LEAST_FRAMES:
+        yield metric, f"its network sees {LEAST_FRAMES} frames or more, these videos have {real.shape[1]}"
+    else:
+        i3d = I3D()
+        yield metric, frechet_distance(*(in_parts(i3d, some, of="features of videos") for some in (fake, real)))

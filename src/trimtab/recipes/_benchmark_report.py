@@ -1,0 +1,354 @@
+"""The page and the table that the benchmark ends with; knows its cells, and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from trimtab.environments.procgen import ACTION_NAMES
+from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
+from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
+from trimtab.metrics.protocol import Evaluation, compared
+from trimtab.networks import storage
+from trimtab.recipes._methods import METHODS
+from trimtab.report import Report
+
+Cell = Interval | str | float | int
+
+PICTURES: dict[str, Literal["min", "max"] | None] = {
+    "LPIPS": "min",
+    "LPIPS (VGG)": "min",
+    "SSIM": "max",
+    "PSNR": "max",
+    "sharpness": None,
+    "FID": "min",
+    "KID": "min",
+    "FVD with given frames": "min",
+    "temporal error": "min",
+}
+ACTIONS: dict[str, Literal["min", "max"] | None] = {
+    "action accuracy (effects)": "max",
+    "action accuracy (horizontal)": "max",
+    "action accuracy (15 actions)": "max",
+    "action error ratio (effects)": "min",
+}
+SEEDS = ("LPIPS", "SSIM", "FID", "FVD with given frames", "action accuracy (effects)")
+
+
+class Results:
+    """All cells of one protocol, by method and seed.
+
+    Raises:
+        ValueError: there is no cell, or the cells were not measured alike.
+    """
+
+    def __init__(self, cells: Sequence[Evaluation]) -> None:
+        if not cells:
+            raise ValueError("there is no finished cell to report; run the benchmark first")
+        self.cells: dict[str, list[Evaluation]] = {}
+        for cell in cells:
+            self.cells.setdefault(cell.protocol["notes"]["method"], []).append(cell)
+        self.first = cells[0]
+        for cell in cells[1:]:
+            compared(self.first, cell, REPEAT_LAST_FRAME, REPEAT_LAST_FRAME)  # refuses what was measured otherwise
+        self.levels = torch.tensor(self.first.protocol["levels"])
+
+    @property
+    def methods(self) -> list[str]:
+        """Those of the main table, in the order of `METHODS`."""
+        return [name for name in self.cells if METHODS[name].varies is None]
+
+    def notes(self, method: str) -> Mapping[str, Any]:
+        """Of the first seed."""
+        notes: Mapping[str, Any] = self.cells[method][0].protocol["notes"]
+        return notes
+
+    def figure(self, method: str, metric: str) -> Cell:
+        """A metric over seeds: clips averaged over seeds, levels resampled; of distances the mean over seeds."""
+        try:
+            if method in (REAL, REPEAT_LAST_FRAME):
+                return self.first.figure(method, metric).overall
+            found = [cell.figure(method, metric) for cell in self.cells[method]]
+        except KeyError:
+            return "–"
+        if found[0].values:
+            return mean_interval(torch.tensor([figure.values for figure in found]).mean(0), self.levels)
+        return mean_of([figure.overall for figure in found])
+
+    def across_seeds(self, method: str, metric: str) -> Cell:
+        """The mean over training seeds, with its own interval (Student's t)."""
+        try:
+            means = [cell.figure(method, metric).overall.mean for cell in self.cells[method]]
+        except KeyError:
+            return "–"
+        return seed_interval(means) if len(means) > 1 else means[0]
+
+    def difference(self, method: str, other: str, metric: str) -> Cell:
+        """A method minus another, clip by clip, averaged over seeds."""
+        values = []
+        for name in (method, other):
+            figures = [cell.figure(name, metric) for cell in self.cells[name]]
+            if not all(figure.values for figure in figures):
+                return "–"
+            values.append(torch.tensor([figure.values for figure in figures]).mean(0))
+        return paired_interval(values[0], values[1], self.levels)
+
+    def loss(self, method: str) -> Cell:
+        if method not in self.cells:
+            return "–"
+        return mean_of([Interval(**cell.protocol["notes"]["denoising loss"]) for cell in self.cells[method]])
+
+
+def mean_of(intervals: Sequence[Interval]) -> Interval:
+    """Mean, and mean ends: an interval of one seed's figure, not of the mean over seeds."""
+    mean, low, high = (
+        sum(getattr(some, end) for some in intervals) / len(intervals) for end in ("mean", "low", "high")
+    )
+    return Interval(mean, low, high, intervals[0].num_clips, intervals[0].num_clusters)
+
+
+def write_report(path: Path, cells: Sequence[Evaluation], *, pictures: Path) -> Path:
+    """Write the page: findings, tables, strips, who listens, AVID's mask; and table.md beside it.
+
+    Args:
+        path: of the page.
+        cells: finished ones.
+        pictures: the folder of what was imagined; methods that are not in it are measured, and not shown.
+    """
+    results = Results(cells)
+    protocol = results.first.protocol
+    report = Report(
+        "Adapting the Procgen prior to coinrun",
+        f"{len(results.methods)} methods, {max(map(len, results.cells.values()))} training seeds, "
+        f"{protocol['num_clips']} clips of {protocol['num_levels']} held-out levels",
+    )
+    report.summary(findings(results))
+    shown = {name: kept for name in results.methods if (kept := kept_pictures(pictures, name))}
+    strips(report, results, shown)
+    tables(report, results)
+    listening(report, results, shown)
+    masks(report, results, shown)
+    variations(report, results)
+    report.settings({"protocol": {key: value for key, value in protocol.items() if key not in ("notes", "levels")}})
+    for name in results.methods:
+        report.settings({name: {key: value for key, value in results.notes(name).items() if key != "listening"}})
+    (path.with_name("table.md")).write_text(markdown(results))
+    return report.write(path)
+
+
+def kept_pictures(folder: Path, method: str) -> dict[str, Tensor]:
+    """What was imagined with the first seed, by name; empty if it is not there."""
+    found = sorted(folder.glob(f"{method.lower().replace(',', '').replace(' ', '-')}-[0-9].safetensors"))
+    return storage.read(found[0])[0] if found else {}
+
+
+def findings(results: Results) -> list[str]:
+    """What the numbers say, in sentences."""
+    said = []
+    for metric, best in (("LPIPS", min), ("FVD with given frames", min), ("action accuracy (effects)", max)):
+        for words, group in (
+            ("without the prior's weights", [name for name in results.methods if not METHODS[name].needs_weights]),
+            ("with them", [name for name in results.methods if METHODS[name].needs_weights]),
+        ):
+            figures = {name: figure for name in group if isinstance(figure := results.figure(name, metric), Interval)}
+            if figures:
+                name = best(figures, key=lambda name: figures[name].mean)
+                said.append(f"Best {metric} {words}: {name}, {figures[name]}.")
+    if "AVID" in results.methods:
+        for name in results.methods:
+            difference = results.difference("AVID", name, "LPIPS") if name != "AVID" else "–"
+            if isinstance(difference, Interval):
+                word = "below" if difference.high < 0 else "above" if difference.low > 0 else "not told apart from"
+                said.append(f"AVID's LPIPS is {word} that of {name} ({difference}).")
+    return said
+
+
+def strips(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]]) -> None:
+    if not shown:
+        return
+    first = next(iter(shown.values()))
+    report.section(
+        "What they imagine", "The same held-out clips from the same noise, on levels nothing was trained on."
+    )
+    rows = {"real": first["real"], **{name: kept[name] for name, kept in shown.items()}}
+    labels = [f"level {level % 2**32}" for level in results.levels[: len(first["real"])].tolist()]
+    report.strips(rows, "Real play, and every method.", given=first["given"], labels=labels)
+
+
+def tables(report: Report, results: Results) -> None:
+    """The main tables."""
+    protocol = results.first.protocol
+    rows = [REPEAT_LAST_FRAME, *results.methods]
+    definitions = protocol["metrics"]
+    report.section("How good they are", "All means with 95% intervals over levels; of several seeds the clips' means.")
+    for caption, metrics, names in (
+        ("Pictures", PICTURES, rows),
+        ("Actions, as a judge reads them", ACTIONS, [REAL, *rows]),
+    ):
+        there = {name: best for name, best in metrics.items() if name in definitions}
+        report.table(
+            ["method", "needs weights", *there],
+            [[name, needs(name), *(results.figure(name, metric) for metric in there)] for name in names],
+            f"{caption}: {protocol['num_clips']} clips of {protocol['num_levels']} levels.",
+            note="; ".join(f"{name}: {definitions[name]}" for name in there),
+            best={name: best for name, best in there.items() if best},
+        )
+    trained = [name for name in results.methods if results.notes(name)["training"]]
+    report.table(
+        ["method", "denoising loss", "trained parameters", "steps", "GFLOP a step", "minutes", "chosen"],
+        [[name, results.loss(name), *cost(results.notes(name))] for name in results.methods],
+        "What it took: the same number of operations for each training, prior and loss included.",
+        best={"denoising loss": "min"},
+    )
+    if "AVID" in results.methods:
+        known = [name for name in (*PICTURES, *ACTIONS) if name in definitions]
+        paired = [name for name in known if isinstance(results.difference("AVID", "AVID", name), Interval)]
+        others = [name for name in results.methods if name != "AVID"]
+        report.table(
+            ["AVID minus", *paired],
+            [[name, *(results.difference("AVID", name, metric) for metric in paired)] for name in others],
+            "The same clips compared one by one.",
+        )
+    if any(len(results.cells[name]) > 1 for name in trained):
+        main = [name for name in SEEDS if name in definitions]
+        report.table(
+            ["method", "seeds", *main],
+            [
+                [name, len(results.cells[name]), *(results.across_seeds(name, metric) for metric in main)]
+                for name in trained
+            ],
+            "Across training seeds: mean, and the interval of Student's t.",
+        )
+    steps = list(range(1, protocol["num_predicted"] + 1))
+    per_step = {REPEAT_LAST_FRAME: list(results.first.figure(REPEAT_LAST_FRAME, "LPIPS").per_step)}
+    per_step |= {name: list(results.cells[name][0].figure(name, "LPIPS").per_step) for name in results.methods}
+    report.curves(
+        {name: (steps, values) for name, values in per_step.items()},
+        "LPIPS of each predicted frame; lower is better.", "predicted frame", "LPIPS",
+    )  # fmt: skip
+
+
+def needs(method: str) -> str:
+    return "–" if method not in METHODS else "yes" if METHODS[method].needs_weights else "no"
+
+
+def cost(notes: Mapping[str, Any]) -> list[Cell]:
+    training = notes["training"]
+    if not training:
+        return ["–"] * 5
+    options = {key: value for key, value in training.items() if key in ("learning_rate", "mask_bias")}
+    scale = {} if notes["scale"] is None else {"scale": notes["scale"]}
+    chosen = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in (options | scale).items())
+    return [
+        f"{training['parameters']:,}",
+        f"{training['steps']:,}",
+        f"{1000 * training['teraflops a step']:.0f}",
+        f"{training['seconds'] / 60:.1f}",
+        chosen,
+    ]
+
+
+def listening(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """A table of all, and AVID in detail."""
+    heard = {name: found for name in results.methods if (found := results.notes(name).get("listening"))}
+    if not heard:
+        return
+    verdicts = (f"{name}: {found['verdict']}" for name, found in heard.items())
+    report.section("Do they listen?", "\n\n".join(["The same starts and noise, under wrong actions.", *verdicts]))
+    kinds = list(dict.fromkeys(kind for found in heard.values() for kind in found["cost"]))
+    report.table(
+        ["method", "score", *(f"cost, {kind}" for kind in kinds), "response to swapped", "follows swapped"],
+        [
+            [
+                name,
+                Interval(**found["score"]),
+                *(Interval(**found["cost"][kind]) if kind in found["cost"] else "–" for kind in kinds),
+                Interval(**found["response"]["swapped"]) if "swapped" in found["response"] else "–",
+                Interval(**found["follows"]) if found["follows"] else "–",
+            ]
+            for name, found in heard.items()
+        ],
+        "Score: the mean cost of wrong actions, over the error under true ones; 0 is deaf.",
+        best={"score": "max"},
+    )
+    for name in ("AVID", "from scratch"):
+        rows = {
+            ACTION_NAMES[int(key.split()[1])]: video
+            for key, video in shown.get(name, {}).items()
+            if key.startswith("under ")
+        }
+        if rows:
+            rows = dict(sorted(rows.items(), key=lambda item: ACTION_NAMES.index(item[0])))
+            report.strips(
+                rows, f"{name}: one start and one noise under every action, held for the whole clip.",
+                given=shown[name]["given"][:1], stills=(0,),
+            )  # fmt: skip
+
+
+def masks(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """What each learned mask does."""
+    found = {name: mask for name in results.methods if (mask := results.notes(name).get("mask"))}
+    if not found:
+        return
+    said = [f"{name}: {failure}" for name, mask in found.items() for failure in mask["failures"]]
+    report.section("The masks", "\n\n".join(said or ["None is stuck near 0 or 1, and none is the same everywhere."]))
+    report.table(
+        ["method", "trust in the prior", "deviation over places", "5%", "95%", "where it moves", "where it stands"],
+        [
+            [name, *(mask["overall"][key] for key in ("mean", "deviation", "low", "high")),
+             *(Interval(**mask[key]) if mask[key] else "–" for key in ("moving", "still"))]
+            for name, mask in found.items()
+        ],
+        "The mask on held-out clips: 1 takes the prior's word, 0 the adapter's.",
+    )  # fmt: skip
+    for what, keys in (("noise level", "by_noise"), ("predicted frame", "by_frame")):
+        curves = {}
+        for name, mask in found.items():
+            items = mask[keys].items() if what == "noise level" else enumerate(mask[keys], 1)
+            places, values = zip(*((float(place), trust["mean"]) for place, trust in items), strict=True)
+            curves[name] = (places, values)
+        report.curves(curves, f"Mean trust in the prior by {what} (0 is clean, 1 pure noise)."
+                      if what == "noise level" else f"Mean trust in the prior by {what}.", what, "mask")  # fmt: skip
+
+
+def variations(report: Report, results: Results) -> None:
+    """Quality against the adapter's size and against the data's."""
+    varied = [name for name in results.cells if METHODS[name].varies]
+    if not varied:
+        return
+    report.section("Other sizes, less data", "One training seed each.")
+    for key, words in (("parameters", "trained parameters"), ("frames", "frames to train on")):
+        for metric in ("LPIPS", "action accuracy (effects)"):
+            curves: dict[str, tuple[list[float], list[float]]] = {}
+            for method in dict.fromkeys(METHODS[name].varies for name in varied):
+                if method is None or method not in results.cells:
+                    continue
+                usual = results.notes(method)["training"]
+                other = "frames" if key == "parameters" else "parameters"
+                points = [
+                    (results.notes(name)["training"][key], results.cells[name][0].figure(name, metric).overall.mean)
+                    for name in (method, *(name for name in varied if METHODS[name].varies == method))
+                    if results.notes(name)["training"][other] == usual[other]
+                ]
+                if len(points) > 1:
+                    curves[method] = tuple(map(list, zip(*sorted(points), strict=True)))  # type: ignore[assignment]
+            if curves:
+                report.curves(curves, f"{metric} against {words}.", words, metric, log_x=True)
+
+
+def markdown(results: Results) -> str:
+    """The main table, for docs."""
+    metrics = [name for name in (*PICTURES, *ACTIONS) if name in results.first.protocol["metrics"]]
+    metrics = [name for name in metrics if name != "action accuracy (15 actions)"]
+    rows = [["method", "needs weights", "denoising loss", *metrics, "wrong actions cost"]]
+    rows.append(["---"] * len(rows[0]))
+    for name in (REAL, REPEAT_LAST_FRAME, *results.methods):
+        heard = results.notes(name).get("listening") if name in results.cells else None
+        score = f"{Interval(**heard['score'])}" if heard else "–"
+        figures = [results.loss(name), *(results.figure(name, metric) for metric in metrics)]
+        rows.append([name, needs(name), *map(str, figures), score])
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)

@@ -1,0 +1,184 @@
+"""The ways of adapting a prior that the benchmark compares: what is trained for each, and what then answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from trimtab.adapters.avid import AVID
+from trimtab.adapters.classifier_guidance import ActionClassifier, ClassifierGuidance, ReadingLoss
+from trimtab.adapters.composition import action_guidance, product_of_experts
+from trimtab.adapters.controlnet import ControlNet
+from trimtab.adapters.finetune import Finetune
+from trimtab.adapters.from_scratch import FromScratch
+from trimtab.core.contracts import Denoiser
+from trimtab.diffusion.losses import DenoisingLoss, clean_loss
+from trimtab.diffusion.schedules import Schedule
+from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes.procgen_prior import frames_task
+
+RATES = (3e-4, 1e-3, 3e-3)
+CONTEXT_NOISE = 0.1
+"""The largest deviation of what is added to the context of "AVID, noised": 13 steps of a byte."""
+
+FORGOTTEN = 0.2
+"""The share of clips whose actions are withheld where guidance needs an untold answer (AVID's)."""
+
+
+def alone(prior: PixelUNet, trained: Any, scale: float | None) -> Denoiser:
+    """What was trained answers itself."""
+    answer: Denoiser = trained
+    return answer
+
+
+def reading_task(trained: Any, schedule: Schedule, seed: int) -> nn.Module:
+    return ReadingLoss(trained, schedule, seed=seed)
+
+
+@dataclass(frozen=True)
+class Training:
+    """Something that is trained.
+
+    Attributes:
+        build: the adapter's class, called as ``build(prior, num_actions=.., **options)``.
+        options: beyond what is chosen; widths are such that all that need no copy of the prior have equally many weights.
+        task: called as ``task(model, schedule, seed)``, gives the loss.
+        num_frames: recorded frames to train on; None for the benchmark's.
+        like: the training whose choices it shares; itself by default.
+        choices: what is chosen on validation levels, among these values: the learning rate, and options of `build`. One is
+            chosen after the other, the first values standing for what comes later.
+    """
+
+    build: type[Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    task: Callable[..., nn.Module] = frames_task
+    choices: Mapping[str, Sequence[float]] = field(default_factory=lambda: {"learning_rate": RATES})
+    num_frames: int | None = None
+    like: str | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of adapting a prior.
+
+    Attributes:
+        training: what it needs trained, by name; None for the prior alone.
+        needs_weights: whether it needs the prior's weights, or its answers alone.
+        compose: called as ``compose(prior, trained, scale)``, gives the denoiser.
+        scales: among which one is chosen on validation levels, when the training is done; none if there is no scale.
+        varies: the method that this is a variation of, which is shown beside it, in figures of its own.
+    """
+
+    training: str | None
+    needs_weights: bool = False
+    compose: Callable[..., Denoiser] = alone
+    scales: Sequence[float] = ()
+    varies: str | None = None
+
+
+TRAININGS: dict[str, Training] = {
+    "scratch": Training(FromScratch),
+    "forgetful": Training(FromScratch, task=partial(frames_task, forgotten=FORGOTTEN), like="scratch"),
+    "classifier": Training(ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2)}, reading_task),
+    "controlnet": Training(ControlNet),
+    "controlnet-small": Training(ControlNet, {"widths": (64, 96, 160), "depths": (1, 1, 2)}),
+    "finetune": Training(Finetune, choices={"learning_rate": (1e-4, *RATES)}),
+    "lora": Training(Finetune, {"rank": 40}),
+    "avid": Training(AVID, choices={"learning_rate": RATES, "mask_bias": (0.0, -1.0, 1.0)}),
+    "avid-no-mask": Training(AVID, {"learn_mask": False}, like="avid"),
+    "avid-blind": Training(AVID, {"see_prior": False}, like="avid"),
+    "avid-neither": Training(AVID, {"learn_mask": False, "see_prior": False}, like="avid"),
+}
+
+TRAININGS["avid-noised"] = Training(AVID, task=partial(frames_task, context_noise=CONTEXT_NOISE), like="avid")
+
+SIZES = {"small": (32, 64, 96), "large": (96, 128, 192)}
+"""Widths of smaller and larger adapters; `change_unet`'s own lie between."""
+
+FRAMES = (5_000, 20_000)
+"""Sets to train on that are smaller than the benchmark's."""
+
+VARIED: dict[str, tuple[str, type[Any]]] = {"from scratch": ("scratch", FromScratch), "AVID": ("avid", AVID)}
+"""The methods that are trained in other sizes and on less data, too."""
+
+TRAININGS |= {
+    f"{name}-{size}": Training(build, {"widths": widths}, like=name)
+    for name, build in VARIED.values()
+    for size, widths in SIZES.items()
+}
+TRAININGS |= {
+    f"{name}-{frames}": Training(build, num_frames=frames, like=name)
+    for name, build in VARIED.values()
+    for frames in FRAMES
+}
+
+PAPER_RATE = {"learning_rate": (1e-4,)}
+SMALL: dict[str, Any] = {"model": "avid_unet", "width": 50, "heads": 4, "head_dim": 50}
+LARGE: dict[str, Any] = {"model": "avid_unet", "width": 90, "heads": 6, "head_dim": 50}
+
+
+def clean_task(denoiser: Any, schedule: Schedule, seed: int, **options: Any) -> nn.Module:
+    """AVID's loss of its pixel models."""
+    return DenoisingLoss(denoiser, schedule, loss=clean_loss, seed=seed, **options)
+
+
+PAPER_TRAININGS: dict[str, Training] = {
+    "scratch": Training(FromScratch, SMALL, clean_task, PAPER_RATE),
+    "scratch-large": Training(FromScratch, LARGE, clean_task, PAPER_RATE),
+    "forgetful": Training(FromScratch, SMALL, partial(clean_task, forgotten=FORGOTTEN), PAPER_RATE),
+    "classifier": Training(
+        ActionClassifier, {"model": "avid_unet", "width": 80, "heads": 8, "head_dim": 64}, reading_task, PAPER_RATE
+    ),
+    "controlnet": Training(ControlNet, {}, clean_task, PAPER_RATE),
+    "controlnet-small": Training(ControlNet, {"width": 52, "heads": 8, "head_dim": 64}, clean_task, PAPER_RATE),
+    "finetune": Training(Finetune, {}, clean_task, {"learning_rate": (2e-5,)}),
+    "lora": Training(Finetune, {"rank": 32}, clean_task, PAPER_RATE),
+    "avid": Training(AVID, SMALL, clean_task, PAPER_RATE),
+    "avid-large": Training(AVID, LARGE, clean_task, PAPER_RATE),
+    "avid-no-mask": Training(AVID, {**SMALL, "learn_mask": False}, clean_task, PAPER_RATE),
+    "avid-blind": Training(AVID, {**SMALL, "see_prior": False}, clean_task, PAPER_RATE),
+    "avid-neither": Training(AVID, {**SMALL, "learn_mask": False, "see_prior": False}, clean_task, PAPER_RATE),
+}
+"""At the paper's sizes and rates, around a prior of `trimtab procgen-prior --size paper`."""
+
+SHARES = (0.2, 0.4, 0.6, 0.8)
+"""Of an expert in a product. At 0 the prior is alone, at 1 the expert."""
+
+
+def product(prior: PixelUNet, expert: Denoiser, scale: float, **options: Any) -> Denoiser:
+    return product_of_experts(prior, expert, scale, **options)
+
+
+def product_above(prior: PixelUNet, expert: Denoiser, scale: float) -> Denoiser:
+    """The prior alone in the cleaner half of the noise levels."""
+    return product_of_experts(prior, expert, scale, off_below=prior.schedule.num_levels // 2)
+
+
+METHODS: dict[str, Method] = {
+    "frozen prior": Method(None, compose=lambda prior, trained, scale: prior),
+    "from scratch": Method("scratch"),
+    "product of experts": Method("scratch", compose=product, scales=SHARES),
+    "product of experts, fading": Method("scratch", compose=partial(product, fades=True), scales=SHARES),
+    "product of experts, noisy half": Method("scratch", compose=product_above, scales=SHARES),
+    "action guidance": Method("forgetful", compose=action_guidance, scales=(0.25, 0.5, 1.0, 2.0)),
+    "classifier guidance": Method("classifier", compose=ClassifierGuidance, scales=(0.1, 0.3, 1.0, 3.0)),
+    "ControlNet": Method("controlnet", needs_weights=True),
+    "ControlNet, small": Method("controlnet-small", needs_weights=True),
+    "finetuning": Method("finetune", needs_weights=True),
+    "LoRA": Method("lora", needs_weights=True),
+    "AVID": Method("avid"),
+    "AVID without mask": Method("avid-no-mask"),
+    "AVID blind to the prior": Method("avid-blind"),
+    "AVID without both": Method("avid-neither"),
+}
+
+METHODS |= {
+    f"{method}, {variation}": Method(f"{name}-{variation}", varies=method)
+    for method, (name, _) in VARIED.items()
+    for variation in (*SIZES, *FRAMES)
+}
+METHODS["AVID, noised"] = Method("avid-noised", varies="AVID")

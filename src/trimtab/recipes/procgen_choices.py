@@ -1,0 +1,135 @@
+"""Chooses the benchmark's learning rates on validation levels; knows no test level."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import print
+from torch import nn
+
+from trimtab.core.files import write_whole
+from trimtab.environments.procgen import NUM_ACTIONS
+from trimtab.forecast import fit_or_forecast, operations_per_step
+from trimtab.priors import pixel_unet
+from trimtab.recipes._coinrun import VALIDATION_LEVELS, Held, training_clips, validation
+from trimtab.recipes._methods import TRAININGS, Training
+from trimtab.recipes.procgen_prior import LENGTHS
+from trimtab.training import Budget, record_settings
+
+CHOICES = Path(__file__).parent / "procgen_choices.json"
+"""What this command chose last; the benchmark trains with it."""
+
+CHOSEN = tuple(name for name, training in TRAININGS.items() if training.like is None)
+
+
+def procgen_choices(
+    *,
+    teraflops: float = 60.0,
+    trainings: Sequence[str] = CHOSEN,
+    num_clips: int = 128,
+    num_frames: int = 50_000,
+    batch_size: int = 8,
+    prior: str = "procgen",
+    seed: int = 0,
+    dry_run: bool = False,
+    datasets: Path = Path("datasets"),
+    output: Path = Path("runs/procgen-choices"),
+    record: Path | None = None,
+) -> None:
+    """Train everything that the benchmark trains for a short while, with every choice, and keep the best.
+
+    The best has the lowest loss, of the kind it is trained by, on levels 5000-5499. Where there are several things to
+    choose, one is chosen after the other. Trials that are finished are not repeated, so that an interrupted run goes on,
+    and several of these commands may work on different trainings.
+
+    Args:
+        teraflops: operations of a trial, in 10^12.
+        trainings: only these.
+        num_clips: validation clips.
+        num_frames: recorded frames to train on.
+        batch_size: clips in a training step.
+        prior: the name of a prior that ships with the package, or the path of one.
+        seed: of weights and batches.
+        dry_run: only say what the first trial of each will need in memory, time and disk.
+        datasets: where recorded play is kept.
+        output: run folder; choices.json in it is the result.
+        record: also write the choices of all trainings to this file, from which the benchmark reads them.
+    """
+    if unknown := sorted(set(trainings) - set(CHOSEN)):
+        raise ValueError(f"no trainings {unknown}; there are: {', '.join(CHOSEN)}")
+    settings = {"teraflops": teraflops, "num_clips": num_clips, "num_frames": num_frames, "batch_size": batch_size}
+    record_settings(output, "procgen-choices", {**settings, "prior": prior, "seed": seed})
+    frozen = pixel_unet.load(prior)
+    clips, held = training_clips(frozen, num_frames, datasets), validation(frozen, num_clips, datasets)
+    operations: dict[str, float] = {}
+
+    def trial(name: str, options: dict[str, float]) -> float | None:
+        """The validation loss after a short training."""
+        training, rest = TRAININGS[name], dict(options)
+        folder = output / "-".join([name, *(f"{value:g}" for value in options.values())])
+        if (folder / "loss.json").exists():
+            return float(json.loads((folder / "loss.json").read_text()))
+        rate = rest.pop("learning_rate")
+        torch.manual_seed(seed)
+        task = training.task(
+            training.build(frozen, num_actions=NUM_ACTIONS, **training.options, **rest), frozen.schedule, seed
+        )
+        if name not in operations:
+            operations[name] = operations_per_step(task, clips, batch_size=batch_size, lengths=LENGTHS)
+        run = fit_or_forecast(
+            dry_run, task, clips, Budget(steps=round(teraflops * 1e12 / operations[name])), folder=folder,
+            title=folder.name, batch_size=batch_size,
+            learning_rate=rate, lengths=LENGTHS, average_decay=0.995, seed=seed,
+        )  # fmt: skip
+        if run is None:
+            return None
+        loss = validation_loss(task, held)
+        write_whole(folder / "loss.json", json.dumps(loss))
+        return loss
+
+    for name in trainings:
+        best = {option: values[0] for option, values in TRAININGS[name].choices.items()}
+        tried: dict[str, dict[str, float]] = {}
+        for option, values in TRAININGS[name].choices.items():
+            losses = {value: trial(name, {**best, option: value}) for value in (values[:1] if dry_run else values)}
+            if dry_run:
+                break
+            measured = {value: loss for value, loss in losses.items() if loss is not None}
+            best[option] = min(measured, key=lambda value: measured[value])
+            tried[option] = {f"{value:g}": loss for value, loss in measured.items()}
+        else:
+            print(f"{name}: {best} of {tried}")
+            write_whole(output / f"{name}.json", json.dumps({"chosen": best, "validation loss": tried}, indent=1))
+    done = {name: output / f"{name}.json" for name in CHOSEN if (output / f"{name}.json").exists()}
+    protocol = {**settings, "prior": frozen.fingerprint, "seed": seed, "levels": VALIDATION_LEVELS}
+    facts = {"protocol": protocol, "date": datetime.now(UTC).date().isoformat()}
+    facts |= {"trainings": {name: json.loads(path.read_text()) for name, path in done.items()}}
+    for path in filter(None, (output / "choices.json", record)):
+        write_whole(path, json.dumps(facts, indent=1) + "\n")
+
+
+@torch.no_grad()
+def validation_loss(task: nn.Module, held: Held, batch_size: int = 32) -> float:
+    """The mean loss, at the same levels and noise whatever is asked."""
+    total = 0.0
+    for first in range(0, len(held.indices), batch_size):
+        samples = torch.from_numpy(held.indices[first : first + batch_size])
+        total += float(task(held.part(first, batch_size), step=0, samples=samples).sum())
+    return total / len(held.indices)
+
+
+def chosen(name: str, training: Training, path: Path) -> dict[str, Any]:
+    """The options that were chosen for a training, or that leave no choice. Raises ValueError if none were."""
+    if all(len(values) == 1 for values in training.choices.values()):
+        return {option: value for option, (value,) in training.choices.items()}
+    found, name = json.loads(path.read_text())["trainings"] if path.exists() else {}, training.like or name
+    if name not in found:
+        raise ValueError(
+            f"nothing was chosen for {name!r} yet; run `trimtab procgen-choices --trainings {name} --record {path}`"
+        )
+    return dict(found[name]["chosen"])

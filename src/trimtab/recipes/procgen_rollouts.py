@@ -1,0 +1,174 @@
+"""How long can a world model dream? Errors of the benchmark's models over many times the length they were trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich import print
+from rich.progress import track
+from torch import Tensor
+
+from trimtab import checkpoints
+from trimtab.core.contracts import Denoiser
+from trimtab.core.files import write_whole
+from trimtab.core.values import Conditioning, Video
+from trimtab.data.clips import Clips
+from trimtab.diffusion import sampling
+from trimtab.metrics.actions import COINRUN_JUDGE
+from trimtab.metrics.evaluation import REPEAT_LAST_FRAME, evaluate
+from trimtab.metrics.features import in_parts
+from trimtab.metrics.frames import Lpips
+from trimtab.metrics.horizon import trusted_horizon
+from trimtab.metrics.protocol import Evaluation
+from trimtab.priors import pixel_unet
+from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes._coinrun import TEST_LEVELS, Held, from_bytes, sampler, to_bytes
+from trimtab.recipes._methods import METHODS
+from trimtab.recipes.procgen_benchmark import SCALES, Scale, slug
+from trimtab.recipes.procgen_judge import COINRUN_TABLES
+from trimtab.recipes.record_procgen import procgen_episodes
+from trimtab.report import Report
+
+HandOver = Literal["latents", "frames"]
+"""What the next chunk is given of the last: what was imagined, or that as a frame of 256 steps would be stored."""
+
+SHOWN = 4
+
+
+def procgen_rollouts(
+    *,
+    times: int = 10,
+    num_clips: int = 48,
+    seed: int = 0,
+    benchmark: Path = Path("runs/procgen-benchmark-smoke"),
+    datasets: Path = Path("datasets"),
+    output: Path | None = None,
+) -> None:
+    """Let every trained method of a benchmark dream on from its own frames, and measure it against what really happened.
+
+    Each chunk of as many frames as a model was trained on is imagined from the last frames of the one before. The report
+    shows errors frame by frame, how far each can be trusted, and what the remedies bring: a context that was noised in
+    training ("AVID, noised", if the benchmark trained it), and handing over latents instead of stored frames.
+
+    Args:
+        times: the length of a rollout, in trained lengths.
+        num_clips: test clips, one a level.
+        seed: of the noise, and the training seed of the models.
+        benchmark: run folder of a benchmark.
+        datasets: where recorded play is kept.
+        output: rollouts.html and rollouts.json in it are the result; by default the benchmark's folder.
+    """
+    settings: dict[str, Any] = json.loads((benchmark / "settings.json").read_text())["settings"]
+    prior, output = pixel_unet.load(settings["prior"]), output or benchmark
+    num_steps = settings["num_steps"] or SCALES[settings["scale"]].num_steps
+    held = long_clips(prior, times * prior.num_frames, num_clips, datasets)
+    videos: dict[str, Video] = {}
+    for name, denoiser in models_of(benchmark, prior, SCALES[settings["scale"]], seed).items():
+        hands: tuple[HandOver, ...] = ("latents", "frames") if name == "AVID" else ("latents",)
+        for hand_over in hands:
+            label = name if hand_over == "latents" else f"{name}, frames handed over"
+            videos[label] = rollout(denoiser, prior, held, num_steps, seed, hand_over)
+    table = evaluate(
+        videos, held.clip.video, context=held.context, actions=held.actions, levels=held.levels,
+        judge_file=COINRUN_JUDGE, effects=COINRUN_TABLES,
+        notes={
+            "prior": prior.fingerprint, "benchmark": settings, "test levels": TEST_LEVELS, "seed": seed,
+            "sampler": f"dpm_solver_pp_2m, {num_steps} steps, chunks of {prior.num_frames} frames",
+        },
+    )  # fmt: skip
+    write_whole(output / "rollouts.json", table.to_json())
+    horizons = {name: horizon(videos[name], held) for name in videos}
+    page = report(output / "rollouts.html", table, horizons, videos, held, prior.num_frames)
+    for name, frames in horizons.items():
+        print(f"{name:32} trusted for {frames:3} of {times * prior.num_frames} frames")
+    print(f"open {page.resolve()}")
+
+
+def models_of(benchmark: Path, prior: PixelUNet, scale: Scale, seed: int) -> dict[str, Denoiser]:
+    """Every method of which the benchmark has finished a cell with this seed. Raises ValueError if there is none."""
+    found: dict[str, Denoiser] = {}
+    for name, method in METHODS.items():
+        cell = benchmark / "cells" / f"{slug(name)}-{0 if method.training is None else seed}.json"
+        if not cell.exists():
+            continue
+        trained = None
+        if method.training is not None:
+            folder = benchmark / "trainings" / f"{method.training}-{seed}"
+            trained = checkpoints.load(folder, scale.trainings[method.training].build, prior)
+        chosen = Evaluation.from_json(cell.read_text()).protocol["notes"]["scale"]
+        found[name] = method.compose(prior, trained, chosen)
+    if not found:
+        raise ValueError(f"no finished cell of seed {seed} in {benchmark}; run `trimtab procgen-benchmark` first")
+    return found
+
+
+def long_clips(prior: PixelUNet, length: int, num_clips: int, datasets: Path) -> Held:
+    """Clips of so many predicted frames, from episodes that last as long, on levels that nothing was trained on."""
+    episodes = procgen_episodes(
+        first_level=10_000, num_levels=1000, num_frames=200 * length, max_episode_frames=length + prior.num_context,
+        seed=3, output=datasets / f"coinrun-test-{length}",
+    )  # fmt: skip
+    clips = Clips(episodes, prior.num_context, length)
+    return Held.of(clips, clips.evenly(num_clips))
+
+
+@torch.no_grad()
+def rollout(
+    denoiser: Denoiser, prior: PixelUNet, held: Held, num_steps: int, seed: int, hand_over: HandOver, chunk: int = 16
+) -> Video:
+    """All frames after the context, as stored, imagined in chunks of `prior.num_frames`, `chunk` clips at a time."""
+    sample, (length, *shape) = sampler(prior, num_steps), held.clip.video.shape[1:]
+    whole: list[Tensor] = []
+    for place in track(range(0, len(held.indices), chunk), "dreaming", transient=True):
+        numbers = held.indices[place : place + chunk].tolist()
+        context, actions = (some[place : place + chunk] for some in (held.context, held.actions))
+        parts: list[Tensor] = []
+        for first in range(0, length, prior.num_frames):
+            told = actions[:, first : first + prior.num_frames]
+            noise = sampling.start_noise((told.shape[1], *shape), seed + first, numbers)
+            video = sample(denoiser, noise, Conditioning(context=context, actions=told))
+            parts.append(to_bytes(video))
+            following = video if hand_over == "latents" else from_bytes(parts[-1])
+            context = torch.cat([context, following], dim=1)[:, -prior.num_context :]
+        whole.append(torch.cat(parts, dim=1))
+    return from_bytes(torch.cat(whole))
+
+
+def horizon(video: Video, held: Held) -> int:
+    """Frames for which a method's LPIPS is surely below that of repetition."""
+    lpips, repeated = Lpips(), held.context[:, -1:].expand_as(video)
+    error, reference = (in_parts(lpips, some, held.clip.video, of="LPIPS") for some in (video, repeated))
+    return trusted_horizon(error, reference, held.levels)
+
+
+def report(
+    path: Path, table: Evaluation, horizons: dict[str, int], videos: dict[str, Video], held: Held, trained: int
+) -> Path:
+    """The page: horizons, errors frame by frame, and what the dreams look like at the end of each chunk."""
+    length = held.clip.video.shape[1]
+    page = Report(
+        "How long can it dream?",
+        f"{len(held.indices)} rollouts of {length} frames, {length // trained} times the trained length",
+    )
+    page.summary(
+        [f"{name} can be trusted for {frames} of {length} frames: so far its LPIPS is surely below that of repeating the "
+         "last real frame." for name, frames in horizons.items()]
+    )  # fmt: skip
+    page.section("Errors, frame by frame", f"A chunk ends every {trained} frames.")
+    frames = list(range(1, length + 1))
+    for metric in ("LPIPS", "sharpness", "action accuracy (horizontal)"):
+        curves = {name: (frames, list(table.figure(name, metric).per_step)) for name in (*videos, REPEAT_LAST_FRAME)}
+        page.curves(curves, table.protocol["metrics"][metric], "predicted frame", metric)
+    page.section("What it looks like", "The last frame of every chunk.")
+    ends = slice(trained - 1, None, trained)
+    rows = {"real": held.clip.video, **videos}
+    page.strips(
+        {name: video[:SHOWN, ends] for name, video in rows.items()}, "Real play, and every method.",
+        given=held.context[:SHOWN], frame_rate=2,
+    )  # fmt: skip
+    page.section("Settings")
+    page.settings({key: value for key, value in table.protocol.items() if key != "levels"})
+    return page.write(path)

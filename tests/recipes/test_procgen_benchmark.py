@@ -1,0 +1,190 @@
+"""Choices and benchmark from end to end at toy size, on real Procgen: cells, what is not done twice, and the page."""
+
+import json
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
+from trimtab.metrics.protocol import Evaluation
+from trimtab.priors import pixel_unet
+from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
+from trimtab.recipes import _coinrun
+from trimtab.recipes import procgen_rollouts as rollouts
+from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, TRAININGS, Training
+from trimtab.recipes.procgen_benchmark import SCALES, cells_in, procgen_benchmark
+from trimtab.recipes.procgen_choices import chosen, procgen_choices
+from trimtab.recipes.procgen_prior import PAPER
+
+CHEAP = ("frozen prior", "from scratch", "product of experts", "AVID", "AVID, small")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A benchmark that has run once, and what it takes to run it again."""
+
+    settings: dict[str, Any]
+    folder: Path
+
+    @property
+    def cells(self) -> Path:
+        return self.folder / "run" / "cells"
+
+    def again(self, **changes: Any) -> None:
+        procgen_benchmark(**{**self.settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A few steps of training a method; the sets are recorded shorter, since most of the time would go there."""
+    folder, record = tmp_path_factory.mktemp("benchmark"), _coinrun.procgen_episodes
+
+    def shorter(**request: Any) -> Any:
+        return record(**{**request, "num_frames": min(request["num_frames"], 1000)})
+
+    torch.manual_seed(0)
+    prior = folder / "prior.safetensors"
+    PixelUNet(PixelUNetSettings(sizes={"widths": (32, 32, 32), "depths": (1, 1, 1)})).save(prior)
+    shared: dict[str, Any] = {"prior": str(prior), "datasets": folder / "datasets", "num_frames": 1000, "batch_size": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_coinrun, "procgen_episodes", shorter)
+        patch.setattr("trimtab.recipes.procgen_choices.LENGTHS", (1, 2))
+        smoke = replace(SCALES["smoke"], lengths=(1, 2))
+        patch.setitem(SCALES, "smoke", smoke)
+        procgen_choices(
+            **shared, teraflops=0.02, trainings=("scratch", "avid"), num_clips=2, output=folder / "choices",
+            record=folder / "choices.json",
+        )  # fmt: skip
+        run = Finished(
+            {
+                **shared, "methods": CHEAP, "seeds": (0,), "teraflops": 0.05, "num_clips": 4,
+                "choices": folder / "choices.json", "output": folder / "run",
+            },
+            folder,
+        )  # fmt: skip
+        run.again()
+        yield run
+
+
+def test_choices_have_the_lowest_loss_on_validation_levels(finished: Finished) -> None:
+    facts = json.loads((finished.folder / "choices.json").read_text())
+    assert facts["protocol"]["levels"] == "5000-5499"
+    for name in ("scratch", "avid"):
+        for option, losses in facts["trainings"][name]["validation loss"].items():
+            best = facts["trainings"][name]["chosen"][option]
+            assert losses[f"{best:g}"] == min(losses.values())
+            assert len(losses) == len(TRAININGS[name].choices[option])
+
+
+def test_a_training_that_nothing_was_chosen_for_is_refused(finished: Finished) -> None:
+    with pytest.raises(ValueError, match="procgen-choices --trainings lora"):
+        chosen("lora", TRAININGS["lora"], finished.folder / "choices.json")
+    with pytest.raises(ValueError, match="no trainings"):
+        procgen_choices(trainings=("magic",), output=finished.folder / "none")
+
+
+def test_every_cell_keeps_its_figures_and_how_they_came_about(finished: Finished) -> None:
+    cells = {cell.protocol["notes"]["method"]: cell for cell in cells_in(finished.cells)}
+    assert list(cells) == list(CHEAP)  # in the order of METHODS
+    for name, cell in cells.items():
+        notes = cell.protocol["notes"]
+        assert set(cell.methods) >= {name, REPEAT_LAST_FRAME}
+        assert len(cell.figure(name, "LPIPS").values) == 4
+        assert "FID" in cell.protocol["left_out"]  # of so few clips
+        assert ("listening" in notes) == (name != "frozen prior")
+        assert ("mask" in notes) == name.startswith("AVID")
+    product = cells["product of experts"].protocol["notes"]
+    tried = product["scales tried (LPIPS on validation levels)"]
+    assert tried[str(product["scale"])] == min(tried.values())
+    steps = {name: cells[name].protocol["notes"]["training"]["steps"] for name in ("from scratch", "AVID")}
+    assert steps["AVID"] < steps["from scratch"]  # as the prior's operations count, too
+    small, usual = (cells[name].protocol["notes"]["training"]["parameters"] for name in ("AVID, small", "AVID"))
+    assert small < usual
+
+
+def test_the_product_is_of_the_expert_that_was_trained_alone(finished: Finished) -> None:
+    alone, product = (
+        Evaluation.from_json((finished.cells / f"{name}-0.json").read_text()).protocol["notes"]["training"]
+        for name in ("from-scratch", "product-of-experts")
+    )
+    assert product == alone
+
+
+def test_what_is_finished_is_not_done_again(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.cells.iterdir()}
+    lost = finished.cells / "frozen-prior-0.json"
+    text = json.loads(lost.read_text())["figures"]
+    lost.unlink()
+    finished.again()
+    assert json.loads(lost.read_text())["figures"] == text  # the same clips, from the same noise
+    after = {path: path.stat().st_mtime_ns for path in finished.cells.iterdir()}
+    assert {path.name for path in after if after[path] != before[path]} == {lost.name}
+
+
+def test_the_page_stands_alone_and_shows_every_method(finished: Finished) -> None:
+    page = (finished.folder / "run" / "report.html").read_text()
+    for name in (*CHEAP[:4], REPEAT_LAST_FRAME, "Do they listen?", "The masks", "Other sizes, less data"):
+        assert name in page
+    assert "src=http" not in page.replace('"', "")
+    table = (finished.folder / "run" / "table.md").read_text().splitlines()
+    assert len(table) == 2 + 2 + 4  # head, real, repeat, and the methods that are no variations
+    assert len({line.count("|") for line in table}) == 1
+
+
+def test_the_models_dream_on(finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    record = rollouts.procgen_episodes
+    monkeypatch.setattr(rollouts, "procgen_episodes", lambda **request: record(**{**request, "num_frames": 600}))
+    run = finished.folder / "run"
+    rollouts.procgen_rollouts(times=2, num_clips=3, benchmark=run, datasets=finished.settings["datasets"])
+    table = Evaluation.from_json((run / "rollouts.json").read_text())
+    assert set(table.methods) == {*CHEAP, "AVID, frames handed over", REPEAT_LAST_FRAME, REAL}
+    assert len(table.figure("AVID", "LPIPS").per_step) == 16
+    assert table.figure("AVID", "LPIPS") != table.figure("AVID, frames handed over", "LPIPS")
+    page = (run / "rollouts.html").read_text()
+    assert all(f"{name} can be trusted for" in page for name in CHEAP)
+    with pytest.raises(ValueError, match="no finished cell of seed 0"):
+        rollouts.models_of(tmp_path, pixel_unet.load(finished.settings["prior"]), SCALES["smoke"], seed=0)
+
+
+def test_unknown_methods_and_other_settings_are_refused(finished: Finished) -> None:
+    with pytest.raises(ValueError, match="no methods"):
+        finished.again(methods=("magic",))
+    with pytest.raises(ValueError, match="other settings"):
+        finished.again(num_steps=3)
+
+
+def test_every_method_names_a_training_and_every_training_is_used() -> None:
+    used = {method.training for method in METHODS.values()} - {None}
+    assert used == set(TRAININGS)
+    assert set(PAPER_TRAININGS) <= {*TRAININGS}
+    assert all(training.like is None or training.like in TRAININGS for training in TRAININGS.values())
+    assert all(method.varies is None or method.varies in METHODS for method in METHODS.values())
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [("scratch", 22_660_047), ("scratch-large", 72_228_271), ("avid", 22_667_448 + 2), ("avid-large", 72_241_592 + 2),
+     ("avid-no-mask", 22_667_397 + 12), ("avid-blind", 22_660_098 + 2), ("controlnet-small", 22_158_492 - 3_100)],
+)  # fmt: skip
+def test_the_papers_trainings_have_its_numbers_of_weights(training: str, expected: int) -> None:
+    """More are the convolutions of a mask, or of a change; fewer, the biases of the small ControlNet's projections."""
+    prior, recipe = paper_prior(), PAPER_TRAININGS[training]
+    with torch.device("meta"):
+        model = recipe.build(prior, num_actions=15, **recipe.options, **chosen_without_rate(recipe))
+    assert sum(value.numel() for value in model.parameters()) == expected
+    assert sum(value.numel() for value in prior.parameters()) == 91_975_875
+
+
+@cache
+def paper_prior() -> PixelUNet:
+    return PixelUNet(PAPER)
+
+
+def chosen_without_rate(recipe: Training) -> dict[str, Any]:
+    options = chosen("", recipe, Path("unread"))
+    del options["learning_rate"]
+    return options
