@@ -25,8 +25,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import public_layout
 from trimtab.adapters.avid import AVID
+from trimtab.adapters.classifier_guidance import ActionClassifier, ClassifierGuidance
+from trimtab.adapters.composition import action_guidance, classifier_free_guidance, product_of_experts, repeated
+from trimtab.adapters.from_scratch import FromScratch
 from trimtab.core.contracts import Denoiser
-from trimtab.core.values import Clip
+from trimtab.core.values import Clip, stack
 from trimtab.data import samples
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
@@ -210,6 +213,48 @@ def embedded(best: float) -> None:
         print(f"world model, {count} environment(s), {STEPS} steps: {count / took:.1f} frames/s")
 
 
+def compositions(batch: int = 8, rounds: int = 12) -> None:
+    """What composing costs beyond the networks that are called: belief by belief, the context encoded before.
+
+    Both are timed in turn, and the shortest of each counts, as a machine is not always as fast.
+    """
+    clips = Clips(samples.coinrun())
+    given, prior = clips.batch(clips.draw(0, 0, batch)).given, pixel_unet.load("procgen")
+    expert = FromScratch(prior, num_actions=15).eval()
+    classifier = ActionClassifier(prior, num_actions=15).eval()
+    twice = stack([given, given.without("actions")])
+    noisy = torch.randn(batch, prior.num_frames, *prior.frame_shape)
+    level = prior.schedule.level(torch.full((batch,), prior.schedule.num_levels // 2))
+    ask_prior, ask_expert, ask_both = prior.bind(given), expert.bind(given), expert.bind(twice)
+
+    def gradient() -> Tensor:
+        with torch.enable_grad():
+            point = noisy.clone().requires_grad_(True)
+            return torch.autograd.grad(classifier.log_likelihood(point, level, given).sum(), point)[0]
+
+    def both() -> object:
+        return ask_both(*repeated(noisy, level, 2))
+
+    def alone() -> object:
+        return ask_prior(noisy, level)
+
+    cases: dict[str, tuple[Denoiser, tuple[Callable[[], object], ...]]] = {
+        "product of experts": (product_of_experts(prior, expert, 0.5), (alone, lambda: ask_expert(noisy, level))),
+        "action guidance": (action_guidance(prior, expert, 1.0), (alone, both)),
+        "classifier-free guidance": (classifier_free_guidance(expert, 2.0), (both,)),
+        "classifier guidance": (ClassifierGuidance(prior, classifier, 1.0), (alone, gradient)),
+    }
+    for name, (composed, networks) in cases.items():
+        ask = composed.bind(given)
+        parts = [partial(ask, noisy, level), *networks]
+        took = [math.inf] * len(parts)
+        with torch.no_grad():
+            for _ in range(rounds):
+                took = [min(best, seconds(part, 1)) for best, part in zip(took, parts, strict=True)]
+        whole, called = took[0], sum(took[1:])
+        print(f"{name:32}{whole * 1e3:7.1f} ms, its networks {called * 1e3:7.1f} ms: {whole / called - 1:+.1%}")
+
+
 def of_the_papers_size(best: float, batch: int = 4) -> None:
     """AVID's 22M adapter on its 92M base, with random weights, and the same in the layout of its public code."""
     clips = Clips(samples.coinrun())
@@ -249,6 +294,7 @@ def main() -> None:
     best = limit()
     print(f"shares below are of the best of these in {matrix_dtype('cpu')}, {best / 1e9:.0f} GFLOP/s")
     embedded(best)
+    compositions()
     of_the_papers_size(best)
 
 

@@ -85,3 +85,14 @@ def test_operations_are_those_of_the_mean_length_there_and_back() -> None:
     found = operations_per_step(task, Source(), batch_size=2, lengths=LENGTHS)
     assert found == pytest.approx(2 * 2 * 12 * 5 * 2 * 3)  # forward, and back to the weights: 2 clips of 3 frames
     assert all(value.grad is None for value in task.parameters())
+
+
+def test_a_finished_run_that_is_asked_again_keeps_what_it_needed(tmp_path: Path) -> None:
+    options = {"folder": tmp_path, "lengths": LENGTHS, "batch_size": 2}
+    fit_or_forecast(False, Slow(), Source(), Budget(steps=3), **options)
+    told = (tmp_path / "needs.json").read_text()
+    (tmp_path / "extra").write_bytes(bytes(10_000))
+    fit_or_forecast(False, Slow(), Source(), Budget(steps=3), **options)
+    assert (tmp_path / "needs.json").read_text() == told
+    fit_or_forecast(False, Slow(), Source(), Budget(steps=5), **options)
+    assert json.loads((tmp_path / "needs.json").read_text())["steps"] == 5

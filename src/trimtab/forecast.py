@@ -63,7 +63,10 @@ def fit_or_forecast(
     run = fit(task, clips, budget, folder=folder, **options)
     disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     needs = Needs(peak_memory(), run.seconds, run.step, disk)
-    write_whole(folder / "needs.json", json.dumps(asdict(needs), indent=1) + "\n")
+    path = folder / "needs.json"
+    if path.exists() and json.loads(path.read_text())["steps"] == run.step:
+        return run  # nothing was left to do, which needs next to nothing
+    write_whole(path, json.dumps(asdict(needs), indent=1) + "\n")
     if told.exists():
         print(f"forecast: {Needs(**json.loads(told.read_text()))}\nneeded:   {needs}")
     return run
