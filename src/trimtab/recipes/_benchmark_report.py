@@ -9,12 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from trimtab.core.files import write_whole
 from trimtab.environments.procgen import ACTION_NAMES
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
 from trimtab.metrics.protocol import Evaluation, compared
 from trimtab.networks import storage
-from trimtab.recipes._methods import METHODS
+from trimtab.recipes._methods import METHODS, slug
 from trimtab.report import Report
 
 Cell = Interval | str | float | int
@@ -136,13 +137,13 @@ def write_report(path: Path, cells: Sequence[Evaluation], *, pictures: Path) -> 
     report.settings({"protocol": {key: value for key, value in protocol.items() if key not in ("notes", "levels")}})
     for name in results.methods:
         report.settings({name: {key: value for key, value in results.notes(name).items() if key != "listening"}})
-    (path.with_name("table.md")).write_text(markdown(results))
+    write_whole(path.with_name("table.md"), markdown(results))
     return report.write(path)
 
 
 def kept_pictures(folder: Path, method: str) -> dict[str, Tensor]:
     """What was imagined with the first seed, by name; empty if it is not there."""
-    found = sorted(folder.glob(f"{method.lower().replace(',', '').replace(' ', '-')}-[0-9].safetensors"))
+    found = sorted(folder.glob(f"{slug(method)}-[0-9].safetensors"))
     return storage.read(found[0])[0] if found else {}
 
 

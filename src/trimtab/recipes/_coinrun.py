@@ -58,7 +58,7 @@ def training_clips(prior: PixelUNet, num_frames: int, datasets: Path, policy: Po
 
 
 def held_out(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:
-    """Clips of levels 10000-10999, one a level, the same every time. Nothing is trained or chosen on them."""
+    """Clips of levels 10000-10999, one a level up to `MANY`, the same every time. Nothing is trained or chosen on them."""
     return _held(prior, num_clips, datasets / "coinrun-test", first_level=10_000, num_levels=1000, seed=1)
 
 
@@ -67,13 +67,18 @@ def validation(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:
     return _held(prior, num_clips, datasets / "coinrun-validation", first_level=5000, num_levels=500, seed=2)
 
 
+MANY = 256
+"""More held-out clips than this are of a larger set of their own, with up to four of a level."""
+
+
 def _held(prior: PixelUNet, num_clips: int, folder: Path, *, first_level: int, num_levels: int, seed: int) -> Held:
+    many = num_clips > MANY
     episodes = procgen_episodes(
-        first_level=first_level, num_levels=num_levels, num_frames=24_000, max_episode_frames=48, seed=seed,
-        output=folder,
+        first_level=first_level, num_levels=num_levels, num_frames=96 * num_clips if many else 24_000,
+        max_episode_frames=48, seed=seed, output=folder.with_name(f"{folder.name}-{num_clips}") if many else folder,
     )  # fmt: skip
     clips = Clips(episodes, prior.num_context, prior.num_frames)
-    return Held.of(clips, clips.evenly(num_clips))
+    return Held.of(clips, clips.evenly(num_clips, per_level=4 if many else 1))
 
 
 @torch.no_grad()

@@ -182,3 +182,8 @@ METHODS |= {
     for variation in (*SIZES, *FRAMES)
 }
 METHODS["AVID, noised"] = Method("avid-noised", varies="AVID")
+
+
+def slug(name: str) -> str:
+    """The name of a method as a file's."""
+    return name.lower().replace(",", "").replace(" ", "-")

@@ -41,7 +41,7 @@ from trimtab.recipes._coinrun import (
     validation,
 )
 from trimtab.recipes._inspection import Imaginer, listening_of, masks_of
-from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, TRAININGS, Method, Training
+from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, TRAININGS, Method, Training, slug
 from trimtab.recipes.procgen_choices import CHOICES, chosen
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.recipes.procgen_prior import LENGTHS
@@ -170,11 +170,6 @@ def cells_in(folder: Path) -> list[Evaluation]:
     """All cells, in the order of the methods."""
     found = [Evaluation.from_json(path.read_text()) for path in sorted(folder.glob("*.json"))]
     return sorted(found, key=lambda cell: list(METHODS).index(cell.protocol["notes"]["method"]))
-
-
-def slug(name: str) -> str:
-    """A name as a file's."""
-    return name.lower().replace(",", "").replace(" ", "-")
 
 
 @dataclass(frozen=True)

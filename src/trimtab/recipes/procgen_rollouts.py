@@ -26,8 +26,8 @@ from trimtab.metrics.protocol import Evaluation
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._coinrun import TEST_LEVELS, Held, from_bytes, sampler, to_bytes
-from trimtab.recipes._methods import METHODS
-from trimtab.recipes.procgen_benchmark import SCALES, Scale, slug
+from trimtab.recipes._methods import METHODS, slug
+from trimtab.recipes.procgen_benchmark import SCALES, Scale
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.report import Report
