@@ -91,7 +91,7 @@ def evaluate(
         effects: by name, tables that merge actions of one effect for further action figures.
         distributions: add what costs most: the distances between sets of clips (`DISTANCES`), each left out, and said so,
             where the clips are too few or too short for it; LPIPS with VGG's weights; and the temporal error.
-        cache: a folder in which the features of the real videos are kept for further calls.
+        cache: a folder in which the features of the real videos, and of repetition, are kept for further calls.
         notes: anything JSON that belongs to the protocol: dataset, sampler, seeds, fingerprints.
         seed: of the bootstrap, and of the jackknife of distances.
 

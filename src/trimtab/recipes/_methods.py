@@ -22,6 +22,8 @@ from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes.procgen_prior import frames_task
 
 RATES = (3e-4, 1e-3, 3e-3)
+"""Learning rates to choose among."""
+
 CONTEXT_NOISE = 0.1
 """The largest deviation of what is added to the context of "AVID, noised": 13 steps of a byte."""
 
@@ -45,7 +47,7 @@ class Training:
 
     Attributes:
         build: the adapter's class, called as ``build(prior, num_actions=.., **options)``.
-        options: beyond what is chosen; widths are such that all that need no copy of the prior have equally many weights.
+        options: beyond what is chosen; adapters, small ControlNet and low-rank changes have about equally many weights.
         task: called as ``task(model, schedule, seed)``, gives the loss.
         num_frames: recorded frames to train on; None for the benchmark's.
         like: the training whose choices it shares; itself by default.
@@ -92,9 +94,8 @@ TRAININGS: dict[str, Training] = {
     "avid-no-mask": Training(AVID, {"learn_mask": False}, like="avid"),
     "avid-blind": Training(AVID, {"see_prior": False}, like="avid"),
     "avid-neither": Training(AVID, {"learn_mask": False, "see_prior": False}, like="avid"),
+    "avid-noised": Training(AVID, task=partial(frames_task, context_noise=CONTEXT_NOISE), like="avid"),
 }
-
-TRAININGS["avid-noised"] = Training(AVID, task=partial(frames_task, context_noise=CONTEXT_NOISE), like="avid")
 
 SIZES = {"small": (32, 64, 96), "large": (96, 128, 192)}
 """Widths of smaller and larger adapters; `change_unet`'s own lie between."""
@@ -149,10 +150,6 @@ SHARES = (0.2, 0.4, 0.6, 0.8)
 """Of an expert in a product. At 0 the prior is alone, at 1 the expert."""
 
 
-def product(prior: PixelUNet, expert: Denoiser, scale: float, **options: Any) -> Denoiser:
-    return product_of_experts(prior, expert, scale, **options)
-
-
 def product_above(prior: PixelUNet, expert: Denoiser, scale: float) -> Denoiser:
     """The prior alone in the cleaner half of the noise levels."""
     return product_of_experts(prior, expert, scale, off_below=prior.schedule.num_levels // 2)
@@ -161,8 +158,8 @@ def product_above(prior: PixelUNet, expert: Denoiser, scale: float) -> Denoiser:
 METHODS: dict[str, Method] = {
     "frozen prior": Method(None, compose=lambda prior, trained, scale: prior),
     "from scratch": Method("scratch"),
-    "product of experts": Method("scratch", compose=product, scales=SHARES),
-    "product of experts, fading": Method("scratch", compose=partial(product, fades=True), scales=SHARES),
+    "product of experts": Method("scratch", compose=product_of_experts, scales=SHARES),
+    "product of experts, fading": Method("scratch", compose=partial(product_of_experts, fades=True), scales=SHARES),
     "product of experts, noisy half": Method("scratch", compose=product_above, scales=SHARES),
     "action guidance": Method("forgetful", compose=action_guidance, scales=(0.25, 0.5, 1.0, 2.0)),
     "classifier guidance": Method("classifier", compose=ClassifierGuidance, scales=(0.1, 0.3, 1.0, 3.0)),

@@ -1,4 +1,4 @@
-"""Compare two results, of `trimtab demo`, `few-steps` or `score`, that were measured alike, clip by clip."""
+"""Compare two results, of demo, benchmark, few-steps or score, that were measured alike, clip by clip."""
 
 from __future__ import annotations
 

@@ -77,9 +77,11 @@ def procgen_prior(
     prior = PixelUNet(PAPER if size == "paper" else None)
     if initial is not None:
         prior.load_state_dict(load(initial).state_dict())
-    task: nn.Module = GamesAlike(frames_task(prior, prior.schedule, seed, draws=2), clips)
+    task: nn.Module
     if size == "paper":
         task = DenoisingLoss(prior, prior.schedule, loss=clean_loss, seed=seed)
+    else:
+        task = GamesAlike(frames_task(prior, prior.schedule, seed, draws=2), clips)
     run = fit_or_forecast(
         dry_run,
         task,
