@@ -48,7 +48,7 @@ PAIRS = [
     pytest.param(adapter, prior, id=f"{adapter.rpartition('.')[2]}-{prior.rpartition('.')[2]}")
     for adapter in ADAPTERS
     for prior in PRIORS
-    if isinstance(PRIORS[prior].tiny(), OpenPrior)
+    if isinstance(builder(PRIORS[prior])(), OpenPrior)
     or typing.get_type_hints(builder(ADAPTERS[adapter]))["prior"] is not OpenPrior
 ]
 """Every adapter beside every prior; those that need weights beside the priors whose weights are within reach."""
@@ -136,18 +136,18 @@ def check_adapter(adapter: Any, prior: Prior) -> None:
 
 @pytest.mark.parametrize("name", PRIORS)
 def test_prior_keeps_the_contract(name: str) -> None:
-    prior = PRIORS[name].tiny()
+    prior = builder(PRIORS[name])()
     assert isinstance(prior, Prior)
     check_denoiser(prior, prior)
     assert len(prior.fingerprint) >= 8
-    assert prior.fingerprint == PRIORS[name].tiny().fingerprint
+    assert prior.fingerprint == builder(PRIORS[name])().fingerprint
     frames = noisy_like(prior).clamp(-1, 1)
     assert torch.allclose(prior.codec.decode(prior.codec.encode(frames)), frames, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "prior_name"), PAIRS)
 def test_adapter_keeps_the_contract(name: str, prior_name: str) -> None:
-    prior = PRIORS[prior_name].tiny()
+    prior = builder(PRIORS[prior_name])()
     adapter = tiny(ADAPTERS[name], prior)
     if isinstance(adapter, nn.Module):
         check_adapter(adapter, prior)
@@ -185,9 +185,9 @@ def test_every_model_makes_a_baseline_and_a_prior(model: str, tmp_path: Path) ->
 def test_every_models_mask_starts_at_its_bias_and_its_residual_at_nothing(model: str) -> None:
     prior = pixel_unet.tiny()
     given, noisy, level = knowledge(prior), noisy_like(prior), middle(prior)
-    _, mask = made_of(model, AVID, prior, mask_bias=1.5).believe(given)(noisy, level)
+    _, _, mask = made_of(model, AVID, prior, mask_bias=1.5).believe(given)(noisy, level)
     assert torch.allclose(mask, torch.sigmoid(torch.tensor(1.5)).expand_as(mask))
-    added, _ = made_of(model, AVID, prior, learn_mask=False).believe(given)(noisy, level)
+    added, _, _ = made_of(model, AVID, prior, learn_mask=False).believe(given)(noisy, level)
     assert torch.equal(added.tensor, prior.bind(given)(noisy, level).tensor)
 
 

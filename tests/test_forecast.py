@@ -3,14 +3,17 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from trimtab.core.values import Clip, Conditioning
+from trimtab.core.values import Clip, Conditioning, NoiseLevel, Prediction
 from trimtab.forecast import Needs, fit_or_forecast, forecast, operations_per_step
+from trimtab.priors.gaussian import GaussianPrior
+from trimtab.priors.remembering import Remembering
 from trimtab.training import Budget
 
 LENGTHS = (1, 2, 6)
@@ -50,6 +53,21 @@ def test_time_and_steps_are_those_of_the_mean_length() -> None:
     assert needs.memory > 50e6
 
 
+class Asking(Slow):
+    """A step is quick where the batch is not new."""
+
+    last = -1
+
+    def forward(self, clip: Clip, *, step: int, samples: Tensor) -> Tensor:
+        new, self.last = step != self.last, step
+        return super().forward(Clip(clip.video if new else clip.video[:, :1], clip.given), step=step, samples=samples)
+
+
+def test_passes_over_what_is_known_are_reckoned_as_quick_as_they_are() -> None:
+    needs = forecast(Asking(), Source(), Budget(steps=80), lengths=(6,), passes=4, batch_size=2)
+    assert 0.99 < needs.seconds / (SECONDS_A_FRAME * (20 * 6 + 60 * 1)) < 1.6
+
+
 def test_a_dry_run_leaves_a_forecast_alone_and_the_training_is_as_without(tmp_path: Path) -> None:
     with_trial, without = Slow(), Slow()
     options = {"lengths": LENGTHS, "batch_size": 2, "learning_rate": 0.1}
@@ -85,6 +103,37 @@ def test_operations_are_those_of_the_mean_length_there_and_back() -> None:
     found = operations_per_step(task, Source(), batch_size=2, lengths=LENGTHS)
     assert found == pytest.approx(2 * 2 * 12 * 5 * 2 * 3)  # forward, and back to the weights: 2 clips of 3 frames
     assert all(value.grad is None for value in task.parameters())
+
+
+class Answering(GaussianPrior):
+    """It takes one matrix product a frame."""
+
+    def bind(self, given: Conditioning) -> Any:
+        weight = torch.ones(5, 12)
+        return lambda noisy, level: Prediction(noisy * (noisy.flatten(2) @ weight.T).mean(), "clean", noisy, level)
+
+
+class Beside(Linear):
+    """What it learns stands beside what a prior answers."""
+
+    def __init__(self, prior: Any) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(self, clip: Clip, *, step: int, samples: Tensor) -> Tensor:
+        level = NoiseLevel(torch.zeros(len(samples)), torch.ones(len(samples)))
+        ask = self.prior.bind(clip.given)
+        with torch.no_grad():
+            ask(clip.video, level)
+        return super().forward(clip, step=step, samples=samples)
+
+
+def test_what_a_prior_remembers_is_counted_once_for_all_passes() -> None:
+    one = 2 * 2 * 12 * 5 * 6  # there, or back, or a prior's answer: 2 clips of 6 frames
+    answering = Answering(torch.zeros(6, 3, 2, 2), torch.ones(6, 3, 2, 2))
+    for prior, asked in ((answering, 4), (Remembering(answering, 2), 1)):
+        found = operations_per_step(Beside(prior), Source(), batch_size=2, lengths=(6,), passes=4)
+        assert found == pytest.approx(2 * one + one * asked / 4)
 
 
 def test_a_finished_run_that_is_asked_again_keeps_what_it_needed(tmp_path: Path) -> None:

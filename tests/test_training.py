@@ -182,6 +182,18 @@ def test_lengths_and_draws_are_a_function_of_seed_and_step(tmp_path: Path) -> No
 # The learning rate and the budget
 
 
+def test_batches_come_again_a_rotation_later_length_and_step_included(tmp_path: Path) -> None:
+    source, told = Source(), list[int]()
+    task = Colours(lambda step: told.append(step) or 1.0)
+    train(tmp_path, task, source, lengths=(1, 2, 3, 4), passes=2, rotation=3, budget=Budget(steps=10))
+    expected = [0, 1, 2, 0, 1, 2, 3, 4, 5, 3]
+    assert [step for _, step in source.drawn] == expected
+    assert told == expected
+    assert source.lengths == [source.lengths[expected.index(step)] for step in expected]
+    with pytest.raises(ValueError, match="passes and rotation are at least 1, not 0 and 32"):
+        train(tmp_path / "none", passes=0)
+
+
 def test_the_learning_rate_warms_up_and_cools_down(tmp_path: Path) -> None:
     train(tmp_path, budget=Budget(steps=20), learning_rate=0.08, warm_up=4, cool_down=0.5)
     rates = [line["rate"] for line in log_of(tmp_path)]

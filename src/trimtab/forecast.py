@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from trimtab.core.files import write_whole
 from trimtab.training import Budget, ClipSource, Run, fit
 
-TRIED, WARMING = 12, 3
-"""Steps that are tried, and how many of them are not counted."""
+TRIED = 12
+"""Steps that are tried, after a first."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,13 @@ def fit_or_forecast(
 
 
 def forecast(
-    task: nn.Module, clips: ClipSource, budget: Budget, *, lengths: Sequence[int] = (8,), **options: Any
+    task: nn.Module,
+    clips: ClipSource,
+    budget: Budget,
+    *,
+    lengths: Sequence[int] = (8,),
+    passes: int = 1,
+    **options: Any,
 ) -> Needs:
     """Try a few steps on the shortest and the longest clips, and reckon from them what `fit` of the same arguments needs.
 
@@ -81,13 +87,14 @@ def forecast(
     evaluations count for memory, but not as time of training.
     """
     kept = {name: value.detach().clone() for name, value in task.state_dict().items()}
-    pace, disk = {}, 0
+    pace, disk, tried = {}, 0, max(TRIED, 3 * passes)
     with tempfile.TemporaryDirectory() as place:
         for length in sorted({min(lengths), max(lengths)}):
             trial = Path(place) / str(length)
-            trying = {"title": "trial", "log_every": 1, "evaluate_every": TRIED}
-            run = fit(task, clips, Budget(steps=TRIED), folder=trial, lengths=(length,), **options | trying)
-            pace[length] = float(np.median(np.diff([line["seconds"] for line in run.curve])[WARMING - 1 :]))
+            trying = {"title": "trial", "log_every": 1, "evaluate_every": tried, "passes": passes, "rotation": 1}
+            run = fit(task, clips, Budget(steps=1 + tried), folder=trial, lengths=(length,), **options | trying)
+            seconds = np.diff([line["seconds"] for line in run.curve])[: tried // passes * passes]
+            pace[length] = float(np.median(seconds.reshape(-1, passes), axis=0).mean())  # some passes ask the prior
             disk = (trial / "state.safetensors").stat().st_size
     task.load_state_dict(kept)
     low, high = min(pace), max(pace)
@@ -101,19 +108,26 @@ def forecast(
 
 
 def operations_per_step(
-    task: nn.Module, clips: ClipSource, *, batch_size: int, lengths: Sequence[int] = (8,), seed: int = 0
+    task: nn.Module,
+    clips: ClipSource,
+    *,
+    batch_size: int,
+    lengths: Sequence[int] = (8,),
+    passes: int = 1,
+    seed: int = 0,
 ) -> float:
     """Floating-point operations of a training step, of convolutions and matrix products, there and back (torch's counter).
 
-    The mean over `lengths`, as `fit` takes each as often; a multiply-add counts as two.
+    The mean over `lengths` and `passes`, as `fit` takes each as often; a multiply-add counts as two.
     """
     counted = {}
     for length in set(lengths):
         samples = clips.draw(seed, 0, batch_size)
         clip = clips.batch(samples, length)
         with FlopCounterMode(display=False) as counter:
-            task(clip, step=0, samples=torch.from_numpy(samples)).mean().backward()
-        counted[length] = counter.get_total_flops()
+            for _ in range(passes):
+                task(clip, step=0, samples=torch.from_numpy(samples)).mean().backward()
+        counted[length] = counter.get_total_flops() / passes
     task.zero_grad()
     return sum(counted[length] for length in lengths) / len(lengths)
 

@@ -32,6 +32,9 @@ from trimtab.core.values import Clip
 from trimtab.networks import storage
 from trimtab.networks.sharding import gathered, put_together, shard, split_like, whole
 
+ROTATION = 32
+"""Batches that are trained on in turn, where each is trained on more than once."""
+
 
 @runtime_checkable
 class ClipSource(Protocol):
@@ -91,6 +94,8 @@ def fit(
     max_gradient: float = 1.0,
     max_skipped: int = 10,
     lengths: Sequence[int] = (8,),
+    passes: int = 1,
+    rotation: int = ROTATION,
     seed: int = 0,
     log_every: int = 20,
     save_every_seconds: float = 60.0,
@@ -115,6 +120,8 @@ def fit(
         max_gradient: the gradient norm above which gradients are scaled down.
         max_skipped: batches without a finite gradient that are passed over before training stops.
         lengths: numbers of frames to predict; each step takes one of them in turn, by (seed, step).
+        passes: how often each batch is trained on, noise included: a prior that remembers is asked once for all of them.
+        rotation: so many batches are trained on in turn before the first comes again.
         seed: of all draws.
         log_every: steps between two lines of the log.
         save_every_seconds: between two saves of the state.
@@ -124,10 +131,12 @@ def fit(
 
     Raises:
         ValueError: `folder` cannot be written to, or another process trains in it; its states are damaged or belong to
-            another task; or the batch cannot be shared by the processes.
+            another task; the batch cannot be shared by the processes; or `passes` or `rotation` is below 1.
         OSError: the state could not be saved, as on a full disk; the last one that was is kept.
         FloatingPointError: more than `max_skipped` batches had no finite gradient.
     """
+    if min(passes, rotation) < 1:
+        raise ValueError(f"passes and rotation are at least 1, not {passes} and {rotation}")
     accelerator = Accelerator(log_with="tensorboard", project_dir=writable(folder), cpu=not torch.cuda.is_available())
     if batch_size % accelerator.num_processes:
         raise ValueError(f"{accelerator.num_processes} processes cannot share a batch of {batch_size}; take a multiple")
@@ -162,10 +171,11 @@ def fit(
                 rate = learning_rate * min(1.0, (run.step + 1) / max(warm_up, 1), (1 - spent) / max(cool_down, 1e-9))
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                length = lengths[int(np.random.default_rng([seed, run.step, 1]).integers(len(lengths)))]
-                samples = clips.draw(seed, run.step, batch_size)[accelerator.process_index :: accelerator.num_processes]
+                draw = drawn(run.step, passes, rotation)
+                length = lengths[int(np.random.default_rng([seed, draw, 1]).integers(len(lengths)))]
+                samples = clips.draw(seed, draw, batch_size)[accelerator.process_index :: accelerator.num_processes]
                 clip = clips.batch(samples, length).to(accelerator.device)
-                loss = module(clip, step=run.step, samples=torch.from_numpy(samples)).mean()
+                loss = module(clip, step=draw, samples=torch.from_numpy(samples)).mean()
                 accelerator.backward(loss)
                 gradient = float(whole(accelerator.clip_grad_norm_(trained.values(), max_gradient)))
                 usable = math.isfinite(gradient)
@@ -217,6 +227,11 @@ def fit(
     run.average = {name: whole(value) for name, value in run.average.items()}
     task.eval()
     return run
+
+
+def drawn(step: int, passes: int, rotation: int) -> int:
+    """The number of the batch that a step trains on: a rotation of them, so many times over, then the next."""
+    return step // (rotation * passes) * rotation + step % rotation
 
 
 def update_average(average: dict[str, Tensor], trained: dict[str, nn.Parameter], decay: float) -> None:

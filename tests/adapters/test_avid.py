@@ -71,11 +71,10 @@ def by_hand(
     assert given.context is not None
     belief = adapter.prior.bind(Conditioning(context=given.context))(noisy, level)
     prior, shown = belief.tensor, adapter.network.sees_prior
-    departs = shown and belief.kind != "noise"  # from the prior's clean video, instead of the last frame
     alpha, sigma = (value[:, None, None, None, None].double() for value in (level.alpha, level.sigma))
     length = (alpha**2 + sigma**2).sqrt()
     a, s, d = alpha / length, sigma / length, adapter.network.deviation
-    last = belief.clean.double() if departs else given.context[:, -1:].double()
+    last = given.context[:, -1:].double()
     narrow = ((a * d) ** 2 + s**2).sqrt()
     seen_change = (noisy / length - a * last) / narrow
     context = given.context.flatten(1, 2)[:, None].expand(-1, noisy.shape[1], -1, -1, -1)
@@ -85,10 +84,6 @@ def by_hand(
     asked, (answer, logit) = overheard(adapter, noisy, level, given)
     torch.testing.assert_close(asked, torch.cat(seen, dim=2), rtol=1e-4, atol=1e-4)
     answer, scale, where, still = answer.double().split([noisy.shape[2], 1, 2, 1], dim=2)
-    if departs:  # and an answer of zero is the prior's velocity: what the noise alone says of it is there already
-        wanted = (belief.velocity.double() / length) + s * last
-        there = a * s * (1 - d**2) / narrow**2 * (noisy / length - a * last)
-        answer = answer + (wanted - there) * narrow / d
     d, last = d * (4 * scale).clamp(-6, 2).exp(), displaced(last, 4 * where.cumsum(1))
     share = (2 * still).clamp(0, 1)
     last = (1 - share) * last + share * given.context[:, -1:].double()
@@ -107,7 +102,7 @@ def by_hand(
 def test_the_mixture_is_made_in_the_priors_own_kind(name: str, kind: Kind) -> None:
     adapter, given = built(gaussian.tiny(kind, SCHEDULES[name])), knowledge()
     noisy, level = noisy_at(SCHEDULES[name])
-    belief, mask = adapter.believe(given)(noisy, level)
+    belief, alone, mask = adapter.believe(given)(noisy, level)
     own, prior, expected_mask = by_hand(adapter, noisy, level, given)
     assert belief.kind == kind
     assert belief.tensor.isfinite().all()
@@ -115,6 +110,7 @@ def test_the_mixture_is_made_in_the_priors_own_kind(name: str, kind: Kind) -> No
     assert expected_mask is not None
     torch.testing.assert_close(mask, expected_mask, rtol=1e-4, atol=1e-4)
     assert mask.std() > 0.01
+    torch.testing.assert_close(getattr(alone, kind).double(), own[kind], rtol=1e-3, atol=2e-3)
     expected = prior * expected_mask + own[kind] * (1 - expected_mask)
     torch.testing.assert_close(belief.tensor.double(), expected, rtol=1e-3, atol=2e-3)
     assert (prior - own[kind]).abs().mean() > 0.1, "prior and adapter agree, so that the mixture shows nothing"
@@ -135,7 +131,7 @@ def test_full_trust_is_the_prior_and_no_trust_the_adapter(kind: Kind) -> None:
 def test_the_untrained_mask_is_the_bias_alone(bias: float, share: float) -> None:
     adapter = AVID(gaussian.tiny(), num_actions=3, widths=(32,), depths=(1,), patch=1, mask_bias=bias)
     with torch.no_grad():
-        belief, mask = adapter.believe(knowledge())(*noisy_at(SCHEDULES["linear"]))
+        belief, _, mask = adapter.believe(knowledge())(*noisy_at(SCHEDULES["linear"]))
     assert mask is not None
     torch.testing.assert_close(mask, torch.full((3, 4, 1, 8, 8), share))
     assert belief.weights_sum_to_one
@@ -146,7 +142,7 @@ def test_without_a_mask_the_answer_is_added_and_starts_as_the_prior() -> None:
     new = AVID(gaussian.tiny(), num_actions=3, learn_mask=False, widths=(32,), depths=(1,), patch=1)
     prior = new.prior.bind(given.without("actions"))(noisy, level)
     with torch.no_grad():
-        belief, mask = new.believe(given)(noisy, level)
+        belief, _, mask = new.believe(given)(noisy, level)
     assert mask is None
     assert torch.equal(belief.tensor, prior.tensor)
     nn.init.ones_(new.network.answer.bias)  # type: ignore[arg-type]
@@ -165,9 +161,7 @@ def test_the_network_sees_the_prior_only_if_it_may(learn_mask: bool) -> None:
         adapter._prior = (other,)
         adapter.bind(given)(noisy, level)
         assert seen[0].shape[2] == adapter.network.in_channels == 13 + 3 * see_prior
-        assert torch.equal(
-            seen[0][:, :, 3:13], seen[1][:, :, 3:13]
-        )  # the change, before them, is from what the prior shows
+        assert torch.equal(seen[0][:, :, :13], seen[1][:, :, :13])
         if see_prior:
             assert torch.equal(seen[1][:, :, 13:], other.bind(given)(noisy, level).tensor)
             assert not torch.equal(seen[0][:, :, 13:], seen[1][:, :, 13:])
@@ -232,7 +226,7 @@ def test_a_sample_that_does_not_know_its_actions_is_answered_as_if_nobody_told()
 def test_short_clips_are_answered(time: int) -> None:
     adapter, (noisy, level) = built(gaussian.tiny()), noisy_at(SCHEDULES["linear"], time=time)
     given = knowledge(time=time)
-    belief, mask = adapter.believe(given)(noisy, level)
+    belief, _, mask = adapter.believe(given)(noisy, level)
     assert belief.tensor.shape == (3, time, 3, 8, 8)
     assert mask is not None
     assert mask.shape == (3, time, 1, 8, 8)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from trimtab.core.values import Clip, Conditioning, Kind, NoiseLevel, Prediction, Video
+from trimtab.core.contracts import Mixing
+from trimtab.core.values import Clip, Conditioning, Kind, Mixed, NoiseLevel, Prediction, Video
 from trimtab.diffusion import losses, schedules
-from trimtab.diffusion.losses import DenoisingLoss
+from trimtab.diffusion.losses import DenoisingLoss, clean_loss
 from trimtab.diffusion.noise import gaussian_noise, uniform_integers
 from trimtab.diffusion.schedules import Schedule
 from trimtab.priors import gaussian
@@ -208,6 +209,41 @@ def test_the_forgotten_share_of_clips_is_untold_by_seed_step_and_sample() -> Non
     assert told.all()
     with pytest.raises(ValueError, match="from 0 to 1"):
         DenoisingLoss(deaf, schedules.cosine(100), forgotten=20.0)
+
+
+class Halves:
+    """A mixture of what is noisy and of a half of it; with and without a mask."""
+
+    uses, space = frozenset[str](), "any"
+
+    def __init__(self, masked: bool) -> None:
+        self.masked = masked
+
+    def believe(self, given: Conditioning):  # type: ignore[no-untyped-def]
+        def answer(noisy, level):  # type: ignore[no-untyped-def]
+            belief, own = (Prediction(part, "clean", noisy, level) for part in (noisy, noisy / 2))
+            return Mixed(belief, own if self.masked else belief, torch.ones(()) if self.masked else None)
+
+        return answer
+
+    def bind(self, given: Conditioning):  # type: ignore[no-untyped-def]
+        return lambda noisy, level: self.believe(given)(noisy, level).belief
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_mixtures_own_belief_is_trained_beside_it(masked: bool) -> None:
+    clip, step = Clip(torch.rand(3, 2, 1, 2, 2), Conditioning()), {"step": 3, "samples": [4, 5, 6]}
+    halves = Halves(masked)
+    assert isinstance(halves, Mixing)
+    alone, both = (DenoisingLoss(halves, schedules.cosine(100), own=own)(clip, **step) for own in (None, clean_loss))
+
+    class Own(Halves):
+        def bind(self, given: Conditioning):  # type: ignore[no-untyped-def]
+            return lambda noisy, level: self.believe(given)(noisy, level).own
+
+    own = DenoisingLoss(Own(masked), schedules.cosine(100), loss=clean_loss)(clip, **step)
+    torch.testing.assert_close(both, alone + own if masked else alone)
+    assert not torch.allclose(own, alone) or not masked
 
 
 class Seeing(Deaf):

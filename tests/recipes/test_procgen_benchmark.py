@@ -98,8 +98,8 @@ def test_every_cell_keeps_its_figures_and_how_they_came_about(finished: Finished
         assert ("listening" in notes) == (name != "frozen prior")
         assert ("mask" in notes) == name.startswith("AVID")
     product = cells["product of experts"].protocol["notes"]
-    tried = product["scales tried (LPIPS on validation levels)"]
-    assert tried[str(product["scale"])] == min(tried.values())
+    tried = product["strengths tried (LPIPS on validation levels)"]
+    assert tried[str(product["strength"])] == min(tried.values())
     steps = {name: cells[name].protocol["notes"]["training"]["steps"] for name in ("from scratch", "AVID")}
     assert steps["AVID"] < steps["from scratch"]  # as the prior's operations count, too
     small, usual = (cells[name].protocol["notes"]["training"]["parameters"] for name in ("AVID, small", "AVID"))

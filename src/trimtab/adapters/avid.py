@@ -3,7 +3,7 @@
     out = prior * m + adapter * (1 - m)        (arXiv 2410.12822; the mask weights the prior)
 
 The mixture is made in the prior's own kind of prediction, which the adapter also sees. Trained with the ordinary
-denoising loss.
+denoising loss; where training is short, with that of the adapter's own belief beside it (`DenoisingLoss(own=..)`).
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from trimtab.core.contracts import BoundDenoiser, Prior
-from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video, Weights, combine
+from trimtab.core.values import Conditioning, Fact, Mixed, NoiseLevel, Prediction, Video, Weights, combine
 from trimtab.models import build
-
-Mask = Float[Tensor, "batch time 1 height width"] | None
 
 
 class AVID(nn.Module):
@@ -33,7 +30,7 @@ class AVID(nn.Module):
         learn_mask: False for the ablation without a mask, out = prior + adapter (which starts exactly as the prior).
         see_prior: False for the ablation whose adapter does not see the prior's output.
         mask_bias: the initial mask logit: 0 trusts the prior by one half, as in the paper; 2 by 88%, so that a short
-            training starts near the prior, which `change_unet` does anyway, as its own belief begins as the prior's.
+            training starts near the prior.
         sizes: of the model's network; also `recompute=True`, to train in less memory.
     """
 
@@ -79,20 +76,20 @@ class AVID(nn.Module):
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
         believe = self.believe(given)
-        return lambda noisy, level: believe(noisy, level)[0]
+        return lambda noisy, level: believe(noisy, level).belief
 
-    def believe(self, given: Conditioning) -> Callable[[Video, NoiseLevel], tuple[Prediction, Mask]]:
-        """As `bind`, with the mask beside each belief: the trust in the prior, in (0, 1); None without a learned mask."""
+    def believe(self, given: Conditioning) -> Callable[[Video, NoiseLevel], Mixed]:
+        """As `bind`, with the adapter's own belief and the mask beside the mixture's; no mask where none is learned."""
         ask, ask_prior = self.network.bind(given), self.prior.bind(given.without("actions"))
 
-        def denoise(noisy: Video, level: NoiseLevel) -> tuple[Prediction, Mask]:
+        def denoise(noisy: Video, level: NoiseLevel) -> Mixed:
             with torch.no_grad():
                 prior = ask_prior(noisy, level)
             own, logit = ask(noisy, level, prior)
             if logit is None:
-                return own, None
+                return Mixed(own, own, None)
             mask = torch.sigmoid(logit)
-            return combine([own.as_kind(prior.kind), prior], Weights.remainder(mask)), mask
+            return Mixed(combine([own.as_kind(prior.kind), prior], Weights.remainder(mask)), own, mask)
 
         return denoise
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video
+from trimtab.core.values import Conditioning, Fact, Mixed, NoiseLevel, Prediction, Video
 
 BoundDenoiser = Callable[[Video, NoiseLevel], Prediction]
 """What `Denoiser.bind` returns: the belief about a noisy video at a noise level."""
@@ -32,6 +32,14 @@ class Denoiser(Protocol):
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
         """Encode what is known once per clip. Raises ValueError if a fact has the wrong shape, dtype or range."""
+
+
+@runtime_checkable
+class Mixing(Denoiser, Protocol):
+    """A denoiser that mixes a prior's belief with one of its own."""
+
+    def believe(self, given: Conditioning) -> Callable[[Video, NoiseLevel], Mixed]:
+        """As `bind`, with its own belief and the mask beside the mixture's."""
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Num
@@ -207,6 +207,20 @@ class Prediction:
             theirs, ours = torch.hypot(*level.broadcast()), torch.hypot(*self.level.broadcast())
             return replace(self, tensor=self.tensor.float() * (theirs / ours), noisy=noisy, level=level)
         return replace(self, noisy=noisy, level=level)
+
+
+class Mixed(NamedTuple):
+    """What a mixture of a prior and an adapter believes.
+
+    Attributes:
+        belief: the mixture's.
+        own: the adapter's, alone.
+        mask: (batch, time, 1, height, width), the trust in the prior, in (0, 1); None if what the adapter says is added.
+    """
+
+    belief: Prediction
+    own: Prediction
+    mask: Tensor | None
 
 
 Weight = float | int | Tensor

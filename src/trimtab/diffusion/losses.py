@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trimtab.core.contracts import Codec, Denoiser
+from trimtab.core.contracts import Codec, Denoiser, Mixing
 from trimtab.core.values import Clip, Prediction, Video
 from trimtab.diffusion.noise import gaussian_noise, uniform_integers
 from trimtab.diffusion.schedules import Schedule
@@ -128,6 +128,9 @@ class DenoisingLoss(nn.Module):
         codec: encodes the clip's frames and context first; without it clips are already in the denoiser's space.
         draws: a level is the noisiest of so many uniform draws. With 1 all are drawn alike; with more, the noisy ones more
             often, where a clip takes shape, and where it shows nothing yet of what the actions will do.
+        own: a second loss, of what a mixing denoiser (AVID) itself believes; none in the paper. At first the prior knows
+            better, and a mask that learns so shuts the adapter out before it has learned what only it is told; by this
+            loss it learns as fast as without a prior.
         forgotten: the share of clips whose actions are withheld, so that the denoiser learns to answer untold, too
             (action dropout, for guidance; 0.2 in AVID's baseline).
         context_noise: the context gets Gaussian noise of a deviation drawn from 0 to this, clip by clip, so that the
@@ -146,6 +149,7 @@ class DenoisingLoss(nn.Module):
         seed: int = 0,
         codec: Codec | None = None,
         draws: int = 1,
+        own: Loss | None = None,
         forgotten: float = 0.0,
         context_noise: float = 0.0,
     ) -> None:
@@ -155,7 +159,7 @@ class DenoisingLoss(nn.Module):
                 f"forgotten is a share of the clips, from 0 to 1, and context_noise a deviation from 0 on, not {forgotten} "
                 f"and {context_noise}"
             )
-        self.forgotten, self.context_noise = forgotten, context_noise
+        self.own, self.forgotten, self.context_noise = own, forgotten, context_noise
         self.denoiser, self.schedule, self.loss, self.seed, self.codec = denoiser, schedule, loss, seed, codec
         self.purposes = ["level", *(f"level {draw}" for draw in range(1, draws))]
 
@@ -191,8 +195,12 @@ class DenoisingLoss(nn.Module):
             added = draw(tuple(given.context.shape[1:]), purpose="context noise")
             added *= self.context_noise * share.to(clean.device)[:, None, None, None, None]
             given = replace(given, context=given.context + added)
-        prediction = self.denoiser.bind(given)(level.add_noise(clean, noise), level)
-        return self.loss(prediction, clean, noise)
+        noisy = level.add_noise(clean, noise)
+        if self.own is None or not isinstance(self.denoiser, Mixing):
+            return self.loss(self.denoiser.bind(given)(noisy, level), clean, noise)
+        mixed = self.denoiser.believe(given)(noisy, level)
+        total = self.loss(mixed.belief, clean, noise)
+        return total if mixed.mask is None else total + self.own(mixed.own, clean, noise)
 
 
 @torch.no_grad()

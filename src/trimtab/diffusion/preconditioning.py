@@ -48,8 +48,6 @@ class FrameChange:
         context: (batch, num_context, channel, height, width), the clean frames before.
         deviation: the root mean square change of a frame, from which the network departs.
         drift: (batch, 2), as `observed_drift` finds it in the context; none by default.
-        guess: a clip to depart from instead of the displaced last frame, such as the clean video that a prior believes in;
-            the network then says how that moves.
 
     Raises:
         ValueError: context and noisy clip do not fit together.
@@ -62,7 +60,6 @@ class FrameChange:
         context: Context,
         deviation: float,
         drift: Drift | None = None,
-        guess: Video | None = None,
     ) -> None:
         if context.shape[0] != noisy.shape[0] or context.shape[2:] != noisy.shape[2:]:
             raise ValueError(
@@ -78,8 +75,6 @@ class FrameChange:
         self.video = noisy / length.reshape(length.shape + (1,) * (5 - length.ndim))
         self.drift = drift
         self.last = displaced(context[:, -1:], self.drifted)
-        self.guess = self.last if guess is None else guess
-        self.source, self.offset = (context[:, -1:], self.drifted) if guess is None else (guess, 0 * self.drifted)
 
     @staticmethod
     def answer_channels(channels: int) -> int:
@@ -106,7 +101,7 @@ class FrameChange:
         back = range(self.context.shape[1] - 1, 0, -1)  # steps from each context frame to the last
         seen = [displaced(self.context[:, -1 - age, None], self.drifted + age * self.drift) for age in back]
         seen.append(self.last)
-        change = (self.video - alpha * self.guess) * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
+        change = (self.video - alpha * self.last) * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
         stood, before = self.context[:, -1:], self.context[:, -2:][:, :1]
         unlike, unlike_drifted = (
             (stood - some).abs().mean(2, keepdim=True) for some in (before, displaced(before, self.drift))
@@ -125,7 +120,7 @@ class FrameChange:
         """
         position, scale, motion, still = answer.split([answer.shape[2] - 4, 1, 2, 1], dim=2)
         alpha, sigma = self.native.broadcast()
-        moved = displaced(self.source, self.offset + STEP * motion.cumsum(dim=1))
+        moved = displaced(self.context[:, -1:], self.drifted + STEP * motion.cumsum(dim=1))
         # Beyond 0 and 1 without a gradient: the many pixels that drift must not drown the few that say that they stand.
         expected = torch.lerp(moved, self.context[:, -1:], (2 * still).clamp(0, 1))
         deviation = self.deviation * (STEP * scale).clamp(-6, 2).exp()
@@ -133,19 +128,6 @@ class FrameChange:
         skip = alpha * sigma * (1 - deviation**2) * narrow**2
         velocity = skip * (self.video - alpha * expected) + deviation * narrow * position - sigma * expected
         return Prediction(velocity, "velocity", self.video, self.native).seen_at(self.noisy, self.level)
-
-    def answer_of(self, belief: Prediction) -> Video:
-        """The answer that says what this belief about the same noisy clip says: a position; no scale, no motion.
-
-        The belief's velocity must be finite, which that of a noise prediction is not at pure noise.
-        """
-        velocity = belief.seen_at(self.video, self.native).velocity
-        alpha, sigma = self.native.broadcast()
-        narrow = torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
-        skip = alpha * sigma * (1 - self.deviation**2) * narrow**2
-        silent = skip * (self.video - alpha * self.guess) - sigma * self.guess  # what an answer of zero says
-        position = (velocity - silent) / (self.deviation * narrow)
-        return torch.cat([position, torch.zeros_like(position[:, :, :1]).expand(-1, -1, 4, -1, -1)], dim=2)
 
 
 def observed_drift(context: Context) -> Drift:

@@ -66,16 +66,11 @@ class Model(UNet3D):
             control: Sequence[Tensor] | None = None,
         ) -> tuple[Prediction, Tensor | None]:
             shown = prior if self.sees_prior else None
-            guess = None
-            if shown is not None and shown.kind != "noise":  # which near pure noise says little of the clean video
-                guess = shown.clean
-            change = FrameChange(noisy, level, context, self.deviation, drift, guess)
+            change = FrameChange(noisy, level, context, self.deviation, drift)
             extra = [] if shown is None else [shown.tensor]
             answer, mask = self(change.stacked(*extra), change.angle, given.actions, known, control)
             if prior is not None and self.residual:
                 return prior.like(prior.tensor + answer), mask
-            if shown is not None and guess is not None:
-                answer = answer + change.answer_of(shown)
             return change.belief(answer), mask
 
         return ask

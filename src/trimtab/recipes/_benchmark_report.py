@@ -242,8 +242,8 @@ def cost(notes: Mapping[str, Any]) -> list[Cell]:
     if not training:
         return ["–"] * 5
     options = {key: value for key, value in training.items() if key in ("learning_rate", "mask_bias")}
-    scale = {} if notes["scale"] is None else {"scale": notes["scale"]}
-    chosen = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in (options | scale).items())
+    strength = {} if notes["strength"] is None else {"strength": notes["strength"]}
+    chosen = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in (options | strength).items())
     return [
         f"{training['parameters']:,}",
         f"{training['steps']:,}",

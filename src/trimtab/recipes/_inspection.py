@@ -91,7 +91,7 @@ def masks_of(avid: AVID, prior: PixelUNet, held: Held) -> MaskStatistics:
     for share in MASK_LEVELS:
         index = torch.full((len(clip.video),), round(share * (prior.schedule.num_levels - 1)))
         level = prior.schedule.level(index)
-        mask = believe(level.add_noise(clip.video, noise), level)[1]
+        mask = believe(level.add_noise(clip.video, noise), level).mask
         assert mask is not None  # this AVID learned one
         masks[float(level.angle[0]) / (math.pi / 2)] = mask
     return mask_statistics(masks, moving_places(clip.video, held.context[:NUM_ASKED]), held.levels[:NUM_ASKED])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from trimtab.adapters.avid import AVID
@@ -16,10 +17,15 @@ from trimtab.adapters.controlnet import ControlNet
 from trimtab.adapters.finetune import Finetune
 from trimtab.adapters.from_scratch import FromScratch
 from trimtab.core.contracts import Denoiser
+from trimtab.data.clips import Clips
 from trimtab.diffusion.losses import DenoisingLoss, clean_loss
 from trimtab.diffusion.schedules import Schedule
+from trimtab.environments.procgen import NUM_ACTIONS
+from trimtab.forecast import fit_or_forecast, operations_per_step
 from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.priors.remembering import Remembering
 from trimtab.recipes.procgen_prior import frames_task
+from trimtab.training import ROTATION, Budget, Run
 
 RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates to choose among."""
@@ -27,11 +33,14 @@ RATES = (3e-4, 1e-3, 3e-3)
 CONTEXT_NOISE = 0.1
 """The largest deviation of what is added to the context of "AVID, noised": 13 steps of a byte."""
 
+PASSES = 4
+"""How often AVID trains on what the prior answered once."""
+
 FORGOTTEN = 0.2
 """The share of clips whose actions are withheld where guidance needs an untold answer (AVID's)."""
 
 
-def alone(prior: PixelUNet, trained: Any, scale: float | None) -> Denoiser:
+def alone(prior: PixelUNet, trained: Any, strength: float | None) -> Denoiser:
     """What was trained answers itself."""
     answer: Denoiser = trained
     return answer
@@ -49,6 +58,7 @@ class Training:
         build: the adapter's class, called as ``build(prior, num_actions=.., **options)``.
         options: beyond what is chosen; adapters, small ControlNet and low-rank changes have about equally many weights.
         task: called as ``task(model, schedule, seed)``, gives the loss.
+        passes: how often each batch is trained on; if more than once, the prior is asked once, and remembers.
         num_frames: recorded frames to train on; None for the benchmark's.
         like: the training whose choices it shares; itself by default.
         choices: what is chosen on validation levels, among these values: the learning rate, and options of `build`. One is
@@ -59,8 +69,33 @@ class Training:
     options: Mapping[str, Any] = field(default_factory=dict)
     task: Callable[..., nn.Module] = frames_task
     choices: Mapping[str, Sequence[float]] = field(default_factory=lambda: {"learning_rate": RATES})
+    passes: int = 1
     num_frames: int | None = None
     like: str | None = None
+
+    def assembled(self, prior: PixelUNet, chosen: Mapping[str, Any], seed: int) -> tuple[Any, nn.Module]:
+        """An untrained model with what was chosen, and its loss."""
+        torch.manual_seed(seed)
+        asked = Remembering(prior, ROTATION) if self.passes > 1 else prior
+        model = self.build(asked, num_actions=NUM_ACTIONS, **self.options, **chosen)
+        return model, self.task(model, prior.schedule, seed)
+
+    def fitted(
+        self,
+        task: nn.Module,
+        clips: Clips,
+        teraflops: float,
+        *,
+        batch_size: int,
+        lengths: Sequence[int],
+        dry_run: bool,
+        **options: Any,
+    ) -> tuple[Run | None, float]:
+        """Train for so many operations, in 10^12; also how many a step takes. The options are those of `fit`."""
+        batches: dict[str, Any] = {"batch_size": batch_size, "lengths": lengths, "passes": self.passes}
+        step = operations_per_step(task, clips, **batches) / 1e12
+        budget = Budget(steps=round(teraflops / step))
+        return fit_or_forecast(dry_run, task, clips, budget, average_decay=0.995, **batches, **options), step
 
 
 @dataclass(frozen=True)
@@ -70,15 +105,15 @@ class Method:
     Attributes:
         training: what it needs trained, by name; None for the prior alone.
         needs_weights: whether it needs the prior's weights, or its answers alone.
-        compose: called as ``compose(prior, trained, scale)``, gives the denoiser.
-        scales: among which one is chosen on validation levels, when the training is done; none if there is no scale.
+        compose: called as ``compose(prior, trained, strength)``, gives the denoiser.
+        strengths: among which one is chosen on validation levels, when the training is done; none if there is no strength.
         varies: the method that this is a variation of, which is shown beside it, in figures of its own.
     """
 
     training: str | None
     needs_weights: bool = False
     compose: Callable[..., Denoiser] = alone
-    scales: Sequence[float] = ()
+    strengths: Sequence[float] = ()
     varies: str | None = None
 
 
@@ -90,11 +125,13 @@ TRAININGS: dict[str, Training] = {
     "controlnet-small": Training(ControlNet, {"widths": (64, 96, 160), "depths": (1, 1, 2)}),
     "finetune": Training(Finetune, choices={"learning_rate": (1e-4, *RATES)}),
     "lora": Training(Finetune, {"rank": 40}),
-    "avid": Training(AVID, choices={"learning_rate": RATES, "mask_bias": (0.0, -1.0, 1.0)}),
-    "avid-no-mask": Training(AVID, {"learn_mask": False}, like="avid"),
-    "avid-blind": Training(AVID, {"see_prior": False}, like="avid"),
-    "avid-neither": Training(AVID, {"learn_mask": False, "see_prior": False}, like="avid"),
-    "avid-noised": Training(AVID, task=partial(frames_task, context_noise=CONTEXT_NOISE), like="avid"),
+    "avid": Training(AVID, passes=PASSES),
+    "avid-no-mask": Training(AVID, {"learn_mask": False}, passes=PASSES, like="avid"),
+    "avid-blind": Training(AVID, {"see_prior": False}, passes=PASSES, like="avid"),
+    "avid-neither": Training(AVID, {"learn_mask": False, "see_prior": False}, passes=PASSES, like="avid"),
+    "avid-mixture": Training(AVID, task=partial(frames_task, own=False), passes=PASSES, like="avid"),
+    "avid-asked": Training(AVID, like="avid"),
+    "avid-noised": Training(AVID, task=partial(frames_task, context_noise=CONTEXT_NOISE), passes=PASSES, like="avid"),
 }
 
 SIZES = {"small": (32, 64, 96), "large": (96, 128, 192)}
@@ -103,17 +140,20 @@ SIZES = {"small": (32, 64, 96), "large": (96, 128, 192)}
 FRAMES = (5_000, 20_000)
 """Sets to train on that are smaller than the benchmark's."""
 
-VARIED: dict[str, tuple[str, type[Any]]] = {"from scratch": ("scratch", FromScratch), "AVID": ("avid", AVID)}
+VARIATIONS = ("noised", "mixture", "asked")
+"""AVID with noise on its context; without the loss of its own belief; and with the prior asked about every batch anew."""
+
+VARIED = {"from scratch": "scratch", "AVID": "avid"}
 """The methods that are trained in other sizes and on less data, too."""
 
 TRAININGS |= {
-    f"{name}-{size}": Training(build, {"widths": widths}, like=name)
-    for name, build in VARIED.values()
+    f"{name}-{size}": replace(TRAININGS[name], options={"widths": widths}, like=name)
+    for name in VARIED.values()
     for size, widths in SIZES.items()
 }
 TRAININGS |= {
-    f"{name}-{frames}": Training(build, num_frames=frames, like=name)
-    for name, build in VARIED.values()
+    f"{name}-{frames}": replace(TRAININGS[name], num_frames=frames, like=name)
+    for name in VARIED.values()
     for frames in FRAMES
 }
 
@@ -150,19 +190,19 @@ SHARES = (0.2, 0.4, 0.6, 0.8)
 """Of an expert in a product. At 0 the prior is alone, at 1 the expert."""
 
 
-def product_above(prior: PixelUNet, expert: Denoiser, scale: float) -> Denoiser:
+def product_above(prior: PixelUNet, expert: Denoiser, strength: float) -> Denoiser:
     """The prior alone in the cleaner half of the noise levels."""
-    return product_of_experts(prior, expert, scale, off_below=prior.schedule.num_levels // 2)
+    return product_of_experts(prior, expert, strength, off_below=prior.schedule.num_levels // 2)
 
 
 METHODS: dict[str, Method] = {
-    "frozen prior": Method(None, compose=lambda prior, trained, scale: prior),
+    "frozen prior": Method(None, compose=lambda prior, trained, strength: prior),
     "from scratch": Method("scratch"),
-    "product of experts": Method("scratch", compose=product_of_experts, scales=SHARES),
-    "product of experts, fading": Method("scratch", compose=partial(product_of_experts, fades=True), scales=SHARES),
-    "product of experts, noisy half": Method("scratch", compose=product_above, scales=SHARES),
-    "action guidance": Method("forgetful", compose=action_guidance, scales=(0.25, 0.5, 1.0, 2.0)),
-    "classifier guidance": Method("classifier", compose=ClassifierGuidance, scales=(0.1, 0.3, 1.0, 3.0)),
+    "product of experts": Method("scratch", compose=product_of_experts, strengths=SHARES),
+    "product of experts, fading": Method("scratch", compose=partial(product_of_experts, fades=True), strengths=SHARES),
+    "product of experts, noisy half": Method("scratch", compose=product_above, strengths=SHARES),
+    "action guidance": Method("forgetful", compose=action_guidance, strengths=(0.25, 0.5, 1.0, 2.0)),
+    "classifier guidance": Method("classifier", compose=ClassifierGuidance, strengths=(0.1, 0.3, 1.0, 3.0)),
     "ControlNet": Method("controlnet", needs_weights=True),
     "ControlNet, small": Method("controlnet-small", needs_weights=True),
     "finetuning": Method("finetune", needs_weights=True),
@@ -175,10 +215,10 @@ METHODS: dict[str, Method] = {
 
 METHODS |= {
     f"{method}, {variation}": Method(f"{name}-{variation}", varies=method)
-    for method, (name, _) in VARIED.items()
+    for method, name in VARIED.items()
     for variation in (*SIZES, *FRAMES)
 }
-METHODS["AVID, noised"] = Method("avid-noised", varies="AVID")
+METHODS |= {f"AVID, {variation}": Method(f"avid-{variation}", varies="AVID") for variation in VARIATIONS}
 
 
 def slug(name: str) -> str:

@@ -27,6 +27,7 @@ from trimtab.metrics.evaluation import evaluate
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.priors.remembering import Remembering
 from trimtab.recipes._coinrun import (
     TEST_LEVELS,
     TRAINING_LEVELS,
@@ -43,7 +44,7 @@ from trimtab.recipes._demo_report import NAMES, write_report
 from trimtab.recipes._inspection import Imaginer, listening_of, masks_of
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.recipes.procgen_prior import LENGTHS, frames_task
-from trimtab.training import Budget, Run, record_settings
+from trimtab.training import ROTATION, Budget, Run, record_settings
 
 Model = AVID | FromScratch
 
@@ -62,6 +63,7 @@ def demo(
     batch_size: int = 8,
     learning_rate: float = 1e-3,
     mask_bias: float = 0.0,
+    passes: int = 4,
     prior: str = "procgen",
     seed: int = 0,
     dry_run: bool = False,
@@ -82,6 +84,7 @@ def demo(
         batch_size: clips in a training step.
         learning_rate: of AdamW.
         mask_bias: AVID's initial trust in the prior, a logit.
+        passes: how often AVID trains on what the prior has answered once.
         prior: the name of a prior that ships with the package, or the path of one.
         seed: of weights, batches and samples.
         dry_run: only say what the two trainings will need in memory, time and disk.
@@ -104,6 +107,7 @@ def demo(
         run = train(
             models[name], frozen, clips, few, Budget(seconds=seconds), dry_run=dry_run, folder=output / name,
             title=NAMES[name], batch_size=batch_size, learning_rate=learning_rate, seed=seed,
+            passes=passes if name == "avid" else 1,
         )  # fmt: skip
         if run is not None:
             runs[name] = run
@@ -149,8 +153,10 @@ def demo(
 
 def build(name: str, prior: PixelUNet, mask_bias: float, recompute: bool = False) -> Model:
     """An untrained model; both have one network, apart from the mask and the view of the prior."""
-    options: dict[str, Any] = {"mask_bias": mask_bias} if name == "avid" else {}
-    return METHODS[name](prior, num_actions=NUM_ACTIONS, recompute=recompute, **options)
+    options: dict[str, Any] = {"num_actions": NUM_ACTIONS, "recompute": recompute}
+    if name == "avid":
+        return AVID(Remembering(prior, ROTATION), mask_bias=mask_bias, **options)
+    return FromScratch(prior, **options)
 
 
 def train(
@@ -217,10 +223,10 @@ class Watched:
         believe = self.avid.believe(given)
 
         def denoise(*arguments: Any) -> Any:
-            belief, mask = believe(*arguments)
-            if mask is not None:
-                self.masks.append(mask)
-            return belief
+            mixed = believe(*arguments)
+            if mixed.mask is not None:
+                self.masks.append(mixed.mask)
+            return mixed.belief
 
         return denoise
 

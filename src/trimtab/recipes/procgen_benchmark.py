@@ -10,7 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
 
 from trimtab import checkpoints
@@ -18,7 +17,6 @@ from trimtab.adapters.avid import AVID
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
 from trimtab.environments.procgen import NUM_ACTIONS
-from trimtab.forecast import fit_or_forecast, operations_per_step
 from trimtab.metrics.actions import COINRUN_JUDGE
 from trimtab.metrics.evaluation import evaluate
 from trimtab.metrics.frames import Lpips
@@ -45,7 +43,7 @@ from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, TRAININGS, Method
 from trimtab.recipes.procgen_choices import CHOICES, chosen
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.recipes.procgen_prior import LENGTHS
-from trimtab.training import Budget, record_settings
+from trimtab.training import record_settings
 
 SHOWN = 6
 """Clips that are shown in the report."""
@@ -194,8 +192,8 @@ class Bench:
         """One method with one seed, trained, chosen for and measured."""
         method, held = METHODS[name], held_out(self.prior, self.size.num_clips, self.datasets)
         trained, facts = self.train(name, seed)
-        scale, tried = self.best_scale(method, trained)
-        denoiser = method.compose(self.prior, trained, scale)
+        strength, tried = self.best_strength(method, trained)
+        denoiser = method.compose(self.prior, trained, strength)
         imagine = self.imaginer(denoiser, held)
         video = imagine.all()
         losses = held_out_loss(denoiser, self.prior, held, num_draws=4)
@@ -204,8 +202,8 @@ class Bench:
             "needs weights": method.needs_weights,
             "seed": seed,
             "training": facts,
-            "scale": scale,
-            "scales tried (LPIPS on validation levels)": tried,
+            "strength": strength,
+            "strengths tried (LPIPS on validation levels)": tried,
             "denoising loss": asdict(mean_interval(losses, held.levels)),
             "levels": {"training": TRAINING_LEVELS, "validation": VALIDATION_LEVELS, "test": TEST_LEVELS},
             "prior": self.prior.fingerprint,
@@ -241,40 +239,38 @@ class Bench:
         if (folder / checkpoints.CONFIG).exists():
             facts = json.loads((folder / checkpoints.CONFIG).read_text())["facts"]
             return checkpoints.load(folder, recipe.build, self.prior), facts
-        torch.manual_seed(seed)
-        model = recipe.build(self.prior, num_actions=NUM_ACTIONS, **recipe.options, **options)
-        task, frames = recipe.task(model, self.prior.schedule, seed), recipe.num_frames or self.size.num_frames
+        model, task = recipe.assembled(self.prior, options, seed)
+        frames = recipe.num_frames or self.size.num_frames
         clips = training_clips(self.prior, frames, self.datasets, self.size.policy)
-        operations = operations_per_step(task, clips, batch_size=self.size.batch_size, lengths=self.size.lengths)
-        run = fit_or_forecast(
-            dry_run, task, clips, Budget(steps=round(self.size.teraflops * 1e12 / operations)), folder=folder,
-            title=f"{training}, seed {seed}", batch_size=self.size.batch_size, learning_rate=rate, lengths=self.size.lengths,
-            average_decay=0.995, seed=seed,
+        run, step = recipe.fitted(
+            task, clips, self.size.teraflops, batch_size=self.size.batch_size, lengths=self.size.lengths, dry_run=dry_run,
+            folder=folder, title=f"{training}, seed {seed}", learning_rate=rate, seed=seed,
         )  # fmt: skip
         if run is None:
             return model, {}
         facts = {
             "parameters": sum(value.numel() for value in model.parameters() if value.requires_grad),
             "steps": run.step,
-            "teraflops a step": operations / 1e12,
+            "teraflops a step": step,
             "seconds": run.seconds,
             "frames": frames,
+            "passes": recipe.passes,
             "learning_rate": rate,
             **options,
         }
         checkpoints.save(folder, model, self.prior, facts=facts)
         return model.eval(), facts
 
-    def best_scale(self, method: Method, trained: Any) -> tuple[float | None, dict[str, float]]:
-        """The scale whose clips are nearest to real ones by LPIPS, on validation levels; and what each gave."""
-        if not method.scales:
+    def best_strength(self, method: Method, trained: Any) -> tuple[float | None, dict[str, float]]:
+        """The strength whose clips are nearest to real ones by LPIPS, on validation levels; and what each gave."""
+        if not method.strengths:
             return None, {}
         held, lpips = validation(self.prior, min(64, self.size.num_clips), self.datasets), Lpips()
         tried = {}
-        for scale in method.scales:
-            video = self.imaginer(method.compose(self.prior, trained, scale), held).all()
-            tried[str(scale)] = lpips(video, held.clip.video).mean().item()
-        return min(method.scales, key=lambda scale: tried[str(scale)]), tried
+        for strength in method.strengths:
+            video = self.imaginer(method.compose(self.prior, trained, strength), held).all()
+            tried[str(strength)] = lpips(video, held.clip.video).mean().item()
+        return min(method.strengths, key=lambda strength: tried[str(strength)]), tried
 
     def imaginer(self, denoiser: Denoiser, held: Held) -> Imaginer:
         """Of the benchmark's sampling steps, always from the same noise."""

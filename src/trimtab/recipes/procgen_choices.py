@@ -13,13 +13,11 @@ from rich import print
 from torch import nn
 
 from trimtab.core.files import write_whole
-from trimtab.environments.procgen import NUM_ACTIONS
-from trimtab.forecast import fit_or_forecast, operations_per_step
 from trimtab.priors import pixel_unet
 from trimtab.recipes._coinrun import VALIDATION_LEVELS, Held, training_clips, validation
 from trimtab.recipes._methods import TRAININGS, Training
 from trimtab.recipes.procgen_prior import LENGTHS
-from trimtab.training import Budget, record_settings
+from trimtab.training import record_settings
 
 CHOICES = Path(__file__).parent / "procgen_choices.json"
 """What this command chose last; the benchmark trains with it."""
@@ -66,7 +64,6 @@ def procgen_choices(
     record_settings(output, "procgen-choices", {**settings, "prior": prior, "seed": seed})
     frozen = pixel_unet.load(prior)
     clips, held = training_clips(frozen, num_frames, datasets), validation(frozen, num_clips, datasets)
-    operations: dict[str, float] = {}
 
     def trial(name: str, options: dict[str, float]) -> float | None:
         """The validation loss after a short training."""
@@ -75,16 +72,10 @@ def procgen_choices(
         if (folder / "loss.json").exists():
             return float(json.loads((folder / "loss.json").read_text()))
         rate = rest.pop("learning_rate")
-        torch.manual_seed(seed)
-        task = training.task(
-            training.build(frozen, num_actions=NUM_ACTIONS, **training.options, **rest), frozen.schedule, seed
-        )
-        if name not in operations:
-            operations[name] = operations_per_step(task, clips, batch_size=batch_size, lengths=LENGTHS)
-        run = fit_or_forecast(
-            dry_run, task, clips, Budget(steps=round(teraflops * 1e12 / operations[name])), folder=folder,
-            title=folder.name, batch_size=batch_size,
-            learning_rate=rate, lengths=LENGTHS, average_decay=0.995, seed=seed,
+        _, task = training.assembled(frozen, rest, seed)
+        run, _ = training.fitted(
+            task, clips, teraflops, batch_size=batch_size, lengths=LENGTHS, dry_run=dry_run, folder=folder,
+            title=folder.name, learning_rate=rate, seed=seed,
         )  # fmt: skip
         if run is None:
             return None

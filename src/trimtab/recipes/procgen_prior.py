@@ -103,13 +103,17 @@ def procgen_prior(
     print(f"the prior is {output / 'prior.safetensors'}; `trimtab procgen-prior-card` measures it")
 
 
-def frames_task(denoiser: Denoiser, schedule: Schedule, seed: int, **options: Any) -> DenoisingLoss:
+def frames_task(
+    denoiser: Denoiser, schedule: Schedule, seed: int, *, own: bool = True, **options: Any
+) -> DenoisingLoss:
     """What the embedded models are trained by: the change in pixels, and how different the frames look.
 
-    The options are those of `DenoisingLoss`.
+    Args:
+        denoiser, schedule, seed, options: those of `DenoisingLoss`.
+        own: whether what a mixing denoiser itself believes is trained by the same beside the mixture.
     """
     loss = perceived(change_loss, Lpips().distance, weight=0.5)
-    return DenoisingLoss(denoiser, schedule, loss=loss, seed=seed, **options)
+    return DenoisingLoss(denoiser, schedule, loss=loss, seed=seed, own=loss if own else None, **options)
 
 
 class GamesAlike(nn.Module):

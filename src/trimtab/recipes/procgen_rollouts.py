@@ -98,7 +98,7 @@ def models_of(benchmark: Path, prior: PixelUNet, scale: Scale, seed: int) -> dic
         if method.training is not None:
             folder = benchmark / "trainings" / f"{method.training}-{seed}"
             trained = checkpoints.load(folder, scale.trainings[method.training].build, prior)
-        chosen = Evaluation.from_json(cell.read_text()).protocol["notes"]["scale"]
+        chosen = Evaluation.from_json(cell.read_text()).protocol["notes"]["strength"]
         found[name] = method.compose(prior, trained, chosen)
     if not found:
         raise ValueError(f"no finished cell of seed {seed} in {benchmark}; run `trimtab procgen-benchmark` first")
