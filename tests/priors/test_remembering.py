@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -90,3 +92,4 @@ def test_it_is_the_other_prior_in_all_else(prior: Counting) -> None:
     assert isinstance(remembering, Prior)
     assert remembering.fingerprint == prior.fingerprint
     assert remembering.uses == prior.uses
+    assert deepcopy(remembering).fingerprint == prior.fingerprint

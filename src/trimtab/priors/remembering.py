@@ -30,6 +30,8 @@ class Remembering:
         self.answers: OrderedDict[bytes, tuple[Tensor, Kind]] = OrderedDict()
 
     def __getattr__(self, name: str) -> Any:
+        if name == "prior":  # of a copy that is not filled yet
+            raise AttributeError(name)
         return getattr(self.prior, name)
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
