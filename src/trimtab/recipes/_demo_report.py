@@ -138,9 +138,9 @@ def findings(
         for name in ("scratch", "prior"):
             difference = opposite(table, NAMES[name], metric)
             gain = sorted((better * difference.low, better * difference.high))
-            word = "better than" if gain[0] > 0 else "worse than" if gain[1] < 0 else "not told apart from"
-            verdicts.append(f"{word} {NAMES[name]} ({values[name]:.3f})")
-        said.append(f"{words[0].upper() + words[1:]}: AVID {values['avid']:.3f}, {' and '.join(verdicts)}.")
+            word = "AVID is better" if gain[0] > 0 else "AVID is worse" if gain[1] < 0 else "not told apart"
+            verdicts.append(f"{NAMES[name]} {values[name]:.3f} ({word})")
+        said.append(f"{words[0].upper() + words[1:]}: AVID {values['avid']:.3f}, {', '.join(verdicts)}.")
     return said
 
 
