@@ -214,13 +214,13 @@ class Mixed(NamedTuple):
 
     Attributes:
         belief: the mixture's.
-        own: the adapter's, alone.
-        mask: (batch, time, 1, height, width), the trust in the prior, in (0, 1); None if what the adapter says is added.
+        own: the adapter's, alone; the mixture's, where what the adapter says is added and there is no mask.
+        mask: the trust in the prior, in (0, 1); None without one.
     """
 
     belief: Prediction
     own: Prediction
-    mask: Tensor | None
+    mask: Float[Tensor, "batch time 1 height width"] | None
 
 
 Weight = float | int | Tensor
