@@ -1,9 +1,9 @@
 """Speed of the models, each figure as a share of what this machine was measured to reach in the same run.
 
 Run with `make bench`. Floating-point operations are counted by torch, those of convolutions and matrix products. There are
-two limits: the best rate of any single layer or matrix product, and for each job the rate of its own layers, each run alone
-at its own shape, forward: what the job would reach if all else (norms, activations, attention, copies, gradients) were free
-and the way back as fast as the way forward.
+two limits: the best rate of any single layer or matrix product, and for each job the rate of its own layers, one after
+another, each at its own shape, forward: what the job would reach if all else (norms, activations, attention, copies,
+gradients) were free and the way back as fast as the way forward.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from itertools import count
+from statistics import median
 
 import numpy as np
 import torch
@@ -38,6 +40,8 @@ from trimtab.networks.avid_unet3d import AvidUNet3D
 from trimtab.networks.precision import keep_freed_memory, matrix_dtype
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
+from trimtab.priors.remembering import Remembering
+from trimtab.recipes._methods import PASSES
 from trimtab.recipes.procgen_prior import frames_task
 from trimtab.world_model import WorldModel
 
@@ -46,9 +50,10 @@ LAYERS = ((64, 32), (128, 16), (256, 8), (50, 64), (100, 64), (200, 32), (400, 1
 """Channels and side of the 3x3 convolutions that time should go into: the embedded models', then the paper's."""
 
 
-def seconds(run: Callable[[], object], repeats: int = 5) -> float:
+def seconds(run: Callable[[], object], repeats: int = 5, *, warm: bool = True) -> float:
     """The shortest of several runs, after one to warm up."""
-    run()
+    if warm:
+        run()
     times = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -108,43 +113,37 @@ def layers_of(run: Callable[[], object]) -> Counter[Layer]:
     return passed
 
 
-@dataclass
 class Alone:
-    """Each layer run by itself, forward; of several rounds the best counts, since a machine is not always as fast."""
+    """The layers of a run, each by itself, forward, one after another; those that learn three times when training.
 
-    work: dict[object, int] = field(default_factory=dict)
-    seconds: dict[object, float] = field(default_factory=dict)
+    Attributes:
+        work: floating-point operations of all.
+    """
 
-    def measure(self, layers: Iterable[Layer]) -> None:
-        for layer, shape in {self.key(found): found for found in layers}.values():
-            own = deepcopy(layer).to(matrix_dtype("cpu"))
-            given = torch.randn(shape, dtype=matrix_dtype("cpu"))
+    def __init__(self, passed: Counter[Layer], training: bool) -> None:
+        dtype, self.runs, self.work = matrix_dtype("cpu"), [], 0
+        for (layer, shape), times in passed.items():
+            own, given = deepcopy(layer).to(dtype), torch.randn(shape, dtype=dtype)
             if not isinstance(layer, nn.Linear):
                 given = given.to(memory_format=torch.channels_last)
-            key, run = self.key((layer, shape)), partial(own, given)
-            with torch.no_grad():
-                self.work[key] = operations(run)
-                self.seconds[key] = min(self.seconds.get(key, math.inf), seconds(run, 3))
-
-    def rate(self, passed: Counter[Layer], training: bool) -> float:
-        """Operations a second of these layers one after another; those that learn count three times when training."""
-        work = took = 0.0
-        for (layer, shape), times in passed.items():
             times *= 3 if training and layer.weight.requires_grad else 1  # type: ignore[union-attr]
-            work += times * self.work[self.key((layer, shape))]
-            took += times * self.seconds[self.key((layer, shape))]
-        return work / took
+            self.runs.append((partial(own, given), times))
+            with torch.no_grad():
+                self.work += times * operations(self.runs[-1][0])
 
-    @staticmethod
-    def key(found: Layer) -> tuple[object, ...]:
-        layer, shape = found
-        return type(layer), layer.weight.shape, getattr(layer, "stride", None), shape  # type: ignore[union-attr]
+    @torch.no_grad()
+    def __call__(self) -> None:
+        for run, times in self.runs:
+            for _ in range(times):
+                run()
 
 
-def train(task: DenoisingLoss, clip: Clip) -> None:
-    """Everything of a training step but the optimizer's."""
-    task(clip, step=0, samples=range(len(clip.video))).mean().backward()
-    task.zero_grad()
+def train(task: DenoisingLoss, clip: Clip, steps: Iterator[int], passes: int = 1) -> None:
+    """Everything of so many training steps on the same batch, of the same new noise, but the optimizer's part."""
+    step = next(steps)
+    for _ in range(passes):
+        task(clip, step=step, samples=range(len(clip.video))).mean().backward()
+        task.zero_grad()
 
 
 def ask(model: Denoiser, clip: Clip, prior: PixelUNet) -> None:
@@ -163,26 +162,28 @@ class Job:
     training: bool = False
 
 
-def report(best: float, jobs: dict[str, Job], repeats: int = 3) -> dict[str, float]:
-    """Print the jobs' speed, and their share of the best rate and of their own layers'; answers seconds a clip."""
-    alone, measured = Alone(), {}
-    for name, job in jobs.items():
-        passed = layers_of(job.run)
-        alone.measure(passed)
-        measured[name] = passed, operations(job.counted or job.run), seconds(job.run, repeats)
-    for passed, _, _ in measured.values():
-        alone.measure(passed)
+def report(best: float, jobs: dict[str, Job], rounds: int = 3) -> dict[str, float]:
+    """Print the jobs' speed, and their share of the best rate and of their own layers'; answers seconds a clip.
+
+    A job and its layers alone run in turn, as a machine is not always as fast: the share is the median over rounds, the
+    speeds are the best round's.
+    """
     print(
         f"{'clips of 8 frames':32}{'clips/s':>9}{'GFLOP/clip':>12}{'GFLOP/s':>9}{'of best':>9}"
         f"{'own layers':>12}{'of own':>8}"
     )
-    for name, (passed, work, took) in measured.items():
-        rate, own = work / took, alone.rate(passed, jobs[name].training)
+    took = {}
+    for name, job in jobs.items():
+        alone, work = Alone(layers_of(job.run), job.training), operations(job.counted or job.run)
+        turns = [(seconds(job.run, 1, warm=turn == 0), seconds(alone, 1, warm=turn == 0)) for turn in range(rounds)]
+        share = median((work / whole) / (alone.work / layers) for whole, layers in turns)
+        fastest, own = (min(times) for times in zip(*turns, strict=True))
+        took[name] = fastest / job.clips
         print(
-            f"{name:32}{jobs[name].clips / took:9.2f}{work / jobs[name].clips / 1e9:12.1f}{rate / 1e9:9.0f}"
-            f"{rate / best:9.0%}{own / 1e9:12.0f}{rate / own:8.0%}"
+            f"{name:32}{job.clips / fastest:9.2f}{work / job.clips / 1e9:12.1f}{work / fastest / 1e9:9.0f}"
+            f"{work / fastest / best:9.0%}{alone.work / own / 1e9:12.0f}{share:8.0%}"
         )
-    return {name: took / jobs[name].clips for name, (_, _, took) in measured.items()}
+    return took
 
 
 def embedded(best: float) -> None:
@@ -191,7 +192,7 @@ def embedded(best: float) -> None:
     clips = Clips(play)
     clip = clips.batch(clips.draw(0, 0, 16))
     prior = pixel_unet.load("procgen")
-    adapter, trainable = AVID(prior, num_actions=15), PixelUNet(prior.settings)
+    adapter, trainable = AVID(Remembering(prior, 1), num_actions=15), PixelUNet(prior.settings)
     sampler = partial(sampling.dpm_solver_pp_2m, pairs=sampling.pairs(prior.schedule, STEPS), clamp=(-1.0, 1.0))
     noise = sampling.start_noise(tuple(clip.video.shape[1:]), 0, range(16))
     of_prior, of_adapter = (frames_task(model, prior.schedule, seed=0) for model in (trainable, adapter))
@@ -199,18 +200,20 @@ def embedded(best: float) -> None:
         best,
         {
             "prior, forward": Job(partial(ask, prior, clip, prior), 16),
-            "prior, training step": Job(partial(train, of_prior, clip), 16, training=True),
+            "prior, training step": Job(partial(train, of_prior, clip, count()), 16, training=True),
             "AVID pair, forward": Job(partial(ask, adapter, clip, prior), 16),
-            "AVID pair, training step": Job(partial(train, of_adapter, clip), 16, training=True),
+            f"AVID pair, {PASSES} training steps": Job(
+                partial(train, of_adapter, clip, count(), PASSES), 16 * PASSES, training=True
+            ),
             f"AVID pair, sampling in {STEPS} steps": Job(lambda: sampler(adapter, noise, clip.given), 16),
         },
     )
     frames = np.stack([play.episode(number)[0][: prior.num_context] for number in range(len(play))])
-    for count in (1, 8):
-        world = WorldModel(adapter.eval(), prior, sampler, frames, num_envs=count, num_actions=15)
+    for copies in (1, 8):
+        world = WorldModel(adapter.eval(), prior, sampler, frames, num_envs=copies, num_actions=15)
         world.reset(seed=0)
-        took = seconds(lambda world=world, count=count: world.step(np.full(count, 7)), 20)  # type: ignore[misc]
-        print(f"world model, {count} environment(s), {STEPS} steps: {count / took:.1f} frames/s")
+        took = seconds(partial(world.step, np.full(copies, 7)), 20)
+        print(f"world model, {copies} environment(s), {STEPS} steps: {copies / took:.1f} frames/s")
 
 
 def compositions(batch: int = 8, rounds: int = 12) -> None:
@@ -279,9 +282,9 @@ def of_the_papers_size(best: float, batch: int = 4) -> None:
 
     # Counted in the public layout: our own spends some more operations to save time.
     forward = Job(partial(ask, adapter, clip, base), batch, torch.no_grad()(answer_in_the_public_layout))
-    training = Job(partial(train, task, clip), batch, step_in_the_public_layout, training=True)
-    found = report(best, {"AVID-22M pair, forward": forward, "AVID-22M pair, training step": training}, repeats=2)
-    took = seconds(partial(step_in_the_public_layout, True), 1)  # its code keeps the base's graph, too
+    training = Job(partial(train, task, clip, count()), batch, step_in_the_public_layout, training=True)
+    found = report(best, {"AVID-22M pair, forward": forward, "AVID-22M pair, training step": training}, rounds=2)
+    took = seconds(partial(step_in_the_public_layout, True), 1, warm=False)  # its code keeps the base's graph, too
     ours = found["AVID-22M pair, training step"] * batch
     print(
         f"training step of {batch} clips: {ours:.1f} s; in the public layout, float32: {took:.1f} s, {took / ours:.1f} times"

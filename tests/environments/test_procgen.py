@@ -150,3 +150,14 @@ def test_recording_is_the_same_twice_reused_when_asked_again_and_never_mixed(tmp
     with pytest.raises(ValueError, match="seed 0, not 1"):
         ask("one", seed=1)
     assert ask("three", seed=1)[1] != first
+
+
+def test_of_two_that_ask_at_once_one_records_and_the_other_waits(tmp_path: Path) -> None:
+    ask = (
+        "from pathlib import Path; from trimtab.recipes.record_procgen import procgen_episodes\n"
+        f"procgen_episodes(num_frames=2000, num_environments=4, output=Path({str(tmp_path / 'set')!r}))"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", ask], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum("reusing" in text for text in said) == 1

@@ -28,15 +28,19 @@ def write_whole(path: Path, content: bytes | str) -> None:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder to oneself, until the end of the context or of the process, however that ends.
 
+    Args:
+        folder: that exists.
+        wait: for another process that holds it to end.
+
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, and is not waited for.
     """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             os.close(handle)

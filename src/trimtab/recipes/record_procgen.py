@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from rich import print
 
+from trimtab.core.files import alone_in
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.data.recording import describe_play, record
 from trimtab.environments.procgen import (
@@ -79,7 +81,7 @@ def procgen_episodes(
 ) -> Episodes:
     """The set that `record_procgen` makes with these settings: opened if it is there, else recorded first.
 
-    Of several processes let one call this before the others do.
+    Of several processes that ask at once, one records, and the others wait for it.
 
     Raises:
         ValueError: another set is in the same place; or a setting is out of range.
@@ -96,28 +98,35 @@ def procgen_episodes(
         "seed": seed,
         "policy": policy,
     }
-    if folder.exists():
-        episodes = Episodes.open(folder)
-        found = episodes.provenance
-        differing = [
-            f"{name} {found.get(name)!r}, not {value!r}" for name, value in request.items() if found.get(name) != value
-        ]
-        if differing:
-            raise ValueError(
-                f"{folder} holds another set ({', '.join(differing)}); choose another output or delete that folder"
-            )
-        print(f"reusing {folder}, recorded {found['date']} with the same settings")
-        return episodes
-    player: StickyPolicy = UniformPolicy(seed)
-    if policy == "sticky":
-        player = StickyPolicy(seed, COINRUN_WEIGHTS if game == "coinrun" else EVEN_WEIGHTS)
-    provenance = {
-        **request,
-        "policy_weights": player.weights.tolist(),
-        "policy_mean_hold": player.mean_hold,
-        "versions": {name: version(name) for name in ("trimtab", "procgen-mirror", "numpy", "pyarrow", "pillow")},
-    }
-    environment = Procgen(game, num_environments, first_level, num_levels, seed)
-    with EpisodeWriter(folder, frame_rate=FRAME_RATE, action_names=ACTION_NAMES, provenance=provenance) as writer:
-        record(environment, player, writer, num_frames, max_episode_frames=max_episode_frames, task=f"play {game}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder.parent, wait=True):
+        if folder.exists():
+            return _opened(folder, request)
+        player: StickyPolicy = UniformPolicy(seed)
+        if policy == "sticky":
+            player = StickyPolicy(seed, COINRUN_WEIGHTS if game == "coinrun" else EVEN_WEIGHTS)
+        provenance = {
+            **request,
+            "policy_weights": player.weights.tolist(),
+            "policy_mean_hold": player.mean_hold,
+            "versions": {name: version(name) for name in ("trimtab", "procgen-mirror", "numpy", "pyarrow", "pillow")},
+        }
+        environment = Procgen(game, num_environments, first_level, num_levels, seed)
+        with EpisodeWriter(folder, frame_rate=FRAME_RATE, action_names=ACTION_NAMES, provenance=provenance) as writer:
+            record(environment, player, writer, num_frames, max_episode_frames=max_episode_frames, task=f"play {game}")
     return Episodes.open(folder)
+
+
+def _opened(folder: Path, request: Mapping[str, Any]) -> Episodes:
+    """The set in the folder, if it was recorded with these settings."""
+    episodes = Episodes.open(folder)
+    found = episodes.provenance
+    differing = [
+        f"{name} {found.get(name)!r}, not {value!r}" for name, value in request.items() if found.get(name) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds another set ({', '.join(differing)}); choose another output or delete that folder"
+        )
+    print(f"reusing {folder}, recorded {found['date']} with the same settings")
+    return episodes
