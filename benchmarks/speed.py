@@ -8,7 +8,6 @@ gradients) were free and the way back as fast as the way forward.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -219,7 +218,7 @@ def embedded(best: float) -> None:
 def compositions(batch: int = 8, rounds: int = 12) -> None:
     """What composing costs beyond the networks that are called: belief by belief, the context encoded before.
 
-    Both are timed in turn, and the shortest of each counts, as a machine is not always as fast.
+    Both are timed in turn, and the median counts, as a machine is not always as fast.
     """
     clips = Clips(samples.coinrun())
     given, prior = clips.batch(clips.draw(0, 0, batch)).given, pixel_unet.load("procgen")
@@ -248,14 +247,13 @@ def compositions(batch: int = 8, rounds: int = 12) -> None:
         "classifier guidance": (ClassifierGuidance(prior, classifier, 1.0), (alone, gradient)),
     }
     for name, (composed, networks) in cases.items():
-        ask = composed.bind(given)
-        parts = [partial(ask, noisy, level), *networks]
-        took = [math.inf] * len(parts)
+        ask, turns = composed.bind(given), []
         with torch.no_grad():
-            for _ in range(rounds):
-                took = [min(best, seconds(part, 1)) for best, part in zip(took, parts, strict=True)]
-        whole, called = took[0], sum(took[1:])
-        print(f"{name:32}{whole * 1e3:7.1f} ms, its networks {called * 1e3:7.1f} ms: {whole / called - 1:+.1%}")
+            for turn in range(rounds):
+                whole, *parts = (seconds(run, 1, warm=turn == 0) for run in (partial(ask, noisy, level), *networks))
+                turns.append((whole / sum(parts), whole, sum(parts)))
+        share, whole, called = (median(figures) for figures in zip(*turns, strict=True))
+        print(f"{name:32}{whole * 1e3:7.1f} ms, its networks {called * 1e3:7.1f} ms: {share - 1:+.1%}")
 
 
 def of_the_papers_size(best: float, batch: int = 4) -> None:

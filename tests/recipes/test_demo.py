@@ -185,7 +185,8 @@ def test_few_steps_are_held_against_many(finished: Finished, tmp_path: Path) -> 
     few_steps(
         steps=(1, 2),
         num_clips=NUM_CLIPS,
-        demo=finished.output,
+        adapter=finished.output / "avid",
+        prior=finished.settings["prior"],
         datasets=finished.settings["datasets"],
         output=tmp_path,
     )

@@ -147,7 +147,7 @@ def test_the_models_dream_on(finished: Finished, monkeypatch: pytest.MonkeyPatch
     page = (run / "rollouts.html").read_text()
     assert all(f"{name} can be trusted for" in page for name in CHEAP)
     with pytest.raises(ValueError, match="no finished cell of seed 0"):
-        rollouts.models_of(tmp_path, pixel_unet.load(finished.settings["prior"]), SCALES["smoke"], seed=0)
+        rollouts.models_of(tmp_path, tmp_path, pixel_unet.load(finished.settings["prior"]), SCALES["smoke"], seed=0)
 
 
 def test_unknown_methods_and_other_settings_are_refused(finished: Finished) -> None:

@@ -1,4 +1,4 @@
-"""How many sampling steps are worth their time? Quality of a finished demo's AVID, sampler by sampler."""
+"""How many sampling steps are worth their time? Quality of a trained AVID, sampler by sampler."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich import print
@@ -39,7 +38,9 @@ def few_steps(
     *,
     steps: Sequence[int] = (1, 2, 4, 8, 16, 50),
     num_clips: int = 64,
-    demo: Path = Path("runs/demo"),
+    adapter: Path = Path("runs/demo/avid"),
+    prior: str = "procgen",
+    seed: int = 0,
     datasets: Path = Path("datasets"),
     output: Path = Path("runs/few-steps"),
 ) -> None:
@@ -48,20 +49,26 @@ def few_steps(
     Args:
         steps: numbers of sampling steps; the last is what the others are held against.
         num_clips: held-out clips, one a level.
-        demo: run folder of a finished demo.
+        adapter: the folder of a trained AVID, such as a demo's or a benchmark's.
+        prior: that it was trained beside: the name of one that ships with the package, or the path of one.
+        seed: of the noise.
         datasets: where recorded play is kept.
         output: few_steps.png and few_steps.json in it are the result.
     """
-    settings: dict[str, Any] = json.loads((demo / "settings.json").read_text())["settings"]
-    prior = pixel_unet.load(settings["prior"])
-    avid = checkpoints.load(demo / "avid", AVID, prior)
-    held = held_out(prior, num_clips, datasets)
+    beside = pixel_unet.load(prior)
+    avid = checkpoints.load(adapter, AVID, beside)
+    held = held_out(beside, num_clips, datasets)
     videos = {
-        f"{name}, {number}": sampled(avid, prior, sample, number, held, settings["seed"])
+        f"{name}, {number}": sampled(avid, beside, sample, number, held, seed)
         for number in track(steps, "sampling")
         for name, sample in SAMPLERS.items()
     }
-    notes = {"demo": settings, "prior": prior.fingerprint, "steps": list(steps)}
+    notes = {
+        "adapter": json.loads((adapter / checkpoints.CONFIG).read_text()),
+        "prior": beside.fingerprint,
+        "seed": seed,
+        "steps": list(steps),
+    }
     table = evaluate(
         videos,
         held.clip.video,

@@ -44,6 +44,7 @@ def procgen_rollouts(
     num_clips: int = 48,
     seed: int = 0,
     benchmark: Path = Path("runs/procgen-benchmark-smoke"),
+    cells: Path | None = None,
     datasets: Path = Path("datasets"),
     output: Path | None = None,
 ) -> None:
@@ -58,6 +59,7 @@ def procgen_rollouts(
         num_clips: test clips, one a level.
         seed: of the noise, and the training seed of the models.
         benchmark: run folder of a benchmark.
+        cells: the folder of its cells, by default `cells` in it.
         datasets: where recorded play is kept.
         output: rollouts.html and rollouts.json in it are the result; by default the benchmark's folder.
     """
@@ -66,7 +68,8 @@ def procgen_rollouts(
     num_steps = settings["num_steps"] or SCALES[settings["scale"]].num_steps
     held = long_clips(prior, times * prior.num_frames, num_clips, datasets)
     videos: dict[str, Video] = {}
-    for name, denoiser in models_of(benchmark, prior, SCALES[settings["scale"]], seed).items():
+    models = models_of(benchmark, cells or benchmark / "cells", prior, SCALES[settings["scale"]], seed)
+    for name, denoiser in models.items():
         hands: tuple[HandOver, ...] = ("latents", "frames") if name == "AVID" else ("latents",)
         for hand_over in hands:
             label = name if hand_over == "latents" else f"{name}, frames handed over"
@@ -87,11 +90,11 @@ def procgen_rollouts(
     print(f"open {page.resolve()}")
 
 
-def models_of(benchmark: Path, prior: PixelUNet, scale: Scale, seed: int) -> dict[str, Denoiser]:
+def models_of(benchmark: Path, cells: Path, prior: PixelUNet, scale: Scale, seed: int) -> dict[str, Denoiser]:
     """Every method of which the benchmark has finished a cell with this seed. Raises ValueError if there is none."""
     found: dict[str, Denoiser] = {}
     for name, method in METHODS.items():
-        cell = benchmark / "cells" / f"{slug(name)}-{0 if method.training is None else seed}.json"
+        cell = cells / f"{slug(name)}-{0 if method.training is None else seed}.json"
         if not cell.exists():
             continue
         trained = None
@@ -101,7 +104,7 @@ def models_of(benchmark: Path, prior: PixelUNet, scale: Scale, seed: int) -> dic
         chosen = Evaluation.from_json(cell.read_text()).protocol["notes"]["strength"]
         found[name] = method.compose(prior, trained, chosen)
     if not found:
-        raise ValueError(f"no finished cell of seed {seed} in {benchmark}; run `trimtab procgen-benchmark` first")
+        raise ValueError(f"no finished cell of seed {seed} in {cells}; run `trimtab procgen-benchmark` first")
     return found
 
 
