@@ -9,10 +9,13 @@ from trimtab.adapters.composition import (
     Voice,
     action_guidance,
     classifier_free_guidance,
+    inverse_probabilistic_adaptation,
+    probabilistic_adaptation,
     product_of_experts,
 )
 from trimtab.core.values import Conditioning, NoiseLevel, Prediction, Video, Weights
 from trimtab.diffusion import sampling
+from trimtab.diffusion.schedules import cosine, linear
 from trimtab.priors import gaussian
 from trimtab.priors.gaussian import GaussianPrior
 
@@ -114,3 +117,55 @@ def test_voices_of_two_spaces_are_refused() -> None:
         ValueError, match=r"voices of one space can be combined, these live in 2: \['frames', 'latents'\]"
     ):
         Composition([Voice(PRIOR), Voice(Elsewhere())], lambda level: Weights.of(0.5, 0.5))
+
+
+SHARED = linear(first=0.00085, last=0.012)  # the paper's
+
+
+def speaking(seed: int) -> GaussianPrior:
+    """A prior that hears texts of two features."""
+    effect = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return GaussianPrior(PRIOR.mean + seed, PRIOR.deviation, text_effect=effect, schedule=SHARED)
+
+
+BIG, SMALL = speaking(0), speaking(1)
+TOLD = Conditioning(text=torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(2)))
+NEGATIVE = torch.randn(5, 2, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("index", [0, 400, 999])
+def test_probabilistic_adaptation_and_its_inverse_are_the_paper_s_equations(index: int) -> None:
+    level = SHARED.level(torch.full((2,), index))
+    untold, instead = TOLD.without("text"), Conditioning(text=NEGATIVE.expand(2, 5, 2))
+    big, small, big_untold, small_untold, big_negative = (
+        model.bind(given)(NOISY, level).noise
+        for model, given in ((BIG, TOLD), (SMALL, TOLD), (BIG, untold), (SMALL, untold), (BIG, instead))
+    )
+    near = {"rtol": 1e-3, "atol": 1e-3}
+    found = probabilistic_adaptation(SMALL, BIG, guidance=2.5, prior_strength=0.1).bind(TOLD)(NOISY, level)
+    torch.testing.assert_close(found.noise, small_untold + 2.5 * (small + 0.1 * big - small_untold), **near)
+    assert not found.weights_sum_to_one
+    inverse = {"guidance": 2.5, "in_domain_strength": 0.5}
+    for negative, silent in ((None, big_untold), (NEGATIVE, big_negative)):
+        expected = silent + 2.5 * (big + 0.5 * small - silent)
+        composed = inverse_probabilistic_adaptation(SMALL, BIG, negative=negative, **inverse)
+        torch.testing.assert_close(composed.bind(TOLD)(NOISY, level).noise, expected, **near)
+    normalised = inverse_probabilistic_adaptation(SMALL, BIG, normalise=True, **inverse).bind(TOLD)(NOISY, level)
+    expected = (big_untold + 2.5 * (big + 0.5 * small - big_untold)) / 2.25
+    torch.testing.assert_close(normalised.noise, expected, **near)
+    assert normalised.weights_sum_to_one
+
+
+def test_adaptation_without_sense_is_refused() -> None:
+    for numbers in ({"guidance": 0.5, "prior_strength": 0.1}, {"guidance": 2.5, "prior_strength": -0.1}):
+        with pytest.raises(ValueError, match="guidance is from 1 on and a strength from 0 on"):
+            probabilistic_adaptation(SMALL, BIG, **numbers)
+    with pytest.raises(ValueError, match="which GaussianPrior does not use"):
+        probabilistic_adaptation(SMALL, PRIOR, guidance=2.5, prior_strength=0.1)
+    nearly_pure = GaussianPrior(BIG.mean, BIG.deviation, text_effect=BIG.text_effect, schedule=cosine())
+    with pytest.raises(ValueError, match=r"weights that sum to 1\.25 need a schedule that ends at alpha >= 0.03"):
+        probabilistic_adaptation(SMALL, nearly_pure, guidance=2.5, prior_strength=0.1)
+    probabilistic_adaptation(SMALL, nearly_pure, guidance=2.5, prior_strength=0.1, normalise=True)
+    composed = inverse_probabilistic_adaptation(SMALL, BIG, guidance=2.5, in_domain_strength=0.5, negative=NEGATIVE[:3])
+    with pytest.raises(ValueError, match="encode both to the same length"):
+        composed.bind(TOLD)

@@ -1,6 +1,7 @@
 """Composition: voices that were trained apart, summed with weights when sampling; trains nothing, and knows no network.
 
-Product of experts and action guidance, as AVID compares itself with them (arXiv 2410.12822; methods 2.2 and 2.3).
+Product of experts and action guidance, as AVID compares itself with them (arXiv 2410.12822), and probabilistic adaptation
+with its inverse (arXiv 2504.15369, equations 2 and 3).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.core.contracts import BoundDenoiser, Denoiser, Prior
@@ -18,10 +20,24 @@ from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Vide
 
 @dataclass(frozen=True)
 class Voice:
-    """A denoiser, and the facts that it is not told."""
+    """A denoiser, the facts that it is not told, and a text (token, feature) that it is told in place of the given one."""
 
     denoiser: Denoiser
     untold: tuple[Fact, ...] = ()
+    text: Float[Tensor, "token feature"] | None = None
+
+    def told(self, given: Conditioning) -> Conditioning:
+        """What of the given facts this voice hears. Raises ValueError if there is no text to put another one in place of."""
+        known = given.without(*self.untold)
+        if self.text is None:
+            return known
+        if given.text is None or given.text.shape[1:] != self.text.shape:
+            shape = None if given.text is None else tuple(given.text.shape[1:])
+            raise ValueError(
+                f"a negative text of token states {tuple(self.text.shape)} takes the place of a text of as many, not "
+                f"{shape}; encode both to the same length"
+            )
+        return replace(known.without("text"), text=self.text.expand_as(given.text))
 
 
 class Composition:
@@ -52,7 +68,7 @@ class Composition:
         return frozenset().union(*(voice.denoiser.uses - set(voice.untold) for voice in self.voices))
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
-        apart = [given.without(*voice.untold) for voice in self.voices]
+        apart = [voice.told(given) for voice in self.voices]
         of_denoiser: dict[int, list[int]] = {}
         for number, voice in enumerate(self.voices):
             of_denoiser.setdefault(id(voice.denoiser), []).append(number)
@@ -117,6 +133,89 @@ def classifier_free_guidance(model: Denoiser, weight: float, untold: tuple[Fact,
     """One model's belief, moved beyond what it is when told: untold + weight (told - untold) (arXiv 2207.12598)."""
     weights = partial(remainder, of=lambda level: weight)
     return Composition([Voice(model, untold), Voice(model)], weights)
+
+
+def probabilistic_adaptation(
+    in_domain: Denoiser,
+    prior: Prior,
+    *,
+    guidance: float,
+    prior_strength: float,
+    normalise: bool = False,
+) -> Composition:
+    """A small in-domain model's guided belief, with a large prior's voice: untold + a (told + g prior - untold).
+
+    The standard form of arXiv 2504.15369 (equation 2; Yang et al., arXiv 2306.01872). Its weights sum to 1 + a g: each
+    noise level is a product of densities to these powers, not normalised, so it is not clamped, and refused where the
+    schedule ends (nearly) in pure noise.
+
+    Args:
+        in_domain: told the text, and untold.
+        prior: told the text.
+        guidance: a, from 1 on; 2.5 in the paper.
+        prior_strength: g, from 0 on; 0.1 in the paper. At 0 the in-domain model is alone.
+        normalise: divide by 1 + a g, which works with every schedule.
+
+    Raises:
+        ValueError: numbers out of range; a model without text; or a schedule whose last alpha is below `LEAST_ALPHA`.
+    """
+    return adaptation(in_domain, prior, prior, guidance, prior_strength, normalise)
+
+
+def inverse_probabilistic_adaptation(
+    in_domain: Denoiser,
+    prior: Prior,
+    *,
+    guidance: float,
+    in_domain_strength: float,
+    negative: Float[Tensor, "token feature"] | None = None,
+    normalise: bool = False,
+) -> Composition:
+    """A large prior's guided belief, with a small in-domain model's voice: untold + a (told + g in_domain - untold).
+
+    The inverse form of arXiv 2504.15369 (equation 3), which plans tasks that the in-domain model never saw.
+
+    Args:
+        in_domain: told the text.
+        prior: told the text, and untold.
+        guidance: a, from 1 on; 2.5 in the paper.
+        in_domain_strength: g, from 0 on; 0.5 in the paper. At 0 the prior is alone.
+        negative: token states of a text that stands for "untold", as "bad quality" in the paper; nothing by default.
+        normalise: as in `probabilistic_adaptation`.
+
+    Raises:
+        ValueError: as `probabilistic_adaptation`.
+    """
+    return adaptation(prior, in_domain, prior, guidance, in_domain_strength, normalise, negative)
+
+
+LEAST_ALPHA = 0.03
+"""Of a schedule's noisiest level, for weights that do not sum to one: samples shrink by about alpha^(sum - 1) there."""
+
+
+def adaptation(
+    guided: Denoiser,
+    other: Denoiser,
+    prior: Prior,
+    guidance: float,
+    strength: float,
+    normalise: bool,
+    negative: Tensor | None = None,
+) -> Composition:
+    """What both forms are: one model is guided, told against untold, and the other's told voice added."""
+    if guidance < 1 or strength < 0:
+        raise ValueError(f"guidance is from 1 on and a strength from 0 on, not {guidance} and {strength}")
+    if deaf := [type(model).__name__ for model in (guided, other) if "text" not in model.uses]:
+        raise ValueError(f"told and untold differ by the text, which {' and '.join(deaf)} does not use")
+    last = prior.schedule.level(torch.tensor([prior.schedule.num_levels - 1])).alpha.item()
+    if strength and not normalise and last < LEAST_ALPHA:
+        raise ValueError(
+            f"weights that sum to {1 + guidance * strength:.3g} need a schedule that ends at alpha >= {LEAST_ALPHA}, this "
+            f"one ends at {last:.3g}; pass normalise=True"
+        )
+    weights = Weights((1 - guidance, guidance, guidance * strength), 1 + guidance * strength)
+    untold = Voice(guided, ("text",)) if negative is None else Voice(guided, text=negative)
+    return Composition([untold, Voice(guided), Voice(other)], lambda level: weights, normalise=normalise)
 
 
 def remainder(level: NoiseLevel, of: Callable[[NoiseLevel], float | Tensor]) -> Weights:

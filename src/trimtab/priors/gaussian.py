@@ -30,14 +30,16 @@ class Frames:
 class GaussianPrior(nn.Module):
     """Videos with independent Gaussian pixels, whose mean the facts shift; its belief is the exact posterior mean.
 
-    The mean of predicted frame k is ``mean[k] + context_weight * (last context frame) + (effect of action k)``. A fact
-    that is not known shifts nothing. Being exact, it answers at any noise level, on its schedule or not.
+    The mean of predicted frame k is ``mean[k] + context_weight * (last context frame) + (effect of action k) + (effect of
+    the text)``. A fact that is not known shifts nothing. Being exact, it answers at any noise level, on its schedule or not.
 
     Args:
         mean: (time, channel, height, width).
         deviation: the standard deviation, positive, of the same shape.
         action_effect: what an action adds to the mean of the frame that it causes, (dim, channel, height, width): row
             `a` for integer action `a`, the sum of rows weighted by the action for float actions (batch, step, dim).
+        text_effect: what a text adds to the mean of every frame, (feature, channel, height, width): the sum of rows weighted
+            by the mean of its token states.
         context_weight: how much of the last context frame the mean of every predicted frame contains.
         num_context: how many context frames to ask for; at least one if `context_weight` is not zero.
         kind: what to predict.
@@ -51,6 +53,7 @@ class GaussianPrior(nn.Module):
     mean: Tensor
     deviation: Tensor
     action_effect: Tensor | None
+    text_effect: Tensor | None
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class GaussianPrior(nn.Module):
         deviation: Tensor,
         *,
         action_effect: Tensor | None = None,
+        text_effect: Tensor | None = None,
         context_weight: float = 0.0,
         num_context: int = 0,
         kind: Kind = "velocity",
@@ -70,15 +74,15 @@ class GaussianPrior(nn.Module):
                 "mean and deviation must both be (time, channel, height, width) and the deviation positive, got "
                 f"{tuple(mean.shape)} and {tuple(deviation.shape)}"
             )
-        if action_effect is not None and action_effect.shape[1:] != mean.shape[1:]:
-            raise ValueError(
-                f"an action's effect is a frame {tuple(mean.shape[1:])}, not {tuple(action_effect.shape[1:])}"
-            )
+        for name, effect in (("an action", action_effect), ("a text", text_effect)):
+            if effect is not None and effect.shape[1:] != mean.shape[1:]:
+                raise ValueError(f"{name}'s effect is a frame {tuple(mean.shape[1:])}, not {tuple(effect.shape[1:])}")
         if context_weight != 0 and num_context < 1:
             raise ValueError("a mean that contains the last context frame needs num_context of at least 1")
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
         self.register_buffer("action_effect", action_effect)
+        self.register_buffer("text_effect", text_effect)
         self.context_weight, self.num_context, self.kind = context_weight, num_context, kind
         self.schedule = linear() if schedule is None else schedule
         self.frame_rate = frame_rate
@@ -95,6 +99,8 @@ class GaussianPrior(nn.Module):
         facts: set[Fact] = set()
         if self.action_effect is not None:
             facts.add("actions")
+        if self.text_effect is not None:
+            facts.add("text")
         if self.context_weight != 0:
             facts.add("context")
         return frozenset(facts)
@@ -145,6 +151,11 @@ class GaussianPrior(nn.Module):
             if given.context.shape[1:] != expected:
                 raise ValueError(f"context must be (batch, *{expected}), got {tuple(given.context.shape)}")
             means = means + masked(self.context_weight * given.context[:, -1:], given, "context")
+        if self.text_effect is not None and given.text is not None:
+            if given.text.shape[2] != len(self.text_effect):
+                raise ValueError(f"text must be (batch, token, {len(self.text_effect)}), got {tuple(given.text.shape)}")
+            meant = torch.einsum("btf,fchw->bchw", given.text, self.text_effect) / given.text.shape[1]
+            means = means + masked(meant[:, None], given, "text")
         if self.action_effect is not None and given.actions is not None:
             effect = masked(self.effect_of(given.actions), given, "actions")
             num_frames = min(effect.shape[1], self.num_frames)
