@@ -101,7 +101,7 @@ def procgen_episodes(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with alone_in(folder.parent, wait=True):
         if folder.exists():
-            return _opened(folder, request)
+            return reopened(folder, request)
         player: StickyPolicy = UniformPolicy(seed)
         if policy == "sticky":
             player = StickyPolicy(seed, COINRUN_WEIGHTS if game == "coinrun" else EVEN_WEIGHTS)
@@ -117,7 +117,7 @@ def procgen_episodes(
     return Episodes.open(folder)
 
 
-def _opened(folder: Path, request: Mapping[str, Any]) -> Episodes:
+def reopened(folder: Path, request: Mapping[str, Any]) -> Episodes:
     """The set in the folder, if it was recorded with these settings."""
     episodes = Episodes.open(folder)
     found = episodes.provenance
