@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.networks import precision
+from trimtab.networks.attention import TextAttention
 from trimtab.networks.blocks import Block, FourierEmbedding, TemporalConv
 from trimtab.networks.precision import fast_products, matrix_dtype
-from trimtab.networks.unet3d import UNet3D
+from trimtab.networks.unet3d import Text, UNet3D
 
 
 @pytest.fixture(autouse=True)
@@ -238,3 +239,50 @@ def test_gradients_reach_every_weight() -> None:
     (answer.square().mean() + mask.square().mean()).backward()
     silent = [name for name, value in built.named_parameters() if value.grad is None or not value.grad.any()]
     assert silent == []
+
+
+def test_a_text_is_heard_by_its_own_clip_and_only_if_that_is_told_it() -> None:
+    built, seen, words = network(text_dim=12), video(2, 3), torch.randn(2, 5, 12)
+    actions = torch.randint(4, (2, 3))
+
+    def answer(tokens: Tensor | None, known: list[bool] | None = None) -> Tensor:
+        text = Text(tokens, None if known is None else torch.tensor(known))
+        found: Tensor = built(seen, angles(2), actions, text=text)[0]
+        return found
+
+    told, untold, half = answer(words), answer(None), answer(words, [True, False])
+    assert all(frames_that_differ(told, untold))
+    torch.testing.assert_close(half[0], told[0])
+    torch.testing.assert_close(half[1], untold[1])
+    torch.testing.assert_close(answer(words, [False, False]), untold)
+    other = answer(torch.cat([words[:1], torch.randn(1, 5, 12)]))
+    torch.testing.assert_close(other[0], told[0])
+    assert not torch.allclose(other[1], told[1])
+    torch.testing.assert_close(answer(words[:, [3, 1, 0, 4, 2]]), told)  # the encoder knows the order of words
+
+
+def test_attention_to_a_text_is_that_of_torch_with_one_token_more() -> None:
+    own, reference = TextAttention(64, 12), nn.MultiheadAttention(64, 2, bias=False, kdim=12, vdim=12, batch_first=True)
+    with torch.no_grad():
+        for parameter in own.parameters():
+            parameter.normal_(std=0.3)
+        reference.q_proj_weight.copy_(own.query.weight)
+        for weight, of_own in zip(
+            (reference.k_proj_weight, reference.v_proj_weight), own.key_value.weight.chunk(2), strict=True
+        ):
+            weight.copy_(of_own)
+        reference.out_proj.weight.copy_(own.out.weight)
+    frames, text = torch.randn(6, 64, 4, 4), torch.randn(2, 5, 12)
+    tokens = torch.cat([own.nothing.expand(2, 1, 12), text], dim=1)
+    places = own.norm(frames).permute(0, 2, 3, 1).reshape(2, -1, 64)
+    expected = reference(places, tokens, tokens)[0] + own.out.bias
+    found = (own(frames, text, None, 3) - frames).permute(0, 2, 3, 1).reshape(2, -1, 64)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_text_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="built without text"):
+        network()(video(), angles(2), text=Text(torch.randn(2, 5, 12)))
+    for shape in ((2, 5, 11), (3, 5, 12), (2, 0, 12)):
+        with pytest.raises(ValueError, match=r"text must be \(2, token, 12\), at least one token"):
+            network(text_dim=12)(video(), angles(2), text=Text(torch.randn(shape)))

@@ -1,4 +1,8 @@
-"""Action-conditioned diffusion from scratch, the baseline: AVID's model without prior and mask; knows neither."""
+"""Diffusion from scratch, told actions, text or both: AVID's model without prior and mask; knows neither.
+
+Told actions it is AVID's baseline (arXiv 2410.12822); told text, the small in-domain model that probabilistic adaptation
+composes with a large prior (arXiv 2504.15369).
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,12 @@ from trimtab.models import build
 
 
 class FromScratch(nn.Module):
-    """A `Denoiser` of the same clips as `prior`, which it takes only the shapes and the schedule from (arXiv 2410.12822).
+    """A `Denoiser` of the same clips as `prior`, which it takes only the shapes and the schedule from.
 
     Args:
         prior: whose clip length, context, frame shape, schedule and space to share.
-        model, num_actions, action_dim, sizes: as in `AVID`.
+        model, num_actions, action_dim, sizes: as in `AVID`; also `text_dim`, the features of a token of text.
     """
-
-    uses: frozenset[Fact] = frozenset({"context", "actions"})
 
     def __init__(
         self,
@@ -35,6 +37,12 @@ class FromScratch(nn.Module):
         self.space = prior.space
         self.network = build(model, prior, **actions, **sizes)
         self.settings: dict[str, Any] = {"model": model, **actions, **self.network.sizes}
+
+    @property
+    def uses(self) -> frozenset[Fact]:
+        told: dict[Fact, tuple[str, ...]] = {"actions": ("num_actions", "action_dim"), "text": ("text_dim",)}
+        facts = {fact for fact, names in told.items() if any(self.settings.get(name) for name in names)}
+        return frozenset({"context", *facts})
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
         ask = self.network.bind(given)

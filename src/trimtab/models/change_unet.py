@@ -12,7 +12,7 @@ from trimtab.core.contracts import Ask, ClipSpace
 from trimtab.core.values import Conditioning, NoiseLevel, Prediction, Video
 from trimtab.diffusion.preconditioning import FrameChange, observed_drift
 from trimtab.networks.blocks import TemporalConv
-from trimtab.networks.unet3d import Trunk, UNet3D
+from trimtab.networks.unet3d import NO_TEXT, Text, Trunk, UNet3D
 
 TINY = {"widths": (32,), "depths": (1,), "patch": 1}
 """Sizes for tests."""
@@ -25,7 +25,7 @@ class Model(UNet3D):
         clips: that it is to diffuse.
         sees_prior, residual: as for every model, see `build`.
         deviation: the usual change between frames.
-        widths, depths, patch: of the network, as the other options, see `UNet3D`.
+        widths, depths, patch: of the network, as the other options (such as `text_dim`), see `UNet3D`.
     """
 
     def __init__(
@@ -51,13 +51,20 @@ class Model(UNet3D):
             **options,
         )
         self.clips = (clips,)  # in a tuple, so that a prior is neither trained nor saved with it
-        self.sizes = {"deviation": deviation, "widths": list(widths), "depths": list(depths), "patch": patch}
+        self.sizes: dict[str, Any] = {
+            "deviation": deviation,
+            "widths": list(widths),
+            "depths": list(depths),
+            "patch": patch,
+        }
+        if self.text_dim is not None:
+            self.sizes["text_dim"] = self.text_dim
         self.sees_prior, self.residual, self.deviation = sees_prior, residual, deviation
 
     def bind(self, given: Conditioning) -> Ask:
         context = checked_context(given, self.clips[0])
         known = None if given.actions is None else given.is_known("actions")
-        drift = observed_drift(context)
+        text, drift = told_text(self, given), observed_drift(context)
 
         def ask(
             noisy: Video,
@@ -68,12 +75,19 @@ class Model(UNet3D):
             shown = prior if self.sees_prior else None
             change = FrameChange(noisy, level, context, self.deviation, drift)
             extra = [] if shown is None else [shown.tensor]
-            answer, mask = self(change.stacked(*extra), change.angle, given.actions, known, control)
+            answer, mask = self(change.stacked(*extra), change.angle, given.actions, known, control, text)
             if prior is not None and self.residual:
                 return prior.like(prior.tensor + answer), mask
             return change.belief(answer), mask
 
         return ask
+
+
+def told_text(network: Trunk, given: Conditioning) -> Text:
+    """What of the text a network hears."""
+    if network.text_dim is None or given.text is None:
+        return NO_TEXT
+    return Text(given.text, given.known.get("text"))
 
 
 class Controller(Trunk):
@@ -102,7 +116,14 @@ class Controller(Trunk):
             **options,
         )
         self.clips = (clips,)
-        self.sizes = {"deviation": deviation, "widths": list(widths), "depths": list(depths), "patch": patch}
+        self.sizes: dict[str, Any] = {
+            "deviation": deviation,
+            "widths": list(widths),
+            "depths": list(depths),
+            "patch": patch,
+        }
+        if self.text_dim is not None:
+            self.sizes["text_dim"] = self.text_dim
         self.deviation = deviation
         for block in self.modules():
             if isinstance(block, TemporalConv):  # zeros would learn late here, and what is added is gated anyway
@@ -111,10 +132,10 @@ class Controller(Trunk):
     def bind(self, given: Conditioning) -> Callable[[Video, NoiseLevel], list[Tensor]]:
         context = checked_context(given, self.clips[0])
         known = None if given.actions is None else given.is_known("actions")
-        drift = observed_drift(context)
+        text, drift = told_text(self, given), observed_drift(context)
 
         def look(noisy: Video, level: NoiseLevel) -> list[Tensor]:
             change = FrameChange(noisy, level, context, self.deviation, drift)
-            return self.features(change.stacked(), change.angle, given.actions, known)
+            return self.features(change.stacked(), change.angle, given.actions, known, text)
 
         return look

@@ -1,4 +1,4 @@
-"""Attention over time and over space, as AVID's pixel network has it (arXiv 2410.12822); tensors only.
+"""Attention over time and over space, as AVID's pixel network has it (arXiv 2410.12822), and to a text; tensors only.
 
 Frames are folded into the batch, (batch * time, channel, height, width) in channels-last memory, so that a position's
 channels lie together and every projection is one matrix product without a copy.
@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -158,6 +158,49 @@ class LinearAttention(nn.Module):
         query = query.unflatten(-1, (self.heads, -1)).softmax(-1).flatten(2)
         mixed = torch.baddbmm(self.out.bias.to(value.dtype), query, mixing)
         return frames + mixed.unflatten(1, frames.shape[2:]).permute(0, 3, 1, 2)
+
+
+class TextAttention(nn.Module):
+    """Residual attention of every position of every frame to the tokens of its clip's text, heads of 32 features.
+
+    Beside them stands one learned token, which is all there is for a clip that is told no text. At first nothing is added.
+
+    Args:
+        channels: of the frames, a multiple of 32.
+        text_dim: features of a token.
+    """
+
+    def __init__(self, channels: int, text_dim: int) -> None:
+        super().__init__()
+        self.heads = channels // 32
+        self.norm = ChannelNorm(channels)
+        self.query = nn.Linear(channels, channels, bias=False)
+        self.key_value = nn.Linear(text_dim, 2 * channels, bias=False)
+        self.nothing = nn.Parameter(torch.randn(text_dim))
+        self.out = nn.Linear(channels, channels)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        frames: Frames,
+        text: Float[Tensor, "batch token text_dim"] | None,
+        known: Bool[Tensor, " batch"] | None,
+        time: int,
+    ) -> Frames:
+        """The frames of `time` a clip; `known` says which clips are told their text, all by default."""
+        num, channels, height, width = frames.shape
+        tokens = self.nothing.expand(num // time, 1, -1)
+        told = tokens.new_ones(len(tokens), 1, dtype=torch.bool)
+        if text is not None:
+            tokens = torch.cat([tokens, text.to(tokens.dtype)], dim=1)
+            which = torch.ones_like(told) if known is None else known[:, None]
+            told = torch.cat([told, which.expand(text.shape[:2])], dim=1)
+        query = self.query(self.norm(frames).permute(0, 2, 3, 1)).reshape(num // time, -1, self.heads, 32)
+        key, value = self.key_value(tokens).unflatten(-1, (2, self.heads, 32)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query.transpose(1, 2), key, value, told[:, None, None])
+        mixed = self.out(mixed.transpose(1, 2).reshape(num, height, width, channels))
+        return frames + mixed.permute(0, 3, 1, 2)
 
 
 def softmax_of_few(logits: Float[Tensor, "*batch choice"]) -> Float[Tensor, "*batch choice"]:

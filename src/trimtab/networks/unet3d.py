@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trimtab.networks.attention import TextAttention
 from trimtab.networks.blocks import Block, ConvToPixels, FourierEmbedding, check_action_range
 from trimtab.networks.precision import fast_products
 
@@ -17,11 +19,21 @@ MASK_PACE = 0.25
 quick to say so shuts it out before it has learned what only it is told."""
 
 
+class Text(NamedTuple):
+    """Token states of each video's text, and which videos are told theirs (all by default); no tokens, nobody is told."""
+
+    tokens: Float[Tensor, "batch token feature"] | None = None
+    known: Bool[Tensor, " batch"] | None = None
+
+
+NO_TEXT = Text()
+
+
 class Trunk(nn.Module):
     """The way down and the middle of `UNet3D`: from frames to features, coarser and coarser.
 
     Args:
-        in_channels, num_actions, action_dim, max_frames, patch, widths, depths, embedding: as in `UNet3D`.
+        in_channels, num_actions, action_dim, text_dim, max_frames, patch, widths, depths, embedding: as in `UNet3D`.
     """
 
     def __init__(
@@ -30,6 +42,7 @@ class Trunk(nn.Module):
         in_channels: int,
         num_actions: int | None = None,
         action_dim: int | None = None,
+        text_dim: int | None = None,
         max_frames: int = 8,
         patch: int = 2,
         widths: Sequence[int] = (64, 128, 256),
@@ -42,7 +55,7 @@ class Trunk(nn.Module):
         if len(widths) != len(depths) or any(width % 32 for width in widths):
             raise ValueError(f"widths {tuple(widths)} must be multiples of 32, one for each of depths {tuple(depths)}")
         self.in_channels, self.patch, self.max_frames, self.channels = in_channels, patch, max_frames, tuple(widths)
-        self.num_actions, self.action_dim = num_actions, action_dim
+        self.num_actions, self.action_dim, self.text_dim = num_actions, action_dim, text_dim
         self.multiple = patch * 2 ** (len(widths) - 1)
 
         self.level = nn.Sequential(
@@ -62,6 +75,9 @@ class Trunk(nn.Module):
         self.down = nn.ModuleList(blocks(depths[stage], widths[stage], embedding) for stage in range(last))
         self.shrink = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 2, stride=2) for i in range(last))
         self.middle = blocks(depths[last], widths[last], embedding)
+        self.reads: nn.ModuleList | None = None
+        if text_dim is not None:
+            self.reads = nn.ModuleList(TextAttention(widths[last], text_dim) for _ in range(depths[last]))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def condition(
@@ -97,9 +113,12 @@ class Trunk(nn.Module):
         self.load_state_dict({name: weights[name] if name in weights else silent[name] for name in own})
 
     def encode(
-        self, video: Float[Tensor, "batch time channel height width"], condition: Float[Tensor, "frames embedding"]
+        self,
+        video: Float[Tensor, "batch time channel height width"],
+        condition: Float[Tensor, "frames embedding"],
+        text: Text = NO_TEXT,
     ) -> list[Tensor]:
-        """The features of every resolution: those that are carried across, and last the middle's."""
+        """The features of every resolution: those that are carried across, and last the middle's, which reads the text."""
         time = video.shape[1]
         frames = functional.pixel_unshuffle(video.flatten(0, 1), self.patch)
         frames = self.stem(frames.contiguous(memory_format=torch.channels_last))
@@ -109,19 +128,26 @@ class Trunk(nn.Module):
                 frames = block(frames, condition, time)
             features.append(frames)
             frames = shrink(frames)
-        for block in self.middle:
+        for place, block in enumerate(self.middle):
             frames = block(frames, condition, time)
+            if self.reads is not None:
+                frames = self.reads[place](frames, text.tokens, text.known, time)
         return [*features, frames]
 
     def features(
-        self, video: Tensor, angle: Tensor, actions: Tensor | None = None, known: Tensor | None = None
+        self,
+        video: Tensor,
+        angle: Tensor,
+        actions: Tensor | None = None,
+        known: Tensor | None = None,
+        text: Text = NO_TEXT,
     ) -> list[Tensor]:
         """Checked, and in the number format of products, all that `encode` says. Arguments as of `UNet3D.forward`."""
-        self.check(video, actions)
+        self.check(video, actions, text)
         with fast_products(video.device):
-            return self.encode(video, self.condition(angle, actions, known, *video.shape[:2]))
+            return self.encode(video, self.condition(angle, actions, known, *video.shape[:2]), text)
 
-    def check(self, video: Tensor, actions: Tensor | None) -> None:
+    def check(self, video: Tensor, actions: Tensor | None, text: Text = NO_TEXT) -> None:
         """Raises ValueError for a shape or dtype that the network was not built for."""
         _, time, channels, height, width = video.shape
         if channels != self.in_channels or height % self.multiple or width % self.multiple:
@@ -131,6 +157,12 @@ class Trunk(nn.Module):
             )
         if time > self.max_frames:
             raise ValueError(f"this network was built for 1 to {self.max_frames} frames, got {time}; predict in chunks")
+        if text.tokens is not None:
+            if self.text_dim is None:
+                raise ValueError("this network was built without text; pass text_dim when building it")
+            if text.tokens.shape[::2] != (len(video), self.text_dim) or text.tokens.shape[1] < 1:
+                needed, found = f"({len(video)}, token, {self.text_dim})", tuple(text.tokens.shape)
+                raise ValueError(f"text must be {needed}, at least one token; got {found}")
         if actions is None:
             return
         if self.action is None:
@@ -159,6 +191,7 @@ class UNet3D(Trunk):
         out_channels: channels of the answer.
         num_actions: size of a discrete action set, or
         action_dim: width of a continuous action; neither for a network without actions.
+        text_dim: features of a token of text; None for a network without text.
         max_frames: the longest clip.
         patch: side of a patch in pixels; height and width must divide by patch * 2 ** (len(widths) - 1).
         widths: channels at each resolution, multiples of 32.
@@ -175,6 +208,7 @@ class UNet3D(Trunk):
         out_channels: int,
         num_actions: int | None = None,
         action_dim: int | None = None,
+        text_dim: int | None = None,
         max_frames: int = 8,
         patch: int = 2,
         widths: Sequence[int] = (64, 128, 256),
@@ -187,6 +221,7 @@ class UNet3D(Trunk):
             in_channels=in_channels,
             num_actions=num_actions,
             action_dim=action_dim,
+            text_dim=text_dim,
             max_frames=max_frames,
             patch=patch,
             widths=widths,
@@ -213,6 +248,7 @@ class UNet3D(Trunk):
         actions: Num[Tensor, "batch time *dim"] | None = None,
         known: Bool[Tensor, " batch"] | None = None,
         control: Sequence[Tensor] | None = None,
+        text: Text = NO_TEXT,
     ) -> tuple[Float[Tensor, "batch time answer height width"], Float[Tensor, "batch time 1 height width"] | None]:
         """The answer and the mask logit (None without a mask), in float32.
 
@@ -223,15 +259,16 @@ class UNet3D(Trunk):
                 `action_dim`.
             known: which samples know their actions; the others get the null action, as all do when actions are None.
             control: what to add to the features of every resolution, before they are carried across, and to the middle's.
+            text: the tokens of each video's text.
 
         Raises:
             ValueError: a shape or dtype that the network was not built for.
         """
-        self.check(video, actions)
+        self.check(video, actions, text)
         batch, time = video.shape[:2]
         with fast_products(video.device):
             condition = self.condition(angle, actions, known, batch, time)
-            *skips, frames = features = self.encode(video, condition)
+            *skips, frames = features = self.encode(video, condition, text)
             if control is not None:
                 *skips, frames = (own + added for own, added in zip(features, control, strict=True))
             for stage, grow, skip in reversed(list(zip(self.up, self.grow, skips, strict=True))):

@@ -71,8 +71,6 @@ class PixelUNet(nn.Module):
     Trainable when built; `frozen()` makes it a prior for good.
     """
 
-    uses: frozenset[Fact] = frozenset({"context"})
-
     def __init__(self, settings: PixelUNetSettings | None = None) -> None:
         super().__init__()
         self.settings = settings = settings or PixelUNetSettings()
@@ -82,6 +80,7 @@ class PixelUNet(nn.Module):
         self.num_context, self.num_frames = settings.num_context, settings.num_frames
         self.frame_shape, self.frame_rate = settings.frame_shape, settings.frame_rate
         self.network = build(settings.model, self, **settings.sizes)
+        self.uses: frozenset[Fact] = frozenset({"context", "text"} if settings.sizes.get("text_dim") else {"context"})
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
         ask = self.network.bind(given.without("actions"))
