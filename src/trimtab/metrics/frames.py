@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trimtab.core.packages import PackagedFile
 from trimtab.core.values import Video
-from trimtab.metrics.weights import LPIPS_ALEX, LPIPS_VGG, PackagedFile, read_arrays
+from trimtab.metrics.weights import LPIPS_ALEX, LPIPS_VGG, read_arrays
 from trimtab.networks.precision import fast_products
 
 PerFrame = Float[Tensor, "batch time"]
