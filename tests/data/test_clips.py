@@ -1,7 +1,7 @@
 """Clips are windows of one episode, with the actions that lead to their frames, drawn repeatably."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numbered import numbered_frames, numbers_of
 
 from trimtab.data.cache import expect
 from trimtab.data.clips import Clips
-from trimtab.data.episodes import Episodes
+from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.data.samples import coinrun
 
 WriteAndOpen = Callable[..., Episodes]
@@ -75,6 +75,28 @@ def test_action_k_leads_to_frame_k(write_and_open: WriteAndOpen) -> None:
         # The writer gave frame n the action n % 5, so the action that leads to frame n is (n - 1) % 5.
         leading = (numbers_of(pixels(clip.video)) - 1) % 5
         assert np.array_equal(clip.given.actions.numpy(), leading)
+
+
+def test_every_clip_is_told_the_text_of_its_episode(tmp_path: Path) -> None:
+    sets = []
+    for number, tasks in enumerate((["open", "close"], ["close", "push it", "open"])):
+        with EpisodeWriter(tmp_path / str(number), frame_rate=10.0, action_names=["a", "b"], provenance={}) as writer:
+            for task in tasks:
+                writer.add_episode(np.zeros((4, 4, 4, 3), np.uint8), np.zeros(4, np.int64), task=task)
+        sets.append(Episodes.open(tmp_path / str(number)))
+    asked = []
+
+    def encode(texts: Sequence[str]) -> torch.Tensor:
+        asked.append(list(texts))
+        return torch.tensor([[[float(len(text))]] * 2 for text in texts])
+
+    clips = Clips(sets, num_context=1, num_frames=2, encode=encode)
+    assert asked == [["close", "open", "push it"]]
+    text = clips.batch(np.arange(len(clips))).given.text  # two windows an episode
+    assert text is not None
+    assert text.shape == (10, 2, 1)
+    assert text[:, 0, 0].tolist() == [4, 4, 5, 5, 5, 5, 7, 7, 4, 4]
+    assert Clips(sets, num_context=1, num_frames=2).batch([0]).given.text is None
 
 
 def test_values_are_scaled_exactly() -> None:

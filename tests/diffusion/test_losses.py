@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from trimtab.core.contracts import Mixing
-from trimtab.core.values import Clip, Conditioning, Kind, Mixed, NoiseLevel, Prediction, Video
+from trimtab.core.values import Clip, Conditioning, Fact, Kind, Mixed, NoiseLevel, Prediction, Video
 from trimtab.diffusion import losses, schedules
 from trimtab.diffusion.losses import DenoisingLoss, clean_loss
 from trimtab.diffusion.noise import gaussian_noise, uniform_integers
@@ -184,16 +184,17 @@ def test_a_wrong_number_of_samples_is_refused() -> None:
 
 
 class Deaf(nn.Module):
-    """Notes which samples know their actions."""
+    """Notes which samples know their actions, or another fact."""
 
     space, uses = "none", frozenset({"actions"})
 
-    def __init__(self) -> None:
+    def __init__(self, fact: Fact = "actions") -> None:
         super().__init__()
         self.known: list[torch.Tensor] = []
+        self.fact = fact
 
     def bind(self, given: Conditioning):  # type: ignore[no-untyped-def]
-        self.known.append(given.is_known("actions"))
+        self.known.append(given.is_known(self.fact))
         return lambda noisy, level: Prediction(noisy, "clean", noisy, level)
 
 
@@ -207,6 +208,9 @@ def test_the_forgotten_share_of_clips_is_untold_by_seed_step_and_sample() -> Non
     assert torch.equal(first, again)
     assert torch.equal(first[100:], later[:100])
     assert told.all()
+    texts, of_text = Clip(clip.video, Conditioning(text=torch.zeros(200, 2, 3))), Deaf("text")
+    DenoisingLoss(of_text, schedules.cosine(100), forgotten=0.2, fact="text")(texts, step=3, samples=range(200))
+    assert torch.equal(of_text.known[0], first)
     with pytest.raises(ValueError, match="from 0 to 1"):
         DenoisingLoss(deaf, schedules.cosine(100), forgotten=20.0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,12 +22,20 @@ class Clips:
         episodes: one set, or several whose frames have one shape and whose actions have one kind.
         num_context: observed frames at the start of a window.
         num_frames: frames to predict.
+        encode: what the episodes show, in words, to token states (text, token, feature), asked once for every distinct text;
+            without it clips have no text.
 
     Raises:
         ValueError: no episode is long enough, or the sets do not fit together.
     """
 
-    def __init__(self, episodes: Episodes | Sequence[Episodes], num_context: int = 2, num_frames: int = 8):
+    def __init__(
+        self,
+        episodes: Episodes | Sequence[Episodes],
+        num_context: int = 2,
+        num_frames: int = 8,
+        encode: Callable[[Sequence[str]], Tensor] | None = None,
+    ):
         self.sets = (episodes,) if isinstance(episodes, Episodes) else tuple(episodes)
         if not self.sets or num_context < 1 or num_frames < 1:
             raise ValueError(
@@ -46,6 +54,10 @@ class Clips:
         lengths = np.concatenate([some.lengths for some in self.sets])
         self._num_windows = np.maximum(lengths - self.window + 1, 0)
         self._before = np.concatenate([[0], np.cumsum(self._num_windows)])  # windows before each episode
+        self._texts: Tensor | None = None
+        if encode is not None:
+            texts, self._text = np.unique([task for some in self.sets for task in some.tasks], return_inverse=True)
+            self._texts = encode(texts.tolist())
         if len(self) == 0:
             raise ValueError(
                 f"no episode has the {self.window} frames of a window; their lengths are "
@@ -69,7 +81,8 @@ class Clips:
 
         Returns:
             Video (batch, num_frames, 3, height, width) float32 in [-1, 1]; its context, the frames before, alike; its
-            actions (batch, num_frames, ...), of which the k-th leads to the k-th predicted frame.
+            actions (batch, num_frames, ...), of which the k-th leads to the k-th predicted frame; and its text, if texts are
+            encoded, (batch, token, feature).
 
         Raises:
             ValueError: an index or num_frames is out of range.
@@ -89,7 +102,11 @@ class Clips:
             frames[row] = some.frames[start : start + length]
             last_context = start + self.num_context - 1
             actions[row] = some.actions[last_context : last_context + num_frames]
-        given = Conditioning(context=to_video(frames[:, : self.num_context]), actions=torch.from_numpy(actions))
+        given = Conditioning(
+            context=to_video(frames[:, : self.num_context]),
+            actions=torch.from_numpy(actions),
+            text=None if self._texts is None else self._texts[self._text[episodes]],
+        )
         return Clip(to_video(frames[:, self.num_context :]), given)
 
     def draw(self, seed: int, step: int, num: int) -> np.ndarray:

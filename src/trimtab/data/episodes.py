@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -373,6 +374,11 @@ class Episodes:
         """Whether the environment ended each episode, (num_episodes,) bool; where false the recording cut it."""
         done = np.concatenate([rows["next.done"].to_numpy() for rows in read_rows(self.folder, ["next.done"])])
         return done[self.starts + self.lengths - 1]
+
+    @cached_property
+    def tasks(self) -> tuple[str, ...]:
+        """What each episode shows, in words, (num_episodes,)."""
+        return tuple(episode["tasks"][0] for episode in cache.read_episodes(self.folder))
 
     def episode(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """One episode's frames, (time, height, width, 3) uint8, and actions, (time, ...)."""

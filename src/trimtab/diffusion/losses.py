@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trimtab.core.contracts import Codec, Denoiser, Mixing
-from trimtab.core.values import Clip, Prediction, Video
+from trimtab.core.values import Clip, Fact, Prediction, Video
 from trimtab.diffusion.noise import gaussian_noise, uniform_integers
 from trimtab.diffusion.schedules import Schedule
 
@@ -131,8 +131,9 @@ class DenoisingLoss(nn.Module):
         own: a second loss, of what a mixing denoiser (AVID) itself believes; none in the paper. At first the prior knows
             better, and a mask that learns so shuts the adapter out before it has learned what only it is told; by this
             loss it learns as fast as without a prior.
-        forgotten: the share of clips whose actions are withheld, so that the denoiser learns to answer untold, too
-            (action dropout, for guidance; 0.2 in AVID's baseline).
+        forgotten: the share of clips from which a fact is withheld, so that the denoiser learns to answer untold, too
+            (dropout for guidance; actions by 0.2 in AVID's baseline, text by 0.1 in arXiv 2504.15369).
+        fact: the one that is forgotten.
         context_noise: the context gets Gaussian noise of a deviation drawn from 0 to this, clip by clip, so that the
             denoiser does not trust it to the last detail: in a long rollout it is its own.
 
@@ -151,6 +152,7 @@ class DenoisingLoss(nn.Module):
         draws: int = 1,
         own: Loss | None = None,
         forgotten: float = 0.0,
+        fact: Fact = "actions",
         context_noise: float = 0.0,
     ) -> None:
         super().__init__()
@@ -159,7 +161,7 @@ class DenoisingLoss(nn.Module):
                 f"forgotten is a share of the clips, from 0 to 1, and context_noise a deviation from 0 on, not {forgotten} "
                 f"and {context_noise}"
             )
-        self.own, self.forgotten, self.context_noise = own, forgotten, context_noise
+        self.own, self.forgotten, self.fact, self.context_noise = own, forgotten, fact, context_noise
         self.denoiser, self.schedule, self.loss, self.seed, self.codec = denoiser, schedule, loss, seed, codec
         self.purposes = ["level", *(f"level {draw}" for draw in range(1, draws))]
 
@@ -188,7 +190,7 @@ class DenoisingLoss(nn.Module):
         given = clip.given
         if self.forgotten:
             chance = uniform_integers(2**24, seed=self.seed, step=step, samples=samples, purpose="forgotten")
-            given = given.forget("actions", (chance < self.forgotten * 2**24).to(clean.device))
+            given = given.forget(self.fact, (chance < self.forgotten * 2**24).to(clean.device))
         if self.context_noise and given.context is not None:
             draw = partial(gaussian_noise, seed=self.seed, step=step, samples=samples, device=clean.device)
             share = uniform_integers(2**24, seed=self.seed, step=step, samples=samples, purpose="context") / 2**24
