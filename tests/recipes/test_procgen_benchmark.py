@@ -15,7 +15,8 @@ from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.recipes import _coinrun
 from trimtab.recipes import procgen_rollouts as rollouts
-from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, TRAININGS, Training
+from trimtab.recipes._benchmark_report import check_budgets
+from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, TRAININGS
 from trimtab.recipes.procgen_benchmark import SCALES, cells_in, procgen_benchmark
 from trimtab.recipes.procgen_choices import chosen, procgen_choices
 from trimtab.recipes.procgen_prior import PAPER
@@ -72,12 +73,26 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_choices_have_the_lowest_loss_on_validation_levels(finished: Finished) -> None:
     facts = json.loads((finished.folder / "choices.json").read_text())
-    assert facts["protocol"]["levels"] == "5000-5499"
-    for name in ("scratch", "avid"):
-        for option, losses in facts["trainings"][name]["validation loss"].items():
-            best = facts["trainings"][name]["chosen"][option]
-            assert losses[f"{best:g}"] == min(losses.values())
-            assert len(losses) == len(TRAININGS[name].choices[option])
+    assert list(facts) == ["scratch", "avid"]
+    for name, found in facts.items():
+        losses = found["validation loss"]
+        assert losses[f"{found['learning_rate']:g}"] == min(losses.values())
+        assert len(losses) == len(TRAININGS[name].rates)
+        assert found["protocol"]["levels"] == "5000-5499"
+
+
+def test_choices_are_added_to_those_that_were_recorded(finished: Finished, tmp_path: Path) -> None:
+    record = tmp_path / "choices.json"
+    record.write_text(json.dumps({"lora": {"learning_rate": 0.1}, "avid": {"learning_rate": 0.2}}))
+    settings = json.loads((finished.folder / "choices" / "settings.json").read_text())["settings"]
+    datasets = finished.settings["datasets"]
+    procgen_choices(
+        **settings, trainings=("avid",), datasets=datasets, output=finished.folder / "choices", record=record
+    )
+    assert chosen("lora", TRAININGS["lora"], record) == 0.1
+    assert chosen("avid", TRAININGS["avid"], record) == chosen(
+        "avid", TRAININGS["avid"], finished.folder / "choices.json"
+    )
 
 
 def test_a_training_that_nothing_was_chosen_for_is_refused(finished: Finished) -> None:
@@ -150,6 +165,17 @@ def test_the_models_dream_on(finished: Finished, monkeypatch: pytest.MonkeyPatch
         rollouts.models_of(tmp_path, tmp_path, pixel_unet.load(finished.settings["prior"]), SCALES["smoke"], seed=0)
 
 
+def test_cells_of_two_budgets_are_not_put_into_one_table(finished: Finished) -> None:
+    cells = cells_in(finished.cells)
+    check_budgets(cells)
+    trained = next(cell for cell in cells if cell.protocol["notes"]["training"])
+    training = trained.protocol["notes"]["training"]
+    notes = trained.protocol["notes"] | {"training": training | {"steps": 2 * training["steps"]}}
+    longer = replace(trained, protocol={**trained.protocol, "notes": notes})
+    with pytest.raises(ValueError, match="these cells are of several budgets"):
+        check_budgets([*cells, longer])
+
+
 def test_unknown_methods_and_other_settings_are_refused(finished: Finished) -> None:
     with pytest.raises(ValueError, match="no methods"):
         finished.again(methods=("magic",))
@@ -174,7 +200,7 @@ def test_the_papers_trainings_have_its_numbers_of_weights(training: str, expecte
     """More are the convolutions of a mask, or of a change; fewer, the biases of the small ControlNet's projections."""
     prior, recipe = paper_prior(), PAPER_TRAININGS[training]
     with torch.device("meta"):
-        model = recipe.build(prior, num_actions=15, **recipe.options, **chosen_without_rate(recipe))
+        model = recipe.build(prior, num_actions=15, **recipe.options)
     assert sum(value.numel() for value in model.parameters()) == expected
     assert sum(value.numel() for value in prior.parameters()) == 91_975_875
 
@@ -182,9 +208,3 @@ def test_the_papers_trainings_have_its_numbers_of_weights(training: str, expecte
 @cache
 def paper_prior() -> PixelUNet:
     return PixelUNet(PAPER)
-
-
-def chosen_without_rate(recipe: Training) -> dict[str, Any]:
-    options = chosen("", recipe, Path("unread"))
-    del options["learning_rate"]
-    return options

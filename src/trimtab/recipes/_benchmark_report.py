@@ -44,7 +44,7 @@ class Results:
     """All cells of one protocol, by method and seed.
 
     Raises:
-        ValueError: there is no cell, or the cells were not measured alike.
+        ValueError: there is no cell, or the cells were not measured alike or not trained for as many operations.
     """
 
     def __init__(self, cells: Sequence[Evaluation]) -> None:
@@ -56,6 +56,7 @@ class Results:
         self.first = cells[0]
         for cell in cells[1:]:
             compared(self.first, cell, REPEAT_LAST_FRAME, REPEAT_LAST_FRAME)  # refuses what was measured otherwise
+        check_budgets(cells)
         self.levels = torch.tensor(self.first.protocol["levels"])
 
     @property
@@ -102,6 +103,22 @@ class Results:
         if method not in self.cells:
             return "–"
         return mean_of([Interval(**cell.protocol["notes"]["denoising loss"]) for cell in self.cells[method]])
+
+
+def check_budgets(cells: Sequence[Evaluation]) -> None:
+    """Raises ValueError unless some number of operations, in whole steps, is what all trainings took."""
+    least: list[tuple[float, str]] = []
+    most: list[tuple[float, str]] = []
+    for notes in (cell.protocol["notes"] for cell in cells):
+        if training := notes["training"]:
+            name, step = f"{notes['method']}, seed {notes['seed']}", training["teraflops a step"]
+            least.append(((training["steps"] - 0.5) * step, name))
+            most.append(((training["steps"] + 0.5) * step, name))
+    if least and max(least)[0] > min(most)[0]:
+        raise ValueError(
+            f"these cells are of several budgets: {max(least)[1]} was trained for more than {max(least)[0]:.3g} teraflops, "
+            f"{min(most)[1]} for fewer than {min(most)[0]:.3g}; keep the cells of each in a folder of their own"
+        )
 
 
 def mean_of(intervals: Sequence[Interval]) -> Interval:
@@ -241,9 +258,8 @@ def cost(notes: Mapping[str, Any]) -> list[Cell]:
     training = notes["training"]
     if not training:
         return ["–"] * 5
-    options = {key: value for key, value in training.items() if key in ("learning_rate", "mask_bias")}
-    strength = {} if notes["strength"] is None else {"strength": notes["strength"]}
-    chosen = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in (options | strength).items())
+    strength = "" if notes["strength"] is None else f", strength {notes['strength']:g}"
+    chosen = f"learning rate {training['learning_rate']:g}{strength}"
     return [
         f"{training['parameters']:,}",
         f"{training['steps']:,}",

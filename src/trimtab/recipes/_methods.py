@@ -56,28 +56,27 @@ class Training:
 
     Attributes:
         build: the adapter's class, called as ``build(prior, num_actions=.., **options)``.
-        options: beyond what is chosen; adapters, small ControlNet and low-rank changes have about equally many weights.
+        options: of `build`; adapters, small ControlNet and low-rank changes have about equally many weights.
         task: called as ``task(model, schedule, seed)``, gives the loss.
         passes: how often each batch is trained on; if more than once, the prior is asked once, and remembers.
         num_frames: recorded frames to train on; None for the benchmark's.
-        like: the training whose choices it shares; itself by default.
-        choices: what is chosen on validation levels, among these values: the learning rate, and options of `build`. One is
-            chosen after the other, the first values standing for what comes later.
+        like: the training whose learning rate it shares; itself by default.
+        rates: learning rates to choose among, on validation levels; one leaves no choice.
     """
 
     build: type[Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     task: Callable[..., nn.Module] = frames_task
-    choices: Mapping[str, Sequence[float]] = field(default_factory=lambda: {"learning_rate": RATES})
+    rates: Sequence[float] = RATES
     passes: int = 1
     num_frames: int | None = None
     like: str | None = None
 
-    def assembled(self, prior: PixelUNet, chosen: Mapping[str, Any], seed: int) -> tuple[Any, nn.Module]:
-        """An untrained model with what was chosen, and its loss."""
+    def assembled(self, prior: PixelUNet, seed: int) -> tuple[Any, nn.Module]:
+        """An untrained model, and its loss."""
         torch.manual_seed(seed)
         asked = Remembering(prior, ROTATION) if self.passes > 1 else prior
-        model = self.build(asked, num_actions=NUM_ACTIONS, **self.options, **chosen)
+        model = self.build(asked, num_actions=NUM_ACTIONS, **self.options)
         return model, self.task(model, prior.schedule, seed)
 
     def fitted(
@@ -123,7 +122,7 @@ TRAININGS: dict[str, Training] = {
     "classifier": Training(ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2)}, reading_task),
     "controlnet": Training(ControlNet),
     "controlnet-small": Training(ControlNet, {"widths": (64, 96, 160), "depths": (1, 1, 2)}),
-    "finetune": Training(Finetune, choices={"learning_rate": (1e-4, *RATES)}),
+    "finetune": Training(Finetune, rates=(1e-4, *RATES)),
     "lora": Training(Finetune, {"rank": 40}),
     "avid": Training(AVID, passes=PASSES),
     "avid-no-mask": Training(AVID, {"learn_mask": False}, passes=PASSES, like="avid"),
@@ -157,7 +156,7 @@ TRAININGS |= {
     for frames in FRAMES
 }
 
-PAPER_RATE = {"learning_rate": (1e-4,)}
+PAPER_RATE = (1e-4,)
 SMALL: dict[str, Any] = {"model": "avid_unet", "width": 50, "heads": 4, "head_dim": 50}
 LARGE: dict[str, Any] = {"model": "avid_unet", "width": 90, "heads": 6, "head_dim": 50}
 
@@ -176,7 +175,7 @@ PAPER_TRAININGS: dict[str, Training] = {
     ),
     "controlnet": Training(ControlNet, {}, clean_task, PAPER_RATE),
     "controlnet-small": Training(ControlNet, {"width": 52, "heads": 8, "head_dim": 64}, clean_task, PAPER_RATE),
-    "finetune": Training(Finetune, {}, clean_task, {"learning_rate": (2e-5,)}),
+    "finetune": Training(Finetune, {}, clean_task, (2e-5,)),
     "lora": Training(Finetune, {"rank": 32}, clean_task, PAPER_RATE),
     "avid": Training(AVID, SMALL, clean_task, PAPER_RATE),
     "avid-large": Training(AVID, LARGE, clean_task, PAPER_RATE),

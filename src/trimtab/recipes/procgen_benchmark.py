@@ -234,12 +234,11 @@ class Bench:
         if training is None:
             return None, {}
         recipe = self.size.trainings[training]
-        options = chosen(training, recipe, self.choices)
-        rate, folder = options.pop("learning_rate"), self.output / "trainings" / f"{training}-{seed}"
+        rate, folder = chosen(training, recipe, self.choices), self.output / "trainings" / f"{training}-{seed}"
         if (folder / checkpoints.CONFIG).exists():
             facts = json.loads((folder / checkpoints.CONFIG).read_text())["facts"]
             return checkpoints.load(folder, recipe.build, self.prior), facts
-        model, task = recipe.assembled(self.prior, options, seed)
+        model, task = recipe.assembled(self.prior, seed)
         frames = recipe.num_frames or self.size.num_frames
         clips = training_clips(self.prior, frames, self.datasets, self.size.policy)
         run, step = recipe.fitted(
@@ -256,7 +255,6 @@ class Bench:
             "frames": frames,
             "passes": recipe.passes,
             "learning_rate": rate,
-            **options,
         }
         checkpoints.save(folder, model, self.prior, facts=facts)
         return model.eval(), facts

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich import print
@@ -39,11 +38,10 @@ def procgen_choices(
     output: Path = Path("runs/procgen-choices"),
     record: Path | None = None,
 ) -> None:
-    """Train everything that the benchmark trains for a short while, with every choice, and keep the best.
+    """Train everything that the benchmark trains for a short while, at every learning rate, and keep the best.
 
-    The best has the lowest loss, of the kind it is trained by, on levels 5000-5499. Where there are several things to
-    choose, one is chosen after the other. Trials that are finished are not repeated, so that an interrupted run goes on,
-    and several of these commands may work on different trainings.
+    The best has the lowest loss, of the kind it is trained by, on levels 5000-5499. Trials that are finished are not
+    repeated, so that an interrupted run goes on, and several of these commands may work on different trainings.
 
     Args:
         teraflops: operations of a trial, in 10^12.
@@ -56,7 +54,7 @@ def procgen_choices(
         dry_run: only say what the first trial of each will need in memory, time and disk.
         datasets: where recorded play is kept.
         output: run folder; choices.json in it is the result.
-        record: also write the choices of all trainings to this file, from which the benchmark reads them.
+        record: a file from which the benchmark reads choices; these are added to those in it, or take their place.
     """
     if unknown := sorted(set(trainings) - set(CHOSEN)):
         raise ValueError(f"no trainings {unknown}; there are: {', '.join(CHOSEN)}")
@@ -65,15 +63,13 @@ def procgen_choices(
     frozen = pixel_unet.load(prior)
     clips, held = training_clips(frozen, num_frames, datasets), validation(frozen, num_clips, datasets)
 
-    def trial(name: str, options: dict[str, float]) -> float | None:
+    def trial(name: str, rate: float) -> float | None:
         """The validation loss after a short training."""
-        training, rest = TRAININGS[name], dict(options)
-        folder = output / "-".join([name, *(f"{value:g}" for value in options.values())])
+        folder = output / f"{name}-{rate:g}"
         if (folder / "loss.json").exists():
             return float(json.loads((folder / "loss.json").read_text()))
-        rate = rest.pop("learning_rate")
-        _, task = training.assembled(frozen, rest, seed)
-        run, _ = training.fitted(
+        _, task = TRAININGS[name].assembled(frozen, seed)
+        run, _ = TRAININGS[name].fitted(
             task, clips, teraflops, batch_size=batch_size, lengths=LENGTHS, dry_run=dry_run, folder=folder,
             title=folder.name, learning_rate=rate, seed=seed,
         )  # fmt: skip
@@ -83,25 +79,22 @@ def procgen_choices(
         write_whole(folder / "loss.json", json.dumps(loss))
         return loss
 
-    for name in trainings:
-        best = {option: values[0] for option, values in TRAININGS[name].choices.items()}
-        tried: dict[str, dict[str, float]] = {}
-        for option, values in TRAININGS[name].choices.items():
-            losses = {value: trial(name, {**best, option: value}) for value in (values[:1] if dry_run else values)}
-            if dry_run:
-                break
-            measured = {value: loss for value, loss in losses.items() if loss is not None}
-            best[option] = min(measured, key=lambda value: measured[value])
-            tried[option] = {f"{value:g}": loss for value, loss in measured.items()}
-        else:
-            print(f"{name}: {best} of {tried}")
-            write_whole(output / f"{name}.json", json.dumps({"chosen": best, "validation loss": tried}, indent=1))
-    done = {name: output / f"{name}.json" for name in CHOSEN if (output / f"{name}.json").exists()}
     protocol = {**settings, "prior": frozen.fingerprint, "seed": seed, "levels": VALIDATION_LEVELS}
-    facts = {"protocol": protocol, "date": datetime.now(UTC).date().isoformat()}
-    facts |= {"trainings": {name: json.loads(path.read_text()) for name, path in done.items()}}
-    for path in filter(None, (output / "choices.json", record)):
-        write_whole(path, json.dumps(facts, indent=1) + "\n")
+    for name in trainings:
+        if dry_run:
+            trial(name, TRAININGS[name].rates[0])
+            continue
+        losses = {rate: loss for rate in TRAININGS[name].rates if (loss := trial(name, rate)) is not None}
+        found = {
+            "learning_rate": min(losses, key=lambda rate: losses[rate]),
+            "validation loss": {f"{rate:g}": loss for rate, loss in losses.items()},
+            "protocol": protocol,
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+        print(f"{name}: {found}")
+        for path in filter(None, (output / "choices.json", record)):
+            known = json.loads(path.read_text()) if path.exists() else {}
+            write_whole(path, json.dumps(known | {name: found}, indent=1) + "\n")
 
 
 @torch.no_grad()
@@ -114,13 +107,13 @@ def validation_loss(task: nn.Module, held: Held, batch_size: int = 32) -> float:
     return total / len(held.indices)
 
 
-def chosen(name: str, training: Training, path: Path) -> dict[str, Any]:
-    """The options that were chosen for a training, or that leave no choice. Raises ValueError if none were."""
-    if all(len(values) == 1 for values in training.choices.values()):
-        return {option: value for option, (value,) in training.choices.items()}
-    found, name = json.loads(path.read_text())["trainings"] if path.exists() else {}, training.like or name
+def chosen(name: str, training: Training, path: Path) -> float:
+    """The learning rate that was chosen for a training, or that leaves no choice. Raises ValueError if none was."""
+    if len(training.rates) == 1:
+        return training.rates[0]
+    found, name = json.loads(path.read_text()) if path.exists() else {}, training.like or name
     if name not in found:
         raise ValueError(
             f"nothing was chosen for {name!r} yet; run `trimtab procgen-choices --trainings {name} --record {path}`"
         )
-    return dict(found[name]["chosen"])
+    return float(found[name]["learning_rate"])
