@@ -26,6 +26,8 @@ PICTURES: dict[str, Literal["min", "max"] | None] = {
     "SSIM": "max",
     "PSNR": "max",
     "sharpness": None,
+}
+DISTANCES: dict[str, Literal["min", "max"] | None] = {
     "FID": "min",
     "KID": "min",
     "FVD with given frames": "min",
@@ -37,6 +39,7 @@ ACTIONS: dict[str, Literal["min", "max"] | None] = {
     "action accuracy (15 actions)": "max",
     "action error ratio (effects)": "min",
 }
+ALL = {**PICTURES, **DISTANCES, **ACTIONS}
 SEEDS = ("LPIPS", "SSIM", "FID", "FVD with given frames", "action accuracy (effects)")
 
 
@@ -141,7 +144,7 @@ def write_report(path: Path, cells: Sequence[Evaluation], *, pictures: Path) -> 
     protocol = results.first.protocol
     report = Report(
         "Adapting the Procgen prior to coinrun",
-        f"{len(results.methods)} methods, {max(map(len, results.cells.values()))} training seeds, "
+        f"{len(results.methods)} methods, training seeds of each: {max(map(len, results.cells.values()))}, "
         f"{protocol['num_clips']} clips of {protocol['num_levels']} held-out levels",
     )
     report.summary(findings(results))
@@ -204,7 +207,8 @@ def tables(report: Report, results: Results) -> None:
     definitions = protocol["metrics"]
     report.section("How good they are", "All means with 95% intervals over levels; of several seeds the clips' means.")
     for caption, metrics, names in (
-        ("Pictures", PICTURES, rows),
+        ("Frames, each beside its own", PICTURES, rows),
+        ("All clips beside all, and change from frame to frame", DISTANCES, rows),
         ("Actions, as a judge reads them", ACTIONS, [REAL, *rows]),
     ):
         there = {name: best for name, best in metrics.items() if name in definitions}
@@ -212,7 +216,7 @@ def tables(report: Report, results: Results) -> None:
             ["method", "needs weights", *there],
             [[name, needs(name), *(results.figure(name, metric) for metric in there)] for name in names],
             f"{caption}: {protocol['num_clips']} clips of {protocol['num_levels']} levels.",
-            note="; ".join(f"{name}: {definitions[name]}" for name in there),
+            note="; ".join(f"{name}: {definitions[name]}" for name in there) + ".",
             best={name: best for name, best in there.items() if best},
         )
     trained = [name for name in results.methods if results.notes(name)["training"]]
@@ -223,14 +227,15 @@ def tables(report: Report, results: Results) -> None:
         best={"denoising loss": "min"},
     )
     if "AVID" in results.methods:
-        known = [name for name in (*PICTURES, *ACTIONS) if name in definitions]
-        paired = [name for name in known if isinstance(results.difference("AVID", "AVID", name), Interval)]
         others = [name for name in results.methods if name != "AVID"]
-        report.table(
-            ["AVID minus", *paired],
-            [[name, *(results.difference("AVID", name, metric) for metric in paired)] for name in others],
-            "The same clips compared one by one.",
-        )
+        for caption, metrics in (("frames", PICTURES), ("change and actions", DISTANCES | ACTIONS)):
+            known = [name for name in metrics if name in definitions]
+            paired = [name for name in known if isinstance(results.difference("AVID", "AVID", name), Interval)]
+            report.table(
+                ["AVID minus", *paired],
+                [[name, *(results.difference("AVID", name, metric) for metric in paired)] for name in others],
+                f"The same clips compared one by one: {caption}.",
+            )
     if any(len(results.cells[name]) > 1 for name in trained):
         main = [name for name in SEEDS if name in definitions]
         report.table(
@@ -359,7 +364,7 @@ def variations(report: Report, results: Results) -> None:
 
 def markdown(results: Results) -> str:
     """The main table, for docs."""
-    metrics = [name for name in (*PICTURES, *ACTIONS) if name in results.first.protocol["metrics"]]
+    metrics = [name for name in ALL if name in results.first.protocol["metrics"]]
     metrics = [name for name in metrics if name != "action accuracy (15 actions)"]
     rows = [["method", "needs weights", "denoising loss", *metrics, "wrong actions cost"]]
     rows.append(["---"] * len(rows[0]))

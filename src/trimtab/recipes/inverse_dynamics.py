@@ -1,0 +1,160 @@
+"""Trains the reader of a robot's actions from a frame and the next, and measures it on held-out episodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from rich import print
+from torch import Tensor, nn
+
+from trimtab.control.inverse_dynamics import Frames, InverseDynamics
+from trimtab.core.files import write_whole
+from trimtab.core.values import Clip
+from trimtab.data.episodes import Episodes
+from trimtab.environments.metaworld import TEXTS
+from trimtab.forecast import fit_or_forecast
+from trimtab.metrics.intervals import Interval, mean_interval
+from trimtab.networks.precision import fast_products
+from trimtab.recipes._pairs import ACTION, Pairs, divided, pair
+from trimtab.recipes.record_metaworld import metaworld_episodes
+from trimtab.training import Budget, record_settings
+
+CHUNK = 128
+
+
+def inverse_dynamics(
+    *,
+    data: Path | None = None,
+    tasks: tuple[str, ...] = tuple(TEXTS),
+    num_episodes: int = 25,
+    random_share: float = 0.5,
+    num_looks: int = 0,
+    held_out: float = 0.1,
+    num_steps: int = 4000,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    width: int = 32,
+    seed: int = 0,
+    dry_run: bool = False,
+    output: Path = Path("runs/inverse-dynamics"),
+) -> None:
+    """Train inverse dynamics on MetaWorld episodes, and measure the error of each part of the action on others.
+
+    Args:
+        data: a set of `trimtab record-metaworld`; by default one is recorded in datasets/inverse-dynamics, as follows.
+        tasks: to record, such as door-close drawer-open.
+        num_episodes: to record of each task.
+        random_share: of the recorded actions; the expert's own can be guessed from where the arm is, these cannot.
+        num_looks: to record in, see `trimtab record-metaworld`.
+        held_out: the share of the episodes that it is measured on.
+        num_steps: optimizer steps.
+        batch_size: pairs of frames a step.
+        learning_rate: the highest; it warms up over the first tenth and then falls to zero.
+        width: of the trained stem.
+        seed: of the choice of episodes, the weights and the batches.
+        dry_run: only say what the training will need in memory, time and disk.
+        output: run folder; inverse_dynamics.safetensors in it is the result, and results.json says how good it is.
+    """
+    settings = {name: value for name, value in locals().items() if name != "dry_run"}
+    record_settings(output, "inverse-dynamics", settings)
+    episodes = Episodes.open(data) if data else metaworld_episodes(
+        tasks=tasks, num_episodes=num_episodes, random_share=random_share, num_looks=num_looks,
+        output=Path("datasets") / "inverse-dynamics",
+    )  # fmt: skip
+    train, test = divided(episodes, held_out, seed)
+    torch.manual_seed(seed)
+    model = InverseDynamics(len(ACTION), episodes.frames.shape[1], width)
+    run = fit_or_forecast(
+        dry_run, Reading(model, train), train, Budget(steps=num_steps), folder=output, title="inverse dynamics",
+        batch_size=batch_size, learning_rate=learning_rate, warm_up=num_steps // 10, cool_down=0.9, lengths=(1,),
+        seed=seed, log_every=100,
+    )  # fmt: skip
+    if run is None:
+        return
+    model = model.cpu()
+    model.save(output / "inverse_dynamics.safetensors")
+    read, actions = answers(model, test)
+    found = errors(read, actions, train.mean_action(), torch.from_numpy(test.episodes))
+    results = {
+        "num_train_episodes": len(np.unique(train.episodes)),
+        "num_test_episodes": len(np.unique(test.episodes)),
+        "data": {name: value for name, value in episodes.provenance.items() if name != "checksums"},
+        "held_out_error": found,
+    }
+    write_whole(output / "results.json", json.dumps(results, indent=2) + "\n")
+    print(table(found))
+
+
+class Reading(nn.Module):
+    """The task for `fit`. What the frozen encoder sees in a frame is remembered, in half precision, once it was asked."""
+
+    def __init__(self, model: InverseDynamics, pairs: Pairs) -> None:
+        super().__init__()
+        self.model, self.pairs = model, pairs
+        size, num = model.settings["frame_size"], pairs.clips.sets[0].num_frames
+        shape = model.see(torch.zeros(1, 3, size, size)).shape[1:]
+        self.memory = torch.from_numpy(np.zeros((num, *shape), np.float16))  # takes no room until it is written to
+        self.is_known = np.zeros(num, dtype=bool)
+
+    def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
+        before, after, actions = pair(clip)
+        rows = self.pairs.rows(np.asarray(samples))
+        with fast_products(before.device):
+            return self.model.loss(before, after, actions, (self.see(before, rows), self.see(after, rows + 1)))
+
+    def see(self, frames: Frames, rows: np.ndarray) -> Tensor:
+        """The features of frames that lie in these rows of the set."""
+        if len(new := np.flatnonzero(~self.is_known[rows])):
+            self.memory[rows[new]] = self.model.see(frames[new]).to(self.memory)
+            self.is_known[rows] = True
+        return self.memory[rows].to(frames)
+
+
+def answers(model: InverseDynamics, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """What the model reads off recorded frames, and what was done: (pair, dim) each."""
+    parts = np.array_split(pairs.numbers, -(-len(pairs.numbers) // CHUNK))
+    found = [(model.act(before, after), actions) for before, after, actions in map(pair, map(pairs.batch, parts))]
+    read, actions = zip(*found, strict=True)
+    return torch.cat(read), torch.cat(actions)
+
+
+def errors(
+    read: Float[Tensor, "pair dim"],
+    actions: Float[Tensor, "pair dim"],
+    mean_action: Float[Tensor, " dim"],
+    episodes: Int[Tensor, " pair"],
+) -> dict[str, dict[str, Any]]:
+    """How far what was read off frames, real or generated, is from what was done; intervals are over episodes.
+
+    Returns:
+        For each part of the action, and for `all` their mean: `squared_error`; `of_the_mean`, the squared error of always
+        answering the mean action of training; and `r_squared`, the share of the latter that reading takes away.
+    """
+    wrong, blind = (read - actions).square().double(), (mean_action - actions).square().double()
+    columns = {name: (wrong[:, i], blind[:, i]) for i, name in enumerate(ACTION)}
+    result = {}
+    for name, (error, of_the_mean) in {**columns, "all": (wrong.mean(1), blind.mean(1))}.items():
+        left = mean_interval(error, episodes, over=of_the_mean)
+        explained = Interval(1 - left.mean, 1 - left.high, 1 - left.low, left.num_clips, left.num_clusters)
+        result[name] = {
+            "squared_error": asdict(mean_interval(error, episodes)),
+            "of_the_mean": asdict(mean_interval(of_the_mean, episodes)),
+            "r_squared": asdict(explained),
+        }
+    return result
+
+
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """The errors as text, a line for each part of the action, beside that of always answering the mean."""
+    lines = [f"{'held-out error':16}{'read off frames':25}{'the mean':10}R^2"]
+    for name, figures in found.items():
+        error, explained = (str(Interval(**figures[key])) for key in ("squared_error", "r_squared"))
+        lines.append(f"{name:16}{error:25}{figures['of_the_mean']['mean']:<10.4g}{explained}")
+    return "\n".join(lines)

@@ -1,0 +1,104 @@
+"""Inverse dynamics from recorded set to results at toy size; nothing is rendered."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trimtab import forecast
+from trimtab.control.inverse_dynamics import InverseDynamics, load
+from trimtab.data.episodes import Episodes, EpisodeWriter
+from trimtab.recipes._pairs import divided, pair
+from trimtab.recipes.inverse_dynamics import Reading, answers, errors, inverse_dynamics
+
+LENGTHS = (5, 7, 4, 6, 5, 1)
+
+
+@pytest.fixture
+def episodes(tmp_path: Path) -> Episodes:
+    """Frames of one grey each, which the first number of the action changes."""
+    random = np.random.default_rng(0)
+    with EpisodeWriter(tmp_path / "set", frame_rate=40.0, action_dim=4, provenance={"environment": "grey"}) as writer:
+        for level, length in enumerate(LENGTHS):
+            actions = random.uniform(-1, 1, (length, 4)).astype(np.float32)
+            grey = 128 + 16 * np.concatenate([[0], np.cumsum(actions[:-1, 0])])
+            frames = np.broadcast_to(grey[:, None, None, None], (length, 16, 16, 3)).astype(np.uint8)
+            writer.add_episode(frames, actions, level=level, task="turn grey")
+    return Episodes.open(tmp_path / "set")
+
+
+def test_whole_episodes_are_held_out(episodes: Episodes) -> None:
+    train, test = divided(episodes, 0.4, 0)
+    assert len(np.unique(test.episodes)) == 2
+    assert not set(train.episodes) & set(test.episodes)
+    assert sorted([*train.numbers, *test.numbers]) == list(range(sum(LENGTHS) - len(LENGTHS)))
+    assert set(train.draw(0, 0, 200)) == set(train.numbers)
+    before, after, actions = pair(test.batch(test.numbers))
+    rows = test.rows(test.numbers)
+    for row, frames in ((rows, before), (rows + 1, after)):
+        found = ((frames + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
+        np.testing.assert_array_equal(found, episodes.frames[row])
+    np.testing.assert_array_equal(actions, episodes.actions[rows])
+    for held_out in (0.2, 1.0):
+        with pytest.raises(ValueError, match="two are needed at least"):
+            divided(episodes, held_out, 0)
+
+
+def test_what_is_remembered_is_what_is_seen(episodes: Episodes) -> None:
+    train, _ = divided(episodes, 0.4, 0)
+    model = InverseDynamics(4, 16, 4)
+    task, samples = Reading(model, train), train.draw(0, 0, 8)
+    expected = model.loss(*pair(train.batch(samples)))
+    for _ in range(2):
+        found = task(train.batch(samples), step=0, samples=torch.from_numpy(samples))
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)  # float16
+    assert 0 < task.is_known.sum() < len(task.is_known)
+
+
+def test_errors_are_those_of_the_formula() -> None:
+    actions, episodes = torch.randn(40, 4), torch.arange(40) // 10
+    mean = actions.mean(0)
+    blind = errors(mean.expand(40, 4), actions, mean, episodes)
+    assert list(blind) == ["x", "y", "z", "gripper", "all"]
+    for i, figures in enumerate(blind.values()):
+        assert figures["r_squared"]["mean"] == pytest.approx(0, abs=1e-6)
+        assert figures["squared_error"] == figures["of_the_mean"]
+        if i < 4:
+            assert figures["squared_error"]["mean"] == pytest.approx(float(actions[:, i].var(correction=0)))
+    half = errors((actions + mean) / 2, actions, mean, episodes)["all"]["r_squared"]
+    assert half["mean"] == pytest.approx(0.75)
+    assert half["low"] <= half["mean"] <= half["high"]
+    assert (half["num_clips"], half["num_clusters"]) == (40, 4)
+
+
+def test_recipe_leaves_a_model_with_its_errors(
+    episodes: Episodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(forecast, "TRIED", 1)
+    output = tmp_path / "run"
+    run = partial(
+        inverse_dynamics, data=episodes.folder, held_out=0.4, num_steps=3, batch_size=4, width=4, output=output
+    )
+    run(dry_run=True)
+    assert json.loads((output / "forecast.json").read_text())["steps"] == 3
+    assert not (output / "results.json").exists()
+    run()
+    assert "held-out error  read off frames          the mean  R^2" in capsys.readouterr().out
+    results = json.loads((output / "results.json").read_text())
+    assert (results["num_train_episodes"], results["num_test_episodes"]) == (3, 2)
+    assert results["data"]["environment"] == "grey"
+    _, test = divided(episodes, 0.4, 0)
+    read, actions = answers(load(output / "inverse_dynamics.safetensors"), test)
+    expected = (read - actions).square().mean(0)
+    for name, error in zip(("x", "y", "z", "gripper"), expected.tolist(), strict=True):
+        assert results["held_out_error"][name]["squared_error"]["mean"] == pytest.approx(error, rel=1e-4)
+
+
+def test_sets_of_other_actions_are_refused(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path / "set", frame_rate=15.0, action_names=("a", "b"), provenance={}) as writer:
+        writer.add_episode(np.zeros((3, 16, 16, 3), np.uint8), np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match="need square frames and vectors of 4 numbers"):
+        inverse_dynamics(data=tmp_path / "set", output=tmp_path / "run")
