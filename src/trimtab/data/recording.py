@@ -1,14 +1,17 @@
-"""Plays a policy in a vectorised environment and keeps the episodes; knows neither the environment nor the policy."""
+"""Plays a policy in a vectorised environment and keeps the episodes, once; knows neither the environment nor the policy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from rich import print
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trimtab.core.contracts import Policy
+from trimtab.core.files import alone_in
 from trimtab.data.episodes import Episodes, EpisodeWriter
 
 
@@ -83,6 +86,35 @@ def record(
             levels = next_levels
         for copy in range(len(playing)):
             keep(copy, ended=False)
+
+
+def recorded_once(folder: Path, request: Mapping[str, Any], write: Callable[[], None]) -> Episodes:
+    """The set in a folder: opened if it is there, else written first. Of several processes one writes, and others wait.
+
+    Args:
+        folder: of the set.
+        request: what of the set's provenance must be so; plain values.
+        write: records the set there, with the request among its provenance.
+
+    Raises:
+        ValueError: another set is there.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder.parent, wait=True):
+        if not folder.exists():
+            write()
+            return Episodes.open(folder)
+    episodes = Episodes.open(folder)
+    found = episodes.provenance
+    differing = [
+        f"{name} {found.get(name)!r}, not {value!r}" for name, value in request.items() if found.get(name) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} holds another set ({', '.join(differing)}); choose another output or delete that folder"
+        )
+    print(f"reusing {folder}, recorded {found['date']} with the same settings")
+    return episodes
 
 
 def describe_play(episodes: Episodes, effects: Sequence[int] | None = None) -> dict[str, float | int | list[float]]:

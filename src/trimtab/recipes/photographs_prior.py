@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from rich import print
 
-from trimtab.core.files import alone_in
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes, EpisodeWriter
-from trimtab.data.recording import record
+from trimtab.data.recording import record, recorded_once
 from trimtab.environments.photographs import ACTION_NAMES, EPISODE_FRAMES, FRAME_RATE, Photographs, Watching
 from trimtab.forecast import fit_or_forecast
 from trimtab.priors.pixel_unet import PixelUNet, load
 from trimtab.recipes.procgen_prior import LENGTHS, frames_task
-from trimtab.recipes.record_procgen import reopened
 from trimtab.training import Budget, record_settings
 
 
@@ -84,13 +82,12 @@ def photographs_episodes(*, first_level: int = 0, num_levels: int = 4000, folder
         ValueError: another set is in the same place; or a setting is out of range.
     """
     request: dict[str, Any] = {"environment": "photographs", "first_level": first_level, "num_levels": num_levels}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder.parent, wait=True):
-        if folder.exists():
-            return reopened(folder, request)
+
+    def write() -> None:
         packages = ("trimtab", "scikit-image", "numpy", "pyarrow", "pillow")
         environment = Photographs(1, first_level, num_levels)
         provenance = {**request, "versions": {name: version(name) for name in packages}}
         with EpisodeWriter(folder, frame_rate=FRAME_RATE, action_names=ACTION_NAMES, provenance=provenance) as writer:
             record(environment, Watching(), writer, num_levels * EPISODE_FRAMES, task="watch photographs")
-    return Episodes.open(folder)
+
+    return recorded_once(folder, request, write)

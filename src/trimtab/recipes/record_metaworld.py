@@ -11,11 +11,10 @@ import numpy as np
 from rich import print
 from rich.progress import track
 
-from trimtab.core.files import alone_in
 from trimtab.data.episodes import Episodes, EpisodeWriter
+from trimtab.data.recording import recorded_once
 from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import SIMULATOR_RATE, TEXTS, MetaWorld, check_scene
-from trimtab.recipes.record_procgen import reopened
 
 
 def record_metaworld(
@@ -117,10 +116,8 @@ def metaworld_episodes(
     }
     check_scene(tasks, **settings)
     folder = output or Path("datasets") / f"metaworld-{round(100 * random_share)}-{seed}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder.parent, wait=True):
-        if folder.exists():
-            return reopened(folder, request)
+
+    def write() -> None:
         names = ("trimtab", "metaworld", "mujoco", "gymnasium", "numpy", "pyarrow", "pillow")
         provenance = {**request, "versions": {name: version(name) for name in names}}
         frame_rate = SIMULATOR_RATE / action_repeat
@@ -137,7 +134,8 @@ def metaworld_episodes(
                     successes[task] += success
                 environment.close()
             writer.provenance["share_successful"] = {task: count / num_episodes for task, count in successes.items()}
-    return Episodes.open(folder)
+
+    return recorded_once(folder, request, write)
 
 
 def _play(environment: MetaWorld, seed: int, random_share: float) -> tuple[np.ndarray, np.ndarray, bool]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from rich import print
 
-from trimtab.core.files import alone_in
 from trimtab.data.episodes import Episodes, EpisodeWriter
-from trimtab.data.recording import describe_play, record
+from trimtab.data.recording import describe_play, record, recorded_once
 from trimtab.environments.procgen import (
     ACTION_NAMES,
     COINRUN_EFFECTS,
@@ -98,10 +96,8 @@ def procgen_episodes(
         "seed": seed,
         "policy": policy,
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder.parent, wait=True):
-        if folder.exists():
-            return reopened(folder, request)
+
+    def write() -> None:
         player: StickyPolicy = UniformPolicy(seed)
         if policy == "sticky":
             player = StickyPolicy(seed, COINRUN_WEIGHTS if game == "coinrun" else EVEN_WEIGHTS)
@@ -114,19 +110,5 @@ def procgen_episodes(
         environment = Procgen(game, num_environments, first_level, num_levels, seed)
         with EpisodeWriter(folder, frame_rate=FRAME_RATE, action_names=ACTION_NAMES, provenance=provenance) as writer:
             record(environment, player, writer, num_frames, max_episode_frames=max_episode_frames, task=f"play {game}")
-    return Episodes.open(folder)
 
-
-def reopened(folder: Path, request: Mapping[str, Any]) -> Episodes:
-    """The set in the folder, if it was recorded with these settings."""
-    episodes = Episodes.open(folder)
-    found = episodes.provenance
-    differing = [
-        f"{name} {found.get(name)!r}, not {value!r}" for name, value in request.items() if found.get(name) != value
-    ]
-    if differing:
-        raise ValueError(
-            f"{folder} holds another set ({', '.join(differing)}); choose another output or delete that folder"
-        )
-    print(f"reusing {folder}, recorded {found['date']} with the same settings")
-    return episodes
+    return recorded_once(folder, request, write)
