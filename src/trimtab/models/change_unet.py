@@ -51,14 +51,7 @@ class Model(UNet3D):
             **options,
         )
         self.clips = (clips,)  # in a tuple, so that a prior is neither trained nor saved with it
-        self.sizes: dict[str, Any] = {
-            "deviation": deviation,
-            "widths": list(widths),
-            "depths": list(depths),
-            "patch": patch,
-        }
-        if self.text_dim is not None:
-            self.sizes["text_dim"] = self.text_dim
+        self.sizes = sizes(self, deviation, depths)
         self.sees_prior, self.residual, self.deviation = sees_prior, residual, deviation
 
     def bind(self, given: Conditioning) -> Ask:
@@ -81,6 +74,13 @@ class Model(UNet3D):
             return change.belief(answer), mask
 
         return ask
+
+
+def sizes(network: Trunk, deviation: float, depths: Sequence[int]) -> dict[str, Any]:
+    """The options that rebuild a model or a controller around this network."""
+    text = {} if network.text_dim is None else {"text_dim": network.text_dim}
+    widths = list(network.channels)
+    return {"deviation": deviation, "widths": widths, "depths": list(depths), "patch": network.patch, **text}
 
 
 def told_text(network: Trunk, given: Conditioning) -> Text:
@@ -116,14 +116,7 @@ class Controller(Trunk):
             **options,
         )
         self.clips = (clips,)
-        self.sizes: dict[str, Any] = {
-            "deviation": deviation,
-            "widths": list(widths),
-            "depths": list(depths),
-            "patch": patch,
-        }
-        if self.text_dim is not None:
-            self.sizes["text_dim"] = self.text_dim
+        self.sizes = sizes(self, deviation, depths)
         self.deviation = deviation
         for block in self.modules():
             if isinstance(block, TemporalConv):  # zeros would learn late here, and what is added is gated anyway
