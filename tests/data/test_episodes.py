@@ -3,12 +3,15 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numbered import numbered_frames
 
 from trimtab.data.episodes import DamagedEpisodes, Episodes, EpisodeWriter
@@ -18,7 +21,10 @@ WriteSet = Callable[..., Path]
 DATA = "data/chunk-000/file-000.parquet"
 
 
-@pytest.mark.parametrize("source", ["cache while recording", "cache rebuilt", "memory"])
+SOURCES = ("cache while recording", "cache rebuilt", "memory")
+
+
+@pytest.mark.parametrize("source", SOURCES)
 def test_round_trip_is_lossless(write_set: WriteSet, source: str) -> None:
     folder = write_set([7, 1, 12], levels=[30, 10, 20])
     if source == "cache rebuilt":
@@ -39,9 +45,9 @@ def test_round_trip_is_lossless(write_set: WriteSet, source: str) -> None:
 
 
 def test_many_row_groups_and_files_keep_their_order(write_set: WriteSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trimtab.data.episodes.ROWS_PER_GROUP", 10)
-    monkeypatch.setattr("trimtab.data.episodes.FILE_BYTES", 3000)
-    monkeypatch.setattr("trimtab.data.episodes.FILES_PER_CHUNK", 2)
+    monkeypatch.setattr("trimtab.data.episode_writer.ROWS_PER_GROUP", 10)
+    monkeypatch.setattr("trimtab.data.episode_writer.FILE_BYTES", 3000)
+    monkeypatch.setattr("trimtab.data.episode_writer.FILES_PER_CHUNK", 2)
     folder = write_set([8] * 20)
     files = sorted(path.relative_to(folder).as_posix() for path in folder.glob("data/*/*"))
     assert len(files) > 4
@@ -95,6 +101,77 @@ def test_action_vectors(tmp_path: Path) -> None:
     episodes = Episodes.open(tmp_path / "set")
     assert np.array_equal(episodes.actions, actions)
     assert episodes.num_actions is None
+
+
+@given(
+    lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4),
+    dim=st.integers(1, 4),
+    has=st.tuples(*[st.booleans()] * 2),
+)
+@settings(deadline=None, max_examples=15)
+def test_states_and_successes_come_back_wherever_they_are_read_from(
+    lengths: list[int], dim: int, has: tuple[bool, bool]
+) -> None:
+    random = np.random.default_rng(sum(lengths))
+    states = [random.normal(size=(length, dim)).astype(np.float32) for length in lengths]
+    successes = [random.random(length) < 0.5 for length in lengths]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "set"
+        with EpisodeWriter(folder, frame_rate=10.0, action_dim=2, provenance={}) as writer:
+            for state, success in zip(states, successes, strict=True):
+                facts = {"state": state if has[0] else None, "success": success if has[1] else None}
+                writer.add_episode(numbered_frames(0, len(state)), np.zeros((len(state), 2), np.float32), **facts)
+        for source in SOURCES:
+            if source == "cache rebuilt":
+                shutil.rmtree(folder / "cache")
+            episodes = Episodes.open(folder, in_memory=source == "memory")
+            expected = (np.concatenate(states) if has[0] else None, np.concatenate(successes) if has[1] else None)
+            for found, one in zip((episodes.states, episodes.successes), expected, strict=True):
+                assert (found is None) == (one is None)
+                if found is not None:
+                    assert found.dtype == one.dtype
+                    assert np.array_equal(found, one)
+                    assert isinstance(found, np.memmap) == (source != "memory")
+        assert episodes.actions.shape == (sum(lengths), 2)
+
+
+def test_states_and_successes_lie_as_lerobot_has_them(tmp_path: Path) -> None:
+    state, success = np.arange(12, dtype=np.float32).reshape(4, 3), np.array([False, False, True, True])
+    with EpisodeWriter(tmp_path / "set", frame_rate=10.0, action_names="ab", provenance={}) as writer:
+        writer.add_episode(numbered_frames(0, 4), np.zeros(4, np.int64), state=state, success=success)
+    features = json.loads((tmp_path / "set/meta/info.json").read_text())["features"]
+    rows = pq.read_table(tmp_path / "set" / DATA)
+    assert set(rows.column_names) == set(features)
+    assert features["observation.state"] == {"dtype": "float32", "shape": [3], "names": None}
+    assert features["next.success"]["dtype"] == "bool"
+    assert rows["observation.state"].to_pylist() == state.tolist()
+    assert rows["next.success"].to_pylist() == success.tolist()
+    stats = Episodes.open(tmp_path / "set").stats
+    expected = {name: getattr(state, name)(axis=0).tolist() for name in ("mean", "std", "min", "max")}
+    assert stats["observation.state"] == {**expected, "count": [4]}
+    assert stats["action"]["histogram"] == [4, 0]
+
+
+def test_a_column_is_of_all_episodes_or_of_none(tmp_path: Path) -> None:
+    frames, actions, state, success = numbered_frames(0, 4), np.zeros(4, np.int64), np.zeros((4, 3)), np.zeros(4, bool)
+    for first, second in (({}, {"state": state}), ({"state": state, "success": success}, {"state": state})):
+        writer = EpisodeWriter(tmp_path / "set", frame_rate=10.0, action_names="abc", provenance={})
+        writer.add_episode(frames, actions, **first)
+        with pytest.raises(ValueError, match=r"all have a state or none"):
+            writer.add_episode(frames, actions, **second)
+    for wrong, match in (
+        ({"state": np.zeros((4, 2)), "success": success}, r"states are \(4, 3\) floats, not \(4, 2\)"),
+        ({"state": np.zeros((3, 3)), "success": success}, r"states are \(4, 3\)"),
+        ({"state": np.zeros((4, 3), int), "success": success}, "floats, not .* int64"),
+        ({"state": np.zeros(4), "success": success}, r"states are \(4, 3\)"),
+        ({"state": state, "success": np.zeros(4)}, r"success is \(4,\) bool, not \(4,\) float64"),
+        ({"state": state, "success": success[:3]}, r"success is \(4,\) bool, not \(3,\)"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            writer.add_episode(frames, actions, **wrong)
+    writer.add_episode(frames, actions, state=state, success=success)
+    writer.finish()
+    assert Episodes.open(tmp_path / "set").num_frames == 8  # nothing of what was refused is in it
 
 
 def test_wrong_episodes_are_refused(tmp_path: Path) -> None:
@@ -162,12 +239,16 @@ def test_stale_cache_is_rebuilt(write_set: WriteSet) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["frames.uint8", "actions.npy", "index.npz", "key.json"])
-def test_truncated_cache_is_rebuilt(write_set: WriteSet, name: str) -> None:
-    folder = write_set([5, 6])
-    expected = Episodes.open(folder).frames.copy()
+@pytest.mark.parametrize("name", ["frames.uint8", "actions.npy", "states.npy", "index.npz", "key.json"])
+def test_truncated_cache_is_rebuilt(tmp_path: Path, name: str) -> None:
+    folder, expected = tmp_path / "set", numbered_frames(0, 11)
+    with EpisodeWriter(folder, frame_rate=10.0, action_names="a", provenance={}) as writer:
+        writer.add_episode(expected, np.zeros(11, np.int64), state=np.ones((11, 3)))
     truncate(folder / "cache" / name)
-    assert np.array_equal(Episodes.open(folder).frames, expected)
+    episodes = Episodes.open(folder)
+    assert np.array_equal(episodes.frames, expected)
+    assert episodes.states is not None
+    assert np.array_equal(episodes.states, np.ones((11, 3)))
     assert sorted(path.name for path in folder.iterdir()) == ["cache", "data", "meta"]
 
 

@@ -1,9 +1,10 @@
 """The raw copy of a set's frames that makes random access fast: built, recognised as stale, mapped; knows no clips.
 
-``cache/`` holds frames.uint8 (all frames one after another), actions.npy (alike), index.npz (lengths and levels of the
-episodes) and key.json, written last. Frames and actions are mapped, so that memory does not grow with the set. The key
-names every file of the set with its size and time of change: while these stay the same the cache is trusted; when they
-differ the files' checksums are verified, and the cache is rebuilt unless the contents are the same.
+``cache/`` holds frames.uint8 (all frames one after another), actions.npy and what else of `COLUMNS` the set has (alike),
+index.npz (lengths and levels of the episodes) and key.json, written last. All but the index are mapped, so that memory
+does not grow with the set. The key names every file of the set with its size and time of change: while these stay the
+same the cache is trusted; when they differ the files' checksums are verified, and the cache is rebuilt unless the
+contents are the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import mmap
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from trimtab.data.layout import (
     IMAGE,
     INFO_PATH,
     PROVENANCE_PATH,
+    STATE,
+    SUCCESS,
     DamagedEpisodes,
     decode_png,
     read_json,
@@ -34,11 +37,13 @@ from trimtab.data.layout import (
 )
 
 Index = dict[str, np.ndarray]
-FRAMES, ACTIONS, INDEX, KEY = "frames.uint8", "actions.npy", "index.npz", "key.json"
+FRAMES, INDEX, KEY = "frames.uint8", "index.npz", "key.json"
+COLUMNS = {"action": "actions", STATE: "states", SUCCESS: "successes"}
+"""What rows say beside their frame: the parquet column, and what it is called here. The first is in every set."""
 
 
 def open_cache(folder: Path) -> tuple[np.ndarray, Index]:
-    """The frames and the index, frames and actions memory-mapped; builds or rebuilds the cache if it has to.
+    """The frames and the index, memory-mapped but for what is of episodes; builds or rebuilds the cache if it has to.
 
     Raises:
         DamagedEpisodes: a file of the set is truncated or altered.
@@ -46,7 +51,7 @@ def open_cache(folder: Path) -> tuple[np.ndarray, Index]:
     """
     cache = folder / "cache"
     key = key_of(folder)
-    found = read_key(cache)
+    found = read_key(folder, cache)
     if found != key:
         verify(folder)
         if found is None or found.get("contents") != key["contents"]:
@@ -55,11 +60,18 @@ def open_cache(folder: Path) -> tuple[np.ndarray, Index]:
             with contextlib.suppress(OSError):  # read-only: the files are verified again next time, nothing is lost
                 write_json(key, cache / KEY)
     frames = np.memmap(cache / FRAMES, dtype=np.uint8, mode="r").reshape(-1, *frame_shape(folder))
-    return frames, {"actions": actions_of(cache), **np.load(cache / INDEX, allow_pickle=False)}
+    return frames, {**mapped_columns(folder, cache), **np.load(cache / INDEX, allow_pickle=False)}
 
 
-def actions_of(cache: Path) -> np.ndarray:
-    return np.load(cache / ACTIONS, mmap_mode="r", allow_pickle=False)
+def columns_of(folder: Path) -> list[str]:
+    """Which of `COLUMNS` a set has."""
+    features = read_json(folder / INFO_PATH)["features"]
+    return [column for column in COLUMNS if column in features]
+
+
+def mapped_columns(folder: Path, cache: Path) -> Index:
+    names = [COLUMNS[column] for column in columns_of(folder)]
+    return {name: np.load(cache / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in names}
 
 
 def expect(frames: np.ndarray, starts: Iterable[int], length: int) -> None:
@@ -97,20 +109,23 @@ def num_bytes(folder: Path) -> int:
     return read_json(folder / INFO_PATH)["total_frames"] * int(np.prod(frame_shape(folder)))
 
 
-def read_key(cache: Path) -> dict[str, Any] | None:
+def read_key(folder: Path, cache: Path) -> dict[str, Any] | None:
     """The key of a complete cache, None if there is none that can be used."""
     try:
         key = read_json(cache / KEY)
-        actions_of(cache)
+        mapped_columns(folder, cache)
         complete = (cache / FRAMES).stat().st_size == key["num_bytes"] and zipfile.is_zipfile(cache / INDEX)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
     return key if complete else None
 
 
-def write_index(folder: Path, cache: Path, actions: np.ndarray, episodes: Sequence[dict[str, Any]]) -> None:
-    """Complete a cache whose frames are written: actions and index, then the key of the set at `folder`."""
-    np.save(cache / ACTIONS, actions)
+def write_index(
+    folder: Path, cache: Path, columns: Mapping[str, np.ndarray], episodes: Sequence[dict[str, Any]]
+) -> None:
+    """Complete a cache whose frames are written: columns and index, then the key of the set at `folder`."""
+    for column, values in columns.items():
+        np.save(cache / f"{COLUMNS[column]}.npy", values)
     np.savez(cache / INDEX, **index_of(episodes))
     write_json(key_of(folder), cache / KEY)
 
@@ -126,17 +141,17 @@ def build(folder: Path, cache: Path) -> None:
             "make it writable, copy the set elsewhere, or open it with in_memory=True"
         ) from error
     try:
-        actions = []
+        parts = []
         with (temporary / FRAMES).open("wb") as raw:
-            for frames, some in decode(folder):
+            for frames, part in decode(folder):
                 raw.write(frames.data)
-                actions.append(some)
-        write_index(folder, temporary, np.concatenate(actions), read_episodes(folder))
+                parts.append(part)
+        write_index(folder, temporary, joined(parts), read_episodes(folder))
         shutil.rmtree(cache, ignore_errors=True)
         try:
             os.rename(temporary, cache)
         except OSError:
-            if read_key(cache) != key_of(folder):  # unless another process has just built the same
+            if read_key(folder, cache) != key_of(folder):  # unless another process has just built the same
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -145,8 +160,13 @@ def build(folder: Path, cache: Path) -> None:
 def load(folder: Path) -> tuple[np.ndarray, Index]:
     """The frames and the index in memory; verifies every file and writes nothing."""
     verify(folder)
-    frames, actions = zip(*decode(folder), strict=True)
-    return np.concatenate(frames), {"actions": np.concatenate(actions), **index_of(read_episodes(folder))}
+    frames, parts = zip(*decode(folder), strict=True)
+    columns = {COLUMNS[column]: values for column, values in joined(parts).items()}
+    return np.concatenate(frames), {**columns, **index_of(read_episodes(folder))}
+
+
+def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
 
 
 def index_of(episodes: Sequence[dict[str, Any]]) -> Index:
@@ -157,9 +177,10 @@ def read_episodes(folder: Path) -> list[dict[str, Any]]:
     return pq.read_table(folder / EPISODES_PATH, page_checksum_verification=True).to_pylist()
 
 
-def decode(folder: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames and actions of all rows, a row group at a time."""
-    for rows in read_rows(folder, [IMAGE, "action"]):
+def decode(folder: Path) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """Frames and columns of all rows, a row group at a time."""
+    columns = columns_of(folder)
+    for rows in read_rows(folder, [IMAGE, *columns]):
         images = rows[IMAGE].combine_chunks().field("bytes")
         frames = np.stack([decode_png(image.as_py()) for image in images])
-        yield frames, np.stack(rows["action"].to_numpy())
+        yield frames, {column: np.stack(rows[column].to_numpy()) for column in columns}

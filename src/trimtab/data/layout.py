@@ -16,7 +16,7 @@ from PIL import Image
 
 from trimtab.core.files import write_whole
 
-IMAGE = "observation.image"
+IMAGE, STATE, SUCCESS = "observation.image", "observation.state", "next.success"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 TASKS_PATH = "meta/tasks.parquet"
