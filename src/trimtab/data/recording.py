@@ -99,8 +99,9 @@ def recorded_once(folder: Path, request: Mapping[str, Any], write: Callable[[], 
     Raises:
         ValueError: another set is there.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with alone_in(folder.parent, wait=True):
+    lock = folder.with_name(f".{folder.name}.lock")  # of this set alone, so that others are recorded meanwhile
+    lock.mkdir(parents=True, exist_ok=True)
+    with alone_in(lock, wait=True):
         if not folder.exists():
             write()
             return Episodes.open(folder)
