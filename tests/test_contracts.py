@@ -2,8 +2,10 @@
 
 import importlib
 import pkgutil
+import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from torch import Tensor, nn
 import trimtab.adapters
 import trimtab.models
 import trimtab.priors
+from tiny import dreambooth
 from trimtab import checkpoints
 from trimtab.adapters.avid import AVID
+from trimtab.adapters.finetune import Finetune
 from trimtab.adapters.from_scratch import FromScratch
 from trimtab.core.contracts import Denoiser, OpenPrior, Prior
 from trimtab.core.values import Clip, Conditioning, NoiseLevel, Prediction
@@ -44,24 +48,34 @@ def builder(module: Any) -> Any:
     return own or importlib.import_module(f"tiny.{module.__name__.rpartition('.')[2]}").tiny
 
 
+def priors_for(adapter: str) -> dict[str, Callable[[], Any]]:
+    """All, by name; or the one beside `tiny` in the method's file in tests/tiny, where it asks more of its prior."""
+    own = getattr(sys.modules[builder(ADAPTERS[adapter]).__module__], "prior", None)
+    return {"pixel_unet": own} if own else {name.rpartition(".")[2]: builder(PRIORS[name]) for name in PRIORS}
+
+
+def embedded(adapter: str) -> Any:
+    """The embedded prior at toy size, as this adapter needs it."""
+    return priors_for(adapter)["pixel_unet"]()
+
+
 PAIRS = [
-    pytest.param(adapter, prior, id=f"{adapter.rpartition('.')[2]}-{prior.rpartition('.')[2]}")
+    pytest.param(adapter, make, id=f"{adapter.rpartition('.')[2]}-{prior}")
     for adapter in ADAPTERS
-    for prior in PRIORS
-    if isinstance(builder(PRIORS[prior])(), OpenPrior)
-    or typing.get_type_hints(builder(ADAPTERS[adapter]))["prior"] is not OpenPrior
+    for prior, make in priors_for(adapter).items()
+    if isinstance(make(), OpenPrior) or typing.get_type_hints(builder(ADAPTERS[adapter]))["prior"] is not OpenPrior
 ]
 """Every adapter beside every prior; those that need weights beside the priors whose weights are within reach."""
 
 
-TRAINED = [name for name, module in ADAPTERS.items() if isinstance(tiny(module, pixel_unet.tiny()), nn.Module)]
+TRAINED = [name for name, module in ADAPTERS.items() if isinstance(tiny(module, embedded(name)), nn.Module)]
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """Parts that start at zero hide mistakes."""
+    """Trained parts that start at zero hide mistakes; what is frozen in it is the prior's."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in module.parameters():
+        for parameter in (some for some in module.parameters() if some.requires_grad):
             parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     return module.eval()
 
@@ -71,7 +85,8 @@ def knowledge(prior: Prior, batch: int = 2, time: int | None = None) -> Conditio
     generator = torch.Generator().manual_seed(2)
     context = torch.rand(batch, max(prior.num_context, 1), channels, height, width, generator=generator) * 2 - 1
     actions = torch.randint(3, (batch, time or prior.num_frames), generator=generator)
-    return Conditioning(context=context, actions=actions)
+    text = torch.randn(batch, 4, 6, generator=generator) if "text" in prior.uses else None
+    return Conditioning(context=context, actions=actions, text=text)
 
 
 def noisy_like(prior: Prior, batch: int = 2) -> Tensor:
@@ -85,9 +100,8 @@ def middle(prior: Prior, batch: int = 2) -> NoiseLevel:
 
 def other(facts: Conditioning, name: str) -> Conditioning:
     """The same knowledge with one fact changed."""
-    if name == "context":
-        return Conditioning(context=-facts.context, actions=facts.actions)
-    return Conditioning(context=facts.context, actions=(facts.actions + 1) % 3)
+    value = facts.facts()[name]
+    return replace(facts, **{name: (value + 1) % 3 if name == "actions" else -value})
 
 
 def check_denoiser(denoiser: Denoiser, prior: Prior) -> None:
@@ -106,7 +120,7 @@ def check_denoiser(denoiser: Denoiser, prior: Prior) -> None:
         for index in (0, prior.schedule.num_levels // 3, prior.schedule.num_levels - 1):
             at = prior.schedule.level(torch.full((2,), index))
             assert denoiser.bind(given)(noisy, at).tensor.isfinite().all(), f"not finite at level {index}"
-        for name in ("context", "actions"):
+        for name in given.facts():
             moved = denoiser.bind(other(given, name))(noisy, level).tensor
             differs = bool((moved - first.tensor).abs().max() > 1e-6)
             assert differs == (name in denoiser.uses), (
@@ -145,9 +159,9 @@ def test_prior_keeps_the_contract(name: str) -> None:
     assert torch.allclose(prior.codec.decode(prior.codec.encode(frames)), frames, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "prior_name"), PAIRS)
-def test_adapter_keeps_the_contract(name: str, prior_name: str) -> None:
-    prior = builder(PRIORS[prior_name])()
+@pytest.mark.parametrize(("name", "make_prior"), PAIRS)
+def test_adapter_keeps_the_contract(name: str, make_prior: Callable[[], Any]) -> None:
+    prior = make_prior()
     adapter = tiny(ADAPTERS[name], prior)
     if isinstance(adapter, nn.Module):
         check_adapter(adapter, prior)
@@ -161,6 +175,17 @@ def test_adapter_keeps_the_contract(name: str, prior_name: str) -> None:
 
 def made_of(model: str, adapter: Any, prior: Prior, **options: Any) -> Any:
     return adapter(prior, model=model, num_actions=3, **MODELS[model].TINY, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_actions": 3}], ids=str)
+@pytest.mark.parametrize("make_prior", [pixel_unet.tiny, dreambooth.prior], ids=["without text", "with text"])
+def test_finetuning_of_what_mixes_frames_keeps_the_contract(
+    make_prior: Callable[[], Any], options: dict[str, int]
+) -> None:
+    prior = make_prior()
+    adapter = Finetune(prior, temporal=True, **options)
+    assert adapter.uses == prior.uses | ({"actions"} if options else set())
+    check_adapter(adapter, prior)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -198,7 +223,7 @@ def test_an_unknown_model_is_answered_with_the_names_there_are() -> None:
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_adapter_comes_back_from_disk_without_its_prior(name: str, tmp_path: Path) -> None:
-    prior = pixel_unet.tiny()
+    prior = embedded(name)
     adapter = randomised(tiny(ADAPTERS[name], prior))
     checkpoints.save(tmp_path, adapter, prior)
     size = (tmp_path / checkpoints.WEIGHTS).stat().st_size

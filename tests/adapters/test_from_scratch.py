@@ -48,6 +48,17 @@ def test_told_and_untold_in_one_batch_are_those_asked_apart(prior: PixelUNet) ->
         assert not torch.allclose(untold, told)
 
 
+def test_it_answers_without_context_if_it_is_built_to(prior: PixelUNet, tmp_path: Path) -> None:
+    model = randomised(FromScratch(prior, text_dim=6, context_optional=True, **TINY))
+    checkpoints.save(tmp_path, model, prior)
+    noisy, level = torch.randn(2, 3, 3, 16, 16), prior.schedule.level(torch.full((2,), 20))
+    question, grey = Conditioning(text=TEXT), Conditioning(context=torch.zeros(2, 2, 3, 16, 16), text=TEXT)
+    found = checkpoints.load(tmp_path, FromScratch, prior).bind(question)(noisy, level).clean
+    assert torch.equal(found, model.bind(grey)(noisy, level).clean)
+    with pytest.raises(ValueError, match="context_optional=True"):
+        FromScratch(prior, text_dim=6, **TINY).bind(question)
+
+
 def test_it_is_composed_with_a_prior_after_a_round_trip(prior: PixelUNet, tmp_path: Path) -> None:
     in_domain = randomised(FromScratch(prior, text_dim=6, **TINY))
     checkpoints.save(tmp_path, in_domain, prior)

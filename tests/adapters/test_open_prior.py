@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tiny import dreambooth
 from trimtab import checkpoints, models
 from trimtab.adapters.controlnet import ControlNet
 from trimtab.adapters.finetune import Finetune
@@ -44,6 +45,8 @@ METHODS: dict[str, Callable[[PixelUNet], Any]] = {
     "finetune": lambda prior: Finetune(prior, num_actions=3),
     "finetune, continuous": lambda prior: Finetune(prior, action_dim=2),
     "low rank": lambda prior: Finetune(prior, num_actions=3, rank=4),
+    "temporal": lambda prior: Finetune(prior, num_actions=3, temporal=True),
+    "temporal, untold": lambda prior: Finetune(prior, temporal=True),
 }
 PAIRS = [
     (model, name)
@@ -194,6 +197,51 @@ def test_a_low_rank_change_is_the_product_of_its_factors() -> None:
         torch.testing.assert_close(row, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("model_name", "at"), [("change_unet", 0.5), ("avid_unet", 7)])
+def test_nothing_but_the_temporal_parts_of_a_prior_mixes_frames(model_name: str, at: float) -> None:
+    prior = prior_of(model_name)
+    network = prior.network
+    video = torch.randn(1, 3, network.in_channels, 16, 16)
+    other = video.clone()
+    other[:, 1] += 1
+
+    def moved() -> list[bool]:
+        """Of which frames the answer changes when the second frame does."""
+        with torch.no_grad():
+            first, second = (network(some, torch.tensor([at]))[0][0] for some in (video, other))
+        return [bool(change.abs().max() > 1e-4) for change in second - first]
+
+    assert moved() == [True, True, True]
+    for name in prior.temporal:
+        for parameter in network.get_submodule(name).parameters():
+            parameter.zero_()
+    assert moved() == [False, True, False]
+
+
+def test_what_mixes_frames_is_all_that_is_trained_and_saved(tmp_path: Path) -> None:
+    prior = dreambooth.prior()
+    model, before = Finetune(prior, temporal=True), copy.deepcopy(prior.network.state_dict())
+    expected = {name for name in before if ".time." in name}
+    assert expected
+    assert {name.removeprefix("network.") for name in trained(model)} == expected
+    text = gaussian_noise((4, 6), seed=7, step=0, samples=range(2))
+    given = Conditioning(context=knowledge(False).context[:, :1], text=text)
+    optimizer = torch.optim.SGD(trained(model).values(), lr=0.1)
+    DenoisingLoss(model, prior.schedule)(Clip(noisy(), given), step=0, samples=[0, 1]).mean().backward()
+    optimizer.step()
+    changed = {
+        name for name, value in model.network.state_dict().items() if not torch.equal(value, before[name].float())
+    }
+    assert changed == expected
+    checkpoints.save(tmp_path, model, prior)
+    assert {name.removeprefix("network.") for name in model.state_dict()} == expected
+    again = checkpoints.load(tmp_path, Finetune, prior)
+    with torch.no_grad():
+        answers = [some.bind(given)(noisy(), level_of(prior)).tensor for some in (model, again, prior)]
+    assert torch.equal(answers[0], answers[1])
+    assert not torch.allclose(answers[0], answers[2])
+
+
 @pytest.mark.usefixtures("without_shape_types")
 @pytest.mark.parametrize("method", [ControlNet, Finetune])
 def test_a_closed_prior_is_refused(method: Any) -> None:
@@ -209,6 +257,8 @@ def test_wrong_sizes_are_refused() -> None:
         ControlNet(prior, num_actions=3, widths=(32, 32, 32), depths=(1, 1, 1))
     with pytest.raises(ValueError, match="rank 1 or more, not 0"):
         Finetune(prior, num_actions=3, rank=0)
+    with pytest.raises(ValueError, match="temporal trains weights whole, rank=2 changes to all of them"):
+        Finetune(prior, rank=2, temporal=True)
     other = PixelUNet(PixelUNetSettings(frame_shape=(3, 16, 16), num_frames=3))
     with pytest.raises(ValueError, match="another network's weights"):
         prior.network.adopt(other.network.state_dict())

@@ -202,17 +202,26 @@ def test_the_forgotten_share_of_clips_is_untold_by_seed_step_and_sample() -> Non
     clip = Clip(torch.zeros(200, 1, 1, 1, 1), Conditioning(actions=torch.zeros(200, 1, dtype=torch.int64)))
     deaf = Deaf()
     for forgotten, samples in ((0.2, range(200)), (0.2, range(200)), (0.2, range(100, 300)), (0.0, range(200))):
-        DenoisingLoss(deaf, schedules.cosine(100), forgotten=forgotten)(clip, step=3, samples=list(samples))
+        DenoisingLoss(deaf, schedules.cosine(100), forgotten={"actions": forgotten})(
+            clip, step=3, samples=list(samples)
+        )
     first, again, later, told = deaf.known
     assert 0.1 < 1 - first.float().mean() < 0.3
     assert torch.equal(first, again)
     assert torch.equal(first[100:], later[:100])
     assert told.all()
-    texts, of_text = Clip(clip.video, Conditioning(text=torch.zeros(200, 2, 3))), Deaf("text")
-    DenoisingLoss(of_text, schedules.cosine(100), forgotten=0.2, fact="text")(texts, step=3, samples=range(200))
-    assert torch.equal(of_text.known[0], first)
     with pytest.raises(ValueError, match="from 0 to 1"):
-        DenoisingLoss(deaf, schedules.cosine(100), forgotten=20.0)
+        DenoisingLoss(deaf, schedules.cosine(100), forgotten={"actions": 20.0})
+
+
+def test_two_facts_are_forgotten_apart() -> None:
+    known = Conditioning(actions=torch.zeros(200, 1, dtype=torch.int64), text=torch.zeros(200, 2, 3))
+    clip, both = Clip(torch.zeros(200, 1, 1, 1, 1), known), {"actions": 0.5, "text": 0.5}
+    of_actions, of_text = Deaf(), Deaf("text")
+    for deaf in (of_actions, of_text):
+        DenoisingLoss(deaf, schedules.cosine(100), forgotten=both)(clip, step=3, samples=range(200))  # type: ignore[arg-type]
+    pairs = torch.stack([of_actions.known[0], of_text.known[0]]).int()
+    assert all((pairs == torch.tensor(some)[:, None]).all(0).sum() > 25 for some in ((0, 0), (0, 1), (1, 0), (1, 1)))
 
 
 class Halves:

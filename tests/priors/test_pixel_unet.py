@@ -2,14 +2,19 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given as for_all
+from hypothesis import settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from trimtab.core.values import Conditioning, NoiseLevel, Video
+from trimtab.adapters.controlnet import ControlNet
+from trimtab.core.values import Clip, Conditioning, NoiseLevel, Video
 from trimtab.data import samples
 from trimtab.data.clips import Clips
 from trimtab.diffusion.losses import DenoisingLoss
@@ -181,6 +186,74 @@ def test_a_context_of_another_batch_is_refused() -> None:
     noisy, level, context = question(prior)
     with pytest.raises(ValueError, match="must agree in batch"):
         prior(noisy, level, Conditioning(context=context[:1]))
+
+
+@pytest.mark.usefixtures("without_shape_types")
+@pytest.mark.parametrize("known", [[True, False], [True, True]])
+def test_a_context_of_a_part_of_the_batch_is_refused_where_it_is_needed(known: list[bool]) -> None:
+    given = Conditioning(context=torch.zeros(2, 2, 3, 8, 8), known={"context": torch.tensor(known)})
+    with pytest.raises(ValueError, match=r"got none for a part of the batch; only one .* context_optional=True"):
+        small().bind(given)
+
+
+# Without context
+
+
+def optional(**sizes: Any) -> PixelUNet:
+    return small(sizes={"widths": (32,), "depths": (1,), "context_optional": True, **sizes}).frozen()
+
+
+@settings(max_examples=15, deadline=None)
+@for_all(st.lists(st.booleans(), min_size=3, max_size=3), st.booleans())
+def test_a_forgotten_context_is_grey_and_the_others_are_seen(known: list[bool], told_text: bool) -> None:
+    torch.manual_seed(0)
+    prior = optional(text_dim=4)
+    noisy, level, context = question(prior, batch=3)
+    text = torch.randn(3, 2, 4) if told_text else None
+    given = Conditioning(context=context, text=text).forget("context", ~torch.tensor(known))
+    with torch.no_grad():
+        found, told, untold, grey = (
+            prior(noisy, level, some).tensor
+            for some in (
+                given,
+                Conditioning(context=context, text=text),
+                Conditioning(text=text),
+                Conditioning(context=torch.zeros_like(context), text=text),
+            )
+        )
+        moved = prior(noisy, level, replace(given, context=context.flip(0))).tensor
+    assert torch.equal(untold, grey)
+    for place, knows in enumerate(known):
+        torch.testing.assert_close(found[place], (told if knows else untold)[place], rtol=1e-3, atol=1e-4)
+        # In the middle the other contexts are the same when their order is turned.
+        assert bool((moved[place] - found[place]).abs().max() > 1e-3) == (knows and place != 1)
+    assert (told - untold).abs().amax((1, 2, 3, 4)).min() > 1e-3
+
+
+def test_a_prior_that_needs_no_context_comes_back_as_one_and_its_controller_needs_none_either(tmp_path: Path) -> None:
+    prior = optional()
+    prior.save(tmp_path / "prior")
+    again = load(tmp_path / "prior")
+    assert again.fingerprint == prior.fingerprint
+    noisy, level, context = question(prior)
+    control = ControlNet(again, num_actions=3)
+    for given in (Conditioning(), Conditioning(context=context).forget("context", torch.tensor([True, False]))):
+        assert torch.equal(control(noisy, level, given).tensor, again(noisy, level, given).tensor)
+    with pytest.raises(ValueError, match=r"got \(2, 1, 3, 8, 8\)"):
+        prior.bind(Conditioning(context=torch.zeros(2, 1, 3, 8, 8)))
+
+
+def test_it_is_trained_on_clips_whose_context_is_forgotten() -> None:
+    prior = PixelUNet(optional().settings)
+    noisy, _, context = question(prior, batch=8)
+    clip = Clip(noisy.clamp(-1, 1), Conditioning(context=context))
+    told, some, untold = (
+        DenoisingLoss(prior, prior.schedule, forgotten={"context": share})(clip, step=0, samples=range(8))
+        for share in (0.0, 0.5, 1.0)
+    )
+    assert (torch.isclose(some, untold) | torch.isclose(some, told)).all()
+    assert not torch.allclose(some, untold)
+    assert not torch.allclose(some, told)
 
 
 # The one that ships

@@ -30,8 +30,6 @@ class ControlNet(nn.Module):
         TypeError: a prior whose weights are out of reach.
     """
 
-    uses: frozenset[Fact] = frozenset({"context", "actions"})
-
     def __init__(
         self, prior: OpenPrior, *, num_actions: int | None = None, action_dim: int | None = None, **sizes: Any
     ) -> None:
@@ -39,6 +37,7 @@ class ControlNet(nn.Module):
         check_open(prior, type(self).__name__)
         self._prior = (prior,)  # in a tuple, so that it is neither trained, nor saved, nor switched to train mode
         self.space = prior.space
+        self.uses: frozenset[Fact] = prior.uses | {"actions"}
         actions: dict[str, Any] = {"num_actions": num_actions, "action_dim": action_dim}
         self.controller: Any = prior.controller(**actions, **sizes)
         channels, wide = self.controller.channels, prior.channels

@@ -1,37 +1,40 @@
-"""Finetuning, of all the weights or of low-rank changes to them: the prior itself, told actions; needs its weights.
+"""Finetuning a copy of the prior: all weights, low-rank changes to them, or what mixes frames; needs the prior's weights.
 
-All the weights as AVID's strongest baseline (arXiv 2410.12822; methods 2.7); low-rank changes as in LoRA (arXiv 2106.09685).
+All the weights as AVID's strongest baseline (arXiv 2410.12822; methods 2.7); low-rank changes as in LoRA (arXiv 2106.09685);
+what mixes frames as the direct finetuning of arXiv 2504.15369 (methods 6.3).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import nn
 
 from trimtab.core.checks import check_open
 from trimtab.core.contracts import BoundDenoiser, OpenPrior
 from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video
+from trimtab.networks.low_rank import change_by_rank, save_trained_alone, train_only
+
+OF_ACTIONS = ("action", "null_action")
+"""What actions go through in every network, which is trained whatever else is."""
 
 
 class Finetune(nn.Module):
-    """A `Denoiser`: a copy of the prior that is told actions. It begins as the prior, whatever the actions.
+    """A `Denoiser`: a copy of the prior, told what the prior is told, and actions if any. It begins as the prior.
 
     Args:
         prior: whose weights to begin with; it stays as it is.
         num_actions: size of a discrete action set, or
-        action_dim: width of a continuous action.
+        action_dim: width of a continuous action; neither for a copy that is told no actions.
         rank: None trains every weight. A number trains, beside what the actions go through, for every matrix and convolution
             a change of at most this rank, which is added to it, and is all that is saved.
+        temporal: train, beside what the actions go through, only what mixes frames, and save no more: from a few
+            demonstrations it learns how things move, and what they look like stays the prior's.
 
     Raises:
-        ValueError: a rank below one.
+        ValueError: a rank below one, or beside `temporal`.
         TypeError: a prior whose weights are out of reach.
     """
-
-    uses: frozenset[Fact] = frozenset({"context", "actions"})
 
     def __init__(
         self,
@@ -40,70 +43,31 @@ class Finetune(nn.Module):
         num_actions: int | None = None,
         action_dim: int | None = None,
         rank: int | None = None,
+        temporal: bool = False,
     ) -> None:
         super().__init__()
         check_open(prior, type(self).__name__)
-        if rank is not None and rank < 1:
-            raise ValueError(f"a change is of rank 1 or more, not {rank}; None trains every weight")
+        if temporal and rank is not None:
+            raise ValueError(f"temporal trains weights whole, rank={rank} changes to all of them; take one of the two")
         self.space = prior.space
-        network: Any = prior.told_actions(num_actions=num_actions, action_dim=action_dim)
+        actions: dict[str, Any] = {"num_actions": num_actions, "action_dim": action_dim}
+        told = OF_ACTIONS if any(size is not None for size in actions.values()) else ()
+        self.uses: frozenset[Fact] = prior.uses | {"actions"} if told else prior.uses
+        network: Any = prior.told_actions(**actions)
         self.network = network
-        self.settings = {"num_actions": num_actions, "action_dim": action_dim, "rank": rank}
+        self.settings = {**actions, "rank": rank, "temporal": temporal}
+        if temporal or rank is not None:
+            train_only(network, told + (prior.temporal if temporal else ()))
+            save_trained_alone(self)
         if rank is not None:
-            change_by_rank(network, rank)
-            self.register_state_dict_post_hook(leave_out_frozen)
-            self.register_load_state_dict_post_hook(miss_no_frozen)
+            change_by_rank(network, rank, spared=told)
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
-        ask = self.network.bind(given)
+        ask = self.network.bind(given if "actions" in self.uses else given.without("actions"))
         return lambda noisy, level: ask(noisy, level)[0]
 
     def forward(self, noisy: Video, level: NoiseLevel, given: Conditioning) -> Prediction:
         return self.bind(given)(noisy, level)
-
-
-def leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """A hook of `state_dict`: what is not trained is the prior's, and is not saved again."""
-    for name in frozen_in(module):
-        state.pop(prefix + name)
-
-
-def miss_no_frozen(module: nn.Module, incompatible: Any) -> None:
-    """A hook of `load_state_dict`, which therefore does not find it."""
-    frozen = tuple(frozen_in(module))
-    incompatible.missing_keys[:] = [name for name in incompatible.missing_keys if not name.endswith(frozen)]
-
-
-def frozen_in(module: nn.Module) -> list[str]:
-    return [name for name, parameter in module.named_parameters() if not parameter.requires_grad]
-
-
-class LowRankChange(nn.Module):
-    """A weight, and the change that is learned: up @ down, at first zero.
-
-    Args:
-        weight: its first axis is of outputs, all others are of inputs.
-        rank: of the change.
-    """
-
-    def __init__(self, weight: Tensor, rank: int) -> None:
-        super().__init__()
-        outputs, inputs = len(weight), weight[0].numel()
-        self.down = nn.Parameter(torch.randn(rank, inputs) / inputs**0.5)
-        self.up = nn.Parameter(torch.zeros(outputs, rank))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + (self.up @ self.down).view_as(weight)
-
-
-def change_by_rank(network: nn.Module, rank: int) -> None:
-    """Freeze a network but for what the actions go through; give its matrices and convolutions changes of this rank."""
-    for name, module in list(network.named_modules()):
-        told = name.split(".")[0] in ("action", "null_action")
-        for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(told or parameter is getattr(network, "null_action", None))
-        if isinstance(module, nn.Conv2d | nn.Linear) and not told:
-            parametrize.register_parametrization(module, "weight", LowRankChange(module.weight, rank))
 
 
 def tiny(prior: OpenPrior) -> Finetune:

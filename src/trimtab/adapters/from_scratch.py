@@ -45,7 +45,7 @@ class FromScratch(nn.Module):
         return frozenset({"context", *facts})
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
-        ask = self.network.bind(given)
+        ask = self.network.bind(given if "actions" in self.uses else given.without("actions"))
         return lambda noisy, level: ask(noisy, level)[0]
 
     def forward(self, noisy: Video, level: NoiseLevel, given: Conditioning) -> Prediction:

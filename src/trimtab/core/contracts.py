@@ -123,8 +123,12 @@ class OpenPrior(Prior, Protocol):
     def channels(self) -> tuple[int, ...]:
         """Of its features."""
 
+    @property
+    def temporal(self) -> tuple[str, ...]:
+        """Names of the modules of its network, and of copies of it, that mix frames. All others see frames one by one."""
+
     def told_actions(self, *, num_actions: int | None = None, action_dim: int | None = None) -> VideoModel:
-        """A trainable copy of its model that is told actions, too; at first they change nothing. An nn.Module."""
+        """A trainable copy of its model that is told actions, too, if any; at first they change nothing. An nn.Module."""
 
     def controller(self, *, num_actions: int | None = None, action_dim: int | None = None, **sizes: Any) -> Controller:
         """The half of its model that looks, told actions; without sizes a trainable copy, else untrained and of those sizes.

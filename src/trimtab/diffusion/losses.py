@@ -6,9 +6,10 @@ sample, (batch,): the mean over time, channel and space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from jaxtyping import Float
@@ -131,9 +132,8 @@ class DenoisingLoss(nn.Module):
         own: a second loss, of what a mixing denoiser (AVID) itself believes; none in the paper. At first the prior knows
             better, and a mask that learns so shuts the adapter out before it has learned what only it is told; by this
             loss it learns as fast as without a prior.
-        forgotten: the share of clips from which a fact is withheld, so that the denoiser learns to answer untold, too
-            (dropout for guidance; actions by 0.2 in AVID's baseline, text by 0.1 in arXiv 2504.15369).
-        fact: the one that is forgotten.
+        forgotten: facts, and the share of clips from which each is withheld, so that the denoiser learns to answer untold,
+            too (dropout for guidance; actions by 0.2 in AVID's baseline, text by 0.1 in arXiv 2504.15369).
         context_noise: the context gets Gaussian noise of a deviation drawn from 0 to this, clip by clip, so that the
             denoiser does not trust it to the last detail: in a long rollout it is its own.
 
@@ -151,17 +151,16 @@ class DenoisingLoss(nn.Module):
         codec: Codec | None = None,
         draws: int = 1,
         own: Loss | None = None,
-        forgotten: float = 0.0,
-        fact: Fact = "actions",
+        forgotten: Mapping[Fact, float] = MappingProxyType({}),
         context_noise: float = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= forgotten <= 1 or context_noise < 0:
+        if not all(0 <= share <= 1 for share in forgotten.values()) or context_noise < 0:
             raise ValueError(
-                f"forgotten is a share of the clips, from 0 to 1, and context_noise a deviation from 0 on, not {forgotten} "
-                f"and {context_noise}"
+                "forgotten are shares of the clips, from 0 to 1, and context_noise a deviation from 0 on, not "
+                f"{dict(forgotten)} and {context_noise}"
             )
-        self.own, self.forgotten, self.fact, self.context_noise = own, forgotten, fact, context_noise
+        self.own, self.forgotten, self.context_noise = own, dict(forgotten), context_noise
         self.denoiser, self.schedule, self.loss, self.seed, self.codec = denoiser, schedule, loss, seed, codec
         self.purposes = ["level", *(f"level {draw}" for draw in range(1, draws))]
 
@@ -188,14 +187,14 @@ class DenoisingLoss(nn.Module):
         level = self.schedule.level(torch.stack(indices).amax(0).to(clean.device))
         noise = gaussian_noise(tuple(clean.shape[1:]), seed=self.seed, step=step, samples=samples, device=clean.device)
         given = clip.given
-        if self.forgotten:
-            chance = uniform_integers(2**24, seed=self.seed, step=step, samples=samples, purpose="forgotten")
-            given = given.forget(self.fact, (chance < self.forgotten * 2**24).to(clean.device))
+        for fact, share in self.forgotten.items():
+            chance = uniform_integers(2**24, seed=self.seed, step=step, samples=samples, purpose=f"forgotten {fact}")
+            given = given.forget(fact, (chance < share * 2**24).to(clean.device))
         if self.context_noise and given.context is not None:
             draw = partial(gaussian_noise, seed=self.seed, step=step, samples=samples, device=clean.device)
-            share = uniform_integers(2**24, seed=self.seed, step=step, samples=samples, purpose="context") / 2**24
+            part = uniform_integers(2**24, seed=self.seed, step=step, samples=samples, purpose="context") / 2**24
             added = draw(tuple(given.context.shape[1:]), purpose="context noise")
-            added *= self.context_noise * share.to(clean.device)[:, None, None, None, None]
+            added *= self.context_noise * part.to(clean.device)[:, None, None, None, None]
             given = replace(given, context=given.context + added)
         noisy = level.add_noise(clean, noise)
         if self.own is None or not isinstance(self.denoiser, Mixing):

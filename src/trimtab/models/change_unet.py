@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from trimtab.core.checks import checked_context
+from trimtab.core.checks import checked_context, optional_context
 from trimtab.core.contracts import Ask, ClipSpace
 from trimtab.core.values import Conditioning, NoiseLevel, Prediction, Video
 from trimtab.diffusion.preconditioning import FrameChange, observed_drift
@@ -25,6 +25,8 @@ class Model(UNet3D):
         clips: that it is to diffuse.
         sees_prior, residual: as for every model, see `build`.
         deviation: the usual change between frames.
+        context_optional: whether it answers without context, too, as it then has to be trained (`forgotten` clips). A sample
+            that does not know its context is shown grey frames in its place.
         widths, depths, patch: of the network, as the other options (such as `text_dim`), see `UNet3D`.
     """
 
@@ -35,6 +37,7 @@ class Model(UNet3D):
         sees_prior: bool = False,
         residual: bool = False,
         deviation: float = 0.2,
+        context_optional: bool = False,
         widths: Sequence[int] = (64, 96, 128),
         depths: Sequence[int] = (1, 1, 2),
         patch: int = 2,
@@ -51,13 +54,14 @@ class Model(UNet3D):
             **options,
         )
         self.clips = (clips,)  # in a tuple, so that a prior is neither trained nor saved with it
-        self.sizes = sizes(self, deviation, depths)
-        self.sees_prior, self.residual, self.deviation = sees_prior, residual, deviation
+        self.sizes = sizes(self, deviation, depths, context_optional)
+        self.sees_prior, self.residual = sees_prior, residual
+        self.deviation, self.context_optional = deviation, context_optional
 
     def bind(self, given: Conditioning) -> Ask:
-        context = checked_context(given, self.clips[0])
+        see = eye(self.clips[0], given, self.deviation, self.context_optional)
         known = None if given.actions is None else given.is_known("actions")
-        text, drift = told_text(self, given), observed_drift(context)
+        text = told_text(self, given)
 
         def ask(
             noisy: Video,
@@ -66,8 +70,7 @@ class Model(UNet3D):
             control: Sequence[Tensor] | None = None,
         ) -> tuple[Prediction, Tensor | None]:
             shown = prior if self.sees_prior else None
-            change = FrameChange(noisy, level, context, self.deviation, drift)
-            extra = [] if shown is None else [shown.tensor]
+            change, extra = see(noisy, level), [] if shown is None else [shown.tensor]
             answer, mask = self(change.stacked(*extra), change.angle, given.actions, known, control, text)
             if prior is not None and self.residual:
                 return prior.like(prior.tensor + answer), mask
@@ -76,11 +79,26 @@ class Model(UNet3D):
         return ask
 
 
-def sizes(network: Trunk, deviation: float, depths: Sequence[int]) -> dict[str, Any]:
+def sizes(network: Trunk, deviation: float, depths: Sequence[int], context_optional: bool) -> dict[str, Any]:
     """The options that rebuild a model or a controller around this network."""
     text = {} if network.text_dim is None else {"text_dim": network.text_dim}
+    context = {"context_optional": True} if context_optional else {}
     widths = list(network.channels)
-    return {"deviation": deviation, "widths": widths, "depths": list(depths), "patch": network.patch, **text}
+    return {"deviation": deviation, "widths": widths, "depths": list(depths), "patch": network.patch, **text, **context}
+
+
+def eye(
+    clips: ClipSpace, given: Conditioning, deviation: float, context_optional: bool
+) -> Callable[[Video, NoiseLevel], FrameChange]:
+    """How a noisy clip is seen beside its context, or, where that is optional and not known, beside grey frames."""
+    context = optional_context(given, clips) if context_optional else checked_context(given, clips)
+    drift = None if context is None else observed_drift(context)
+
+    def see(noisy: Video, level: NoiseLevel) -> FrameChange:
+        grey = noisy.new_zeros(len(noisy), clips.num_context, *clips.frame_shape)
+        return FrameChange(noisy, level, grey if context is None else context, deviation, drift)
+
+    return see
 
 
 def told_text(network: Trunk, given: Conditioning) -> Text:
@@ -94,7 +112,7 @@ class Controller(Trunk):
     """The half of `Model` that looks, as a `Controller`.
 
     Args:
-        clips, deviation, widths, depths, patch, options: as in `Model`.
+        clips, deviation, context_optional, widths, depths, patch, options: as in `Model`.
     """
 
     def __init__(
@@ -102,6 +120,7 @@ class Controller(Trunk):
         clips: ClipSpace,
         *,
         deviation: float = 0.2,
+        context_optional: bool = False,
         widths: Sequence[int] = (64, 96, 128),
         depths: Sequence[int] = (1, 1, 2),
         patch: int = 2,
@@ -116,19 +135,19 @@ class Controller(Trunk):
             **options,
         )
         self.clips = (clips,)
-        self.sizes = sizes(self, deviation, depths)
-        self.deviation = deviation
+        self.sizes = sizes(self, deviation, depths, context_optional)
+        self.deviation, self.context_optional = deviation, context_optional
         for block in self.modules():
             if isinstance(block, TemporalConv):  # zeros would learn late here, and what is added is gated anyway
                 block.conv.reset_parameters()
 
     def bind(self, given: Conditioning) -> Callable[[Video, NoiseLevel], list[Tensor]]:
-        context = checked_context(given, self.clips[0])
+        see = eye(self.clips[0], given, self.deviation, self.context_optional)
         known = None if given.actions is None else given.is_known("actions")
-        text, drift = told_text(self, given), observed_drift(context)
+        text = told_text(self, given)
 
         def look(noisy: Video, level: NoiseLevel) -> list[Tensor]:
-            change = FrameChange(noisy, level, context, self.deviation, drift)
+            change = see(noisy, level)
             return self.features(change.stacked(), change.angle, given.actions, known, text)
 
         return look

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Vide
 from trimtab.diffusion import schedules
 from trimtab.models import build
 from trimtab.networks import storage
+from trimtab.networks.attention import FrameNumber, TemporalAttention
+from trimtab.networks.blocks import TemporalConv
 from trimtab.networks.precision import matrix_dtype
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -37,7 +40,11 @@ class PixelFrames:
         return latents
 
 
-SCHEDULES = {"cosine": schedules.cosine, "sigmoid": schedules.sigmoid}
+SCHEDULES: dict[str, Callable[[int], schedules.Schedule]] = {
+    "cosine": schedules.cosine,
+    "sigmoid": schedules.sigmoid,
+    "linear": partial(schedules.linear, first=0.00085, last=0.012),
+}
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,12 @@ class PixelUNetSettings:
 
     Attributes:
         model: the name of a file in models/.
-        sizes: of its network.
+        sizes: of its network; `text_dim` among them lets it hear texts, `context_optional` answer without context, too.
         num_context: frames that it is shown.
         num_frames: frames of the longest clip that it predicts.
         frame_shape: (channel, height, width).
         frame_rate: frames a second.
-        schedule: cosine, or AVID's sigmoid.
+        schedule: cosine, AVID's sigmoid, or linear, that of arXiv 2504.15369, which never ends in pure noise.
         num_levels: of the schedule.
     """
 
@@ -93,6 +100,12 @@ class PixelUNet(nn.Module):
     def channels(self) -> tuple[int, ...]:
         """As of an `OpenPrior`."""
         return tuple(self.network.channels)
+
+    @property
+    def temporal(self) -> tuple[str, ...]:
+        """As of an `OpenPrior`."""
+        kinds = TemporalConv | TemporalAttention | FrameNumber
+        return tuple(name for name, module in self.network.named_modules() if isinstance(module, kinds))
 
     def told_actions(self, *, num_actions: int | None = None, action_dim: int | None = None) -> Any:
         """As of an `OpenPrior`."""

@@ -118,7 +118,7 @@ class Method:
 
 TRAININGS: dict[str, Training] = {
     "scratch": Training(FromScratch),
-    "forgetful": Training(FromScratch, task=partial(frames_task, forgotten=FORGOTTEN), like="scratch"),
+    "forgetful": Training(FromScratch, task=partial(frames_task, forgotten={"actions": FORGOTTEN}), like="scratch"),
     "classifier": Training(ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2)}, reading_task),
     "controlnet": Training(ControlNet),
     "controlnet-small": Training(ControlNet, {"widths": (64, 96, 160), "depths": (1, 1, 2)}),
@@ -169,7 +169,7 @@ def clean_task(denoiser: Any, schedule: Schedule, seed: int, **options: Any) -> 
 PAPER_TRAININGS: dict[str, Training] = {
     "scratch": Training(FromScratch, SMALL, clean_task, PAPER_RATE),
     "scratch-large": Training(FromScratch, LARGE, clean_task, PAPER_RATE),
-    "forgetful": Training(FromScratch, SMALL, partial(clean_task, forgotten=FORGOTTEN), PAPER_RATE),
+    "forgetful": Training(FromScratch, SMALL, partial(clean_task, forgotten={"actions": FORGOTTEN}), PAPER_RATE),
     "classifier": Training(
         ActionClassifier, {"model": "avid_unet", "width": 80, "heads": 8, "head_dim": 64}, reading_task, PAPER_RATE
     ),
