@@ -137,6 +137,49 @@ def test_success_ends_no_episode_if_it_shall_not() -> None:
     environment.close()
 
 
+def test_the_experts_continuation_is_what_then_happens() -> None:
+    environment = MetaWorld(["door-close", "basketball", "stick-pull"], action_repeat=4, max_episode_steps=60)
+    environment.reset(seed=3)
+    random = np.random.default_rng(0)
+    for _ in range(3):
+        environment.step(random.uniform(-1, 1, (3, 4)))
+        frames, actions = environment.expert_continuation(5)
+        some = environment.expert_continuation(2, [2, 0])
+        assert np.array_equal(some[0], frames[[2, 0], :2])
+        assert np.array_equal(some[1], actions[[2, 0], :2])
+        for step in range(5):
+            assert np.array_equal(environment.expert_actions(), actions[:, step])
+            assert np.array_equal(environment.step(actions[:, step])[0], frames[:, step])
+    for wrong in ((0,), (3, []), (3, [3]), (3, [-1])):
+        with pytest.raises(ValueError, match=r"num_steps >= 1 and copies of 0 .. 2, got"):
+            environment.expert_continuation(*wrong)
+    environment.close()
+
+
+def test_asking_for_the_experts_continuation_changes_nothing() -> None:
+    environment = MetaWorld(["door-close", "basketball", "stick-pull", "drawer-open"], max_episode_steps=7)
+    actions = np.random.default_rng(0).uniform(-1, 1, (10, 4, 4))  # an episode, and the beginning of the next
+
+    def play(num_steps_foreseen: int) -> list[np.ndarray]:
+        film: list[np.ndarray] = [environment.reset(seed=3)[0]]
+        for step in range(10):
+            for _ in range(num_steps_foreseen):
+                environment.expert_continuation(num_steps_foreseen)  # beyond the end, at times
+            chosen = actions[step] if step % 2 else environment.expert_actions()
+            frames, *outcomes, facts = environment.step(chosen)
+            film += [chosen, frames, *outcomes, facts["success"], facts["episode_number"]]
+            for copy in environment._copies:
+                own = copy.simulator
+                film += [copy.observation.copy(), own.data.qacc_warmstart.copy(), own.data.time, own.curr_path_length]
+                film += [own.np_random.bit_generator.state["state"]["state"]]
+        return film
+
+    undisturbed, disturbed = play(0), play(2)
+    for one, other in zip(undisturbed, disturbed, strict=True):
+        assert np.array_equal(one, other)
+    environment.close()
+
+
 def test_every_camera_is_upright_and_shows_another_view() -> None:
     views = set()
     for camera in CAMERAS:
@@ -240,12 +283,20 @@ def test_a_recorded_set_holds_what_was_played(tmp_path: Path) -> None:
     environment = MetaWorld("door-close", action_repeat=4, max_episode_steps=20)
     for number in range(2):
         frames, actions = episodes.episode(number)
-        first, _ = environment.reset(seed=5 + number)
+        first, facts = environment.reset(seed=5 + number)
         assert np.array_equal(first[0], frames[0])
+        rows = slice(episodes.starts[number], episodes.starts[number] + len(frames))
+        assert episodes.states is not None
+        assert episodes.successes is not None
+        assert not episodes.successes[rows][:-1].any()  # which would have ended it
+        states = [facts["state"][0]]
         for action, frame in zip(actions[:-1], frames[1:], strict=True):
             of_experts.append(np.array_equal(environment.expert_actions()[0], action))
             following, *_, facts = environment.step(action[None])
             assert np.array_equal(following[0], frame)
+            states.append(facts["state"][0])
+        assert np.array_equal(np.stack(states), episodes.states[rows])
+        assert episodes.successes[rows][-1] == facts["success"][0]
         succeeded.append(facts["success"][0])
     environment.close()
     assert episodes.ended[:2].tolist() == succeeded
@@ -279,4 +330,4 @@ def test_a_set_is_reused_when_asked_again_and_never_mixed(tmp_path: Path, capsys
     for wrong in ({"tasks": ()}, {"tasks": ("reach", "reach")}, {"tasks": ("reach", "fly")}, {"random_share": 1.2}):
         with pytest.raises(ValueError, match=r"got none|each once|no task 'fly'|random_share in 0 .. 1"):
             metaworld_episodes(**{**settings, **wrong, "output": tmp_path / "wrong"})
-    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["set"]

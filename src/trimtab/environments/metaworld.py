@@ -11,7 +11,9 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy as duplicate
 from typing import Any
 
 import numpy as np
@@ -134,10 +136,10 @@ class MetaWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_action_space = Box(-1, 1, (4,), np.float32)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        # Renderers that are still open when Python ends complain on stderr.
-        atexit.register(_close, weakref.ref(self))
         for name in self.tasks:
             self._copies.append(_Copy(name, camera, size, look))
+        # Renderers still open when Python ends complain on stderr; this is registered late, so it comes before MuJoCo's end.
+        atexit.register(_close, weakref.ref(self))
         self._seeds = np.random.default_rng().integers(2**31, size=self.num_envs).tolist()
         self._episodes, self._steps = np.full(self.num_envs, -1), np.zeros(self.num_envs, int)
         self._frames = np.zeros((self.num_envs, size, size, 3), np.uint8)
@@ -196,6 +198,28 @@ class MetaWorld(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """What MetaWorld's scripted experts do now, (num_envs, 4) float32 in -1 .. 1; they see objects and goals."""
         self._check_begun()
         return np.stack([copy.expert_action() for copy in self._copies])
+
+    def expert_continuation(self, num_steps: int, copies: Sequence[int] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """What would be seen if the experts acted from now on; afterwards everything is as before, bit for bit.
+
+        It goes on beyond success and `max_episode_steps`, and begins no next episode.
+
+        Args:
+            num_steps: how many actions, at least 1.
+            copies: the numbers of the copies to ask; by default all.
+
+        Returns:
+            The frame after each action, (copy, num_steps, size, size, 3) uint8, and the actions, (copy, num_steps, 4)
+            float32 in -1 .. 1. Raises ValueError for another num_steps, or no such copy.
+        """
+        self._check_begun()
+        asked = range(self.num_envs) if copies is None else copies
+        if num_steps < 1 or not len(asked) or not set(asked) <= set(range(self.num_envs)):
+            least = f"num_steps >= 1 and copies of 0 .. {self.num_envs - 1}"
+            raise ValueError(f"a continuation needs {least}, got {num_steps} and {list(asked)}")
+        seen = [self._copies[number].expert_continuation(num_steps, self.action_repeat) for number in asked]
+        frames, actions = zip(*seen, strict=True)
+        return np.stack(frames), np.stack(actions)
 
     def render(self) -> tuple[np.ndarray, ...]:
         """The last frame of each copy, (size, size, 3) uint8."""
@@ -281,6 +305,28 @@ class _Copy:
             warnings.simplefilter("ignore")  # each action beyond the bounds is warned of
             action = self.expert.get_action(self.observation.copy())
         return np.clip(action, -1, 1).astype(np.float32)
+
+    def expert_continuation(self, num_steps: int, repeat: int) -> tuple[np.ndarray, np.ndarray]:
+        """Frames (num_steps, size, size, 3) and actions (num_steps, 4) of the expert, from a present that is kept."""
+        frames, actions = [], []
+        with self._kept():
+            for _ in range(num_steps):
+                actions.append(self.expert_action())
+                self.play(actions[-1], repeat)
+                frames.append(self.frame())
+        return np.stack(frames), np.stack(actions)
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        """Afterwards everything is as before."""
+        mujoco, simulator = sys.modules["mujoco"], self.simulator
+        data, fields, observation = duplicate(simulator.data), dict(vars(simulator)), self.observation
+        try:
+            yield
+        finally:
+            # In place: the renderer, and some tasks' goals, look into this very data.
+            mujoco.mj_copyData(simulator.data, simulator.model, data)
+            simulator.__dict__, self.observation = fields, observation
 
     def frame(self) -> np.ndarray:
         """(size, size, 3) uint8, the right way up."""
