@@ -18,11 +18,14 @@ from torch.nn import functional
 from trimtab.core.files import write_whole
 from trimtab.core.values import Video
 from trimtab.metrics.frames import check_videos
+from trimtab.metrics.intervals import Interval, mean_interval
 
 Context = Float[Tensor, "batch num_context channel height width"]
 Logits = Float[Tensor, "batch time action"]
 Actions = Int[Tensor, "batch time"]
 Recognised = Bool[Tensor, "batch time"]
+Vectors = Float[Tensor, "batch time dim"]
+Errors = Float[Tensor, "batch time"]
 
 _CHUNK = 512
 
@@ -33,12 +36,15 @@ class ActionJudge(nn.Module):
     Three frames show how the motion changed, which is what an action does; the judge sees no more than that, so the
     longer dynamics of a video cannot help or harm it. Always in float32, so figures agree between machines.
 
+    What it was trained for says what its answers are: logits of discrete actions (cross entropy), or action vectors
+    themselves (squared error), as `action_errors` takes them.
+
     Args:
-        num_actions: how many actions there are.
+        num_actions: how many actions there are, or of how many numbers action vectors are made.
         width: channels of the first convolution.
         frame_size: side of the square frames.
         crop: side of the square in the middle that the judge looks at, a multiple of 8; for games whose camera follows
-            the agent, its surroundings show all that an action does.
+            the agent, its surroundings show all that an action does. Where the camera stands still, the whole frame.
     """
 
     def __init__(self, num_actions: int = 15, width: int = 32, frame_size: int = 64, crop: int = 32) -> None:
@@ -71,14 +77,14 @@ class ActionJudge(nn.Module):
         return frames[..., edge : edge + self.crop, edge : edge + self.crop]
 
     def score(self, seen: Float[Tensor, "triple 3 3 crop crop"]) -> Float[Tensor, "triple action"]:
-        """Logits of the action between the second and third of three consecutive frames, already cropped."""
+        """Answers to the action between the second and third of three consecutive frames, already cropped."""
         changes = seen.diff(dim=1)
         stacked = torch.cat([seen[:, 2], changes[:, 1], changes[:, 0]], dim=1)
         return self.layers(stacked.contiguous(memory_format=torch.channels_last))
 
     @torch.no_grad()
     def forward(self, context: Context, video: Video) -> Logits:
-        """Logits of the action that led to each frame of the video.
+        """Logits of the action that led to each frame of the video, or that action itself.
 
         Args:
             context: the frames before the video, two or more, float32 in [-1, 1].
@@ -151,6 +157,44 @@ def action_error_ratio(recognised_generated: Recognised, recognised_real: Recogn
 def action_accuracy_ratio(recognised_generated: Recognised, recognised_real: Recognised) -> float:
     """Accuracy on generated / accuracy on real: 1 is as readable as real video, higher is better (AVID's code)."""
     return float(recognised_generated.double().mean() / recognised_real.double().mean())
+
+
+def action_errors(read: Vectors, actions: Vectors, *, squared: bool = False) -> Errors:
+    """How far the action vectors that a judge reads are from those taken, in each frame; 0 is exact.
+
+    Args:
+        read: the judge's answers.
+        actions: what was done, in the units that the judge was trained on.
+        squared: the mean over the numbers of a vector of the squared differences, instead of the absolute (AVID's code).
+
+    Raises:
+        ValueError: shapes differ, or actions are discrete.
+    """
+    if read.shape != actions.shape or not actions.is_floating_point():
+        raise ValueError(
+            f"actions must be floats {tuple(read.shape)}, as the judge's answers, not {actions.dtype} "
+            f"{tuple(actions.shape)}; discrete actions are for is_recognised"
+        )
+    difference = (read - actions).double()
+    return (difference.square() if squared else difference.abs()).mean(-1)
+
+
+def vector_error_ratio(generated: Errors, real: Errors, episodes: Int[Tensor, " batch"], *, seed: int = 0) -> Interval:
+    """Mean error on generated video / mean error on real: 1 is as readable as real video, lower is better.
+
+    AVID's action error ratio for action vectors, with an interval; errors are those of `action_errors` on the same clips.
+
+    Args:
+        generated, real: the judge's errors.
+        episodes: the episode of each clip, resampled as a whole.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: shapes differ, there are fewer than two episodes, or the judge never errs on real video.
+    """
+    if generated.shape != real.shape:
+        raise ValueError(f"both errors are of the same clips, not {tuple(generated.shape)} and {tuple(real.shape)}")
+    return mean_interval(generated.mean(1), episodes, over=real.mean(1), seed=seed)
 
 
 def _check_effects(effects: Sequence[int], num_actions: int) -> None:
