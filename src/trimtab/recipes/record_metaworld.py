@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.data.recording import recorded_once
 from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import SIMULATOR_RATE, TEXTS, MetaWorld, check_scene
+from trimtab.recipes._demonstrations import Episode, play
 
 
 def record_metaworld(
@@ -22,6 +22,7 @@ def record_metaworld(
     tasks: tuple[str, ...] = tuple(TEXTS),
     num_episodes: int = 25,
     random_share: float = 0.0,
+    random_hold: int = 1,
     seed: int = 0,
     camera: str = "close",
     size: int = 64,
@@ -39,20 +40,23 @@ def record_metaworld(
         tasks: such as door-close drawer-open; all by default.
         num_episodes: of each task.
         random_share: of the actions, 0 to 1, that are uniformly random instead of the expert's.
+        random_hold: for how many steps each is chosen, random or the expert's; a held random action shows better what an
+            action does, as the arm lags behind.
         seed: of the first episode of each task; the next have the next seeds.
         camera: close, corner, corner2, corner3 or topview.
         size: of a frame, 64 or 128 pixels.
         action_repeat: for how many of the simulator's 1/80 seconds an action is held.
         max_episode_steps: episodes end when the task is done; longer ones are cut here.
         first_look: the seed of the first look.
-        num_looks: how many colours, lights and places of the camera the episodes of a task take in turn; 0 is
-            MetaWorld's own look.
+        num_looks: how many colours, lights and places of the camera the episodes of a task take in turn, no two tasks the
+            same; 0 is MetaWorld's own look.
         output: the folder of the set; by default datasets/metaworld-<percent random>-<seed>.
     """
     episodes = metaworld_episodes(
         tasks=tasks,
         num_episodes=num_episodes,
         random_share=random_share,
+        random_hold=random_hold,
         seed=seed,
         camera=camera,
         size=size,
@@ -74,6 +78,7 @@ def metaworld_episodes(
     tasks: tuple[str, ...] = tuple(TEXTS),
     num_episodes: int = 25,
     random_share: float = 0.0,
+    random_hold: int = 1,
     seed: int = 0,
     camera: str = "close",
     size: int = 64,
@@ -93,10 +98,10 @@ def metaworld_episodes(
     """
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"name one task or several, each once, of {', '.join(TEXTS)}; got {' '.join(tasks) or 'none'}")
-    if num_episodes < 1 or not 0 <= random_share <= 1 or min(seed, first_look, num_looks) < 0:
+    if min(num_episodes, random_hold) < 1 or not 0 <= random_share <= 1 or min(seed, first_look, num_looks) < 0:
         raise ValueError(
-            "recording needs num_episodes >= 1, random_share in 0 .. 1 and seed, first_look and num_looks >= 0, got "
-            f"{num_episodes}, {random_share}, {seed}, {first_look} and {num_looks}"
+            "recording needs num_episodes and random_hold >= 1, random_share in 0 .. 1 and seed, first_look and num_looks "
+            f">= 0, got {num_episodes}, {random_hold}, {random_share}, {seed}, {first_look} and {num_looks}"
         )
     settings: dict[str, Any] = {
         "camera": camera,
@@ -109,6 +114,7 @@ def metaworld_episodes(
         "tasks": list(tasks),
         "num_episodes_a_task": num_episodes,
         "random_share": random_share,
+        "random_hold": random_hold,
         "seed": seed,
         "first_look": first_look,
         "num_looks": num_looks,
@@ -123,36 +129,37 @@ def metaworld_episodes(
         frame_rate = SIMULATOR_RATE / action_repeat
         with EpisodeWriter(folder, frame_rate=frame_rate, action_dim=4, provenance=provenance) as writer:
             numbers = range(num_episodes)
-            looks = [Look(first_look + i) for i in range(min(num_looks, num_episodes))] or [Look.plain()]
-            scenes = [(task, look, numbers[i :: len(looks)]) for task in tasks for i, look in enumerate(looks)]
+            own = min(num_looks, num_episodes)
+            scenes = []
+            for which, task in enumerate(tasks):
+                looks = [Look(first_look + which * own + i) for i in range(own)] or [Look.plain()]
+                scenes += [(task, look, numbers[i :: len(looks)]) for i, look in enumerate(looks)]
             successes = dict.fromkeys(tasks, 0)
             for task, look, those in track(scenes, description="recording MetaWorld"):
                 environment = MetaWorld(task, look=look, **settings)
                 for number in those:
-                    frames, actions, success = _play(environment, seed + number, random_share)
-                    writer.add_episode(frames, actions, level=seed + number, task=TEXTS[task], ended=success)
-                    successes[task] += success
+                    episode = _play(environment, seed + number, random_share, random_hold)
+                    writer.add_episode(
+                        episode.frames,
+                        episode.actions,
+                        state=episode.states,
+                        success=episode.successes,
+                        level=seed + number,
+                        task=TEXTS[task],
+                        ended=episode.ended,
+                    )
+                    successes[task] += episode.ended
                 environment.close()
             writer.provenance["share_successful"] = {task: count / num_episodes for task, count in successes.items()}
 
     return recorded_once(folder, request, write)
 
 
-def _play(environment: MetaWorld, seed: int, random_share: float) -> tuple[np.ndarray, np.ndarray, bool]:
-    """One episode of one copy: frames (time, size, size, 3), actions (time, 4), and whether the task was done.
+def _play(environment: MetaWorld, seed: int, random_share: float, random_hold: int) -> Episode:
+    """One episode of one copy, by its expert."""
 
-    As everywhere, the last row's action leads out of the episode: it is chosen, but not played.
-    """
-    random = np.random.default_rng([seed, zlib.crc32(environment.tasks[0].encode())])
+    def expert(_: dict[str, Any]) -> np.ndarray:
+        return environment.expert_actions()
 
-    def choose() -> np.ndarray:
-        replaced, drawn = random.random() < random_share, random.uniform(-1, 1, 4).astype(np.float32)
-        return drawn if replaced else environment.expert_actions()[0]
-
-    frames, actions, over = [environment.reset(seed=seed)[0][0]], [choose()], False
-    while not over:
-        frame, _, terminated, truncated, information = environment.step(actions[-1][None])
-        frames.append(frame[0])
-        actions.append(choose())
-        over = bool(terminated[0] or truncated[0])
-    return np.stack(frames), np.stack(actions), bool(information["success"][0])
+    task = environment.tasks[0]
+    return play(environment, expert, task, seed, random_share=random_share, random_hold=random_hold)

@@ -1,0 +1,77 @@
+"""Plays an expert in a vector environment, with any share of random actions; knows neither of the two."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What was seen and done. As everywhere, the last row's action leads out of the episode: it is chosen, but not played.
+
+    Attributes:
+        frames: (time, size, size, 3) uint8.
+        actions: (time, dim) float32.
+        states: (time, dim) float32.
+        successes: (time,) bool, whether the task was done when the frame was reached; None if the environment does not say.
+        rewards: (time - 1,), of the actions that were played.
+        ended: whether the environment ended it; else it was cut.
+    """
+
+    frames: np.ndarray
+    actions: np.ndarray
+    states: np.ndarray
+    successes: np.ndarray | None
+    rewards: np.ndarray
+    ended: bool
+
+
+def play(
+    environment: VectorEnv[np.ndarray, np.ndarray, np.ndarray],
+    expert: Callable[[dict[str, Any]], np.ndarray],
+    task: str,
+    seed: int,
+    *,
+    random_share: float = 0.0,
+    random_hold: int = 1,
+) -> Episode:
+    """One episode of an environment with one copy, whose information has "state" and, if it knows any, "success".
+
+    Args:
+        environment: is reset.
+        expert: from what the environment informs of to actions, (1, dim) in -1 .. 1.
+        task: the random actions of the same seed differ from task to task.
+        seed: of the episode and of the random actions.
+        random_share: of the choices, 0 to 1, that are uniformly random instead of the expert's.
+        random_hold: for how many steps each choice stands; the expert's actions follow what happens all the same.
+    """
+    random = np.random.default_rng([seed, zlib.crc32(task.encode())])
+    dim = environment.action_space.shape[1]  # type: ignore[index]
+    held: np.ndarray | None = None  # the random action of these steps; None where they are the expert's
+
+    def choose(step: int) -> np.ndarray:
+        nonlocal held
+        if step % random_hold == 0:
+            replaced, drawn = random.random() < random_share, random.uniform(-1, 1, dim).astype(np.float32)
+            held = drawn if replaced else None
+        return expert(facts[-1])[0] if held is None else held
+
+    frame, information = environment.reset(seed=seed)
+    frames, facts = [frame[0]], [information]
+    actions, rewards, over = [choose(0)], list[float](), False
+    while not over:
+        frame, reward, terminated, truncated, information = environment.step(actions[-1][None])
+        frames.append(frame[0])
+        facts.append(information)
+        rewards.append(float(reward[0]))
+        actions.append(choose(len(actions)))
+        over = bool(terminated[0] or truncated[0])
+    successes = np.array([one["success"][0] for one in facts]) if "success" in facts[0] else None
+    states = np.stack([one["state"][0] for one in facts])
+    return Episode(np.stack(frames), np.stack(actions), states, successes, np.array(rewards), bool(terminated[0]))
