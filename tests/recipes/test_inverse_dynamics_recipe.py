@@ -12,7 +12,7 @@ from trimtab import forecast
 from trimtab.control.inverse_dynamics import InverseDynamics, load
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.recipes._pairs import divided, pair
-from trimtab.recipes.inverse_dynamics import Reading, answers, errors, inverse_dynamics
+from trimtab.recipes.inverse_dynamics import Reading, answers, displaced_alike, errors, inverse_dynamics
 
 LENGTHS = (5, 7, 4, 6, 5, 1)
 
@@ -56,6 +56,20 @@ def test_what_is_remembered_is_what_is_seen(episodes: Episodes) -> None:
         found = task(train.batch(samples), step=0, samples=torch.from_numpy(samples))
         torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)  # float16
     assert 0 < task.is_known.sum() < len(task.is_known)
+
+
+def test_both_frames_of_a_pair_are_displaced_alike() -> None:
+    place = torch.arange(2 * 3 * 8 * 8).float().reshape(2, 3, 8, 8)
+    before, after = displaced_alike(place, place + 1000, 2, np.random.default_rng(1))
+    torch.testing.assert_close(after - before, torch.full_like(place, 1000.0))
+    for row, shown in enumerate(before):
+        middle = shown[:, 2:6, 2:6] - place[row, :, 2:6, 2:6]
+        assert middle.unique().numel() == 1  # one displacement of a whole number of pixels
+        down, right = divmod(int(middle[0, 0, 0]) + 2 * 8 + 2, 8)
+        assert 0 <= down <= 4
+        assert 0 <= right <= 4
+    assert len({(shown - place[row])[0, 3, 3].item() for row, shown in enumerate(before)}) == 2
+    assert displaced_alike(place, place, 0, np.random.default_rng(0))[0] is place
 
 
 def test_errors_are_those_of_the_formula() -> None:

@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Float, Int
 from rich import print
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trimtab.control.inverse_dynamics import Frames, InverseDynamics
 from trimtab.core.files import write_whole
 from trimtab.core.values import Clip
 from trimtab.data.episodes import Episodes
-from trimtab.environments.metaworld import TEXTS
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.networks.precision import fast_products
+from trimtab.recipes._metaworld import play
 from trimtab.recipes._pairs import ACTION, Pairs, divided, pair
-from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.training import Budget, record_settings
 
 CHUNK = 128
@@ -32,15 +32,13 @@ CHUNK = 128
 def inverse_dynamics(
     *,
     data: Path | None = None,
-    tasks: tuple[str, ...] = tuple(TEXTS),
-    num_episodes: int = 25,
-    random_share: float = 0.5,
-    num_looks: int = 0,
+    num_episodes: int = 24,
     held_out: float = 0.1,
     num_steps: int = 4000,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     width: int = 32,
+    shift: int = 4,
     seed: int = 0,
     dry_run: bool = False,
     output: Path = Path("runs/inverse-dynamics"),
@@ -48,31 +46,28 @@ def inverse_dynamics(
     """Train inverse dynamics on MetaWorld episodes, and measure the error of each part of the action on others.
 
     Args:
-        data: a set of `trimtab record-metaworld`; by default one is recorded in datasets/inverse-dynamics, as follows.
-        tasks: to record, such as door-close drawer-open.
+        data: a set of `trimtab record-metaworld`; by default datasets/metaworld-play, the robot at play: every task that
+            plans are not measured on, half of the actions random and held for a while, since the expert's own can be
+            guessed from where the arm is.
         num_episodes: to record of each task.
-        random_share: of the recorded actions; the expert's own can be guessed from where the arm is, these cannot.
-        num_looks: to record in, see `trimtab record-metaworld`.
         held_out: the share of the episodes that it is measured on.
         num_steps: optimizer steps.
         batch_size: pairs of frames a step.
         learning_rate: the highest; it warms up over the first tenth and then falls to zero.
         width: of the trained stem.
+        shift: by up to so many pixels both frames of a pair are displaced alike in training, for the stem.
         seed: of the choice of episodes, the weights and the batches.
         dry_run: only say what the training will need in memory, time and disk.
         output: run folder; inverse_dynamics.safetensors in it is the result, and results.json says how good it is.
     """
     settings = {name: value for name, value in locals().items() if name != "dry_run"}
     record_settings(output, "inverse-dynamics", settings)
-    episodes = Episodes.open(data) if data else metaworld_episodes(
-        tasks=tasks, num_episodes=num_episodes, random_share=random_share, num_looks=num_looks,
-        output=Path("datasets") / "inverse-dynamics",
-    )  # fmt: skip
+    episodes = Episodes.open(data) if data else play(Path("datasets"), num_episodes)
     train, test = divided(episodes, held_out, seed)
     torch.manual_seed(seed)
     model = InverseDynamics(len(ACTION), episodes.frames.shape[1], width)
     run = fit_or_forecast(
-        dry_run, Reading(model, train), train, Budget(steps=num_steps), folder=output, title="inverse dynamics",
+        dry_run, Reading(model, train, shift, seed), train, Budget(steps=num_steps), folder=output, title="inverse dynamics",
         batch_size=batch_size, learning_rate=learning_rate, warm_up=num_steps // 10, cool_down=0.9, lengths=(1,),
         seed=seed, log_every=100,
     )  # fmt: skip
@@ -93,11 +88,18 @@ def inverse_dynamics(
 
 
 class Reading(nn.Module):
-    """The task for `fit`. What the frozen encoder sees in a frame is remembered, in half precision, once it was asked."""
+    """The task for `fit`. What the frozen encoder sees in a frame is remembered, in half precision, once it was asked.
 
-    def __init__(self, model: InverseDynamics, pairs: Pairs) -> None:
+    Args:
+        model: to train.
+        pairs: that it is trained on.
+        shift: by up to so many pixels the frames of a pair are displaced alike, so that none is known by heart.
+        seed: of the displacements.
+    """
+
+    def __init__(self, model: InverseDynamics, pairs: Pairs, shift: int = 0, seed: int = 0) -> None:
         super().__init__()
-        self.model, self.pairs = model, pairs
+        self.model, self.pairs, self.shift, self.seed = model, pairs, shift, seed
         size, num = model.settings["frame_size"], pairs.clips.sets[0].num_frames
         shape = model.see(torch.zeros(1, 3, size, size)).shape[1:]
         self.memory = torch.from_numpy(np.zeros((num, *shape), np.float16))  # takes no room until it is written to
@@ -106,8 +108,10 @@ class Reading(nn.Module):
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
         before, after, actions = pair(clip)
         rows = self.pairs.rows(np.asarray(samples))
+        seen = self.see(before, rows), self.see(after, rows + 1)
+        before, after = displaced_alike(before, after, self.shift, np.random.default_rng([self.seed, step, 2]))
         with fast_products(before.device):
-            return self.model.loss(before, after, actions, (self.see(before, rows), self.see(after, rows + 1)))
+            return self.model.loss(before, after, actions, seen)
 
     def see(self, frames: Frames, rows: np.ndarray) -> Tensor:
         """The features of frames that lie in these rows of the set."""
@@ -115,6 +119,18 @@ class Reading(nn.Module):
             self.memory[rows[new]] = self.model.see(frames[new]).to(self.memory)
             self.is_known[rows] = True
         return self.memory[rows].to(frames)
+
+
+def displaced_alike(before: Frames, after: Frames, most: int, random: np.random.Generator) -> tuple[Frames, Frames]:
+    """Both frames of each pair, displaced by the same random whole numbers of pixels; what comes in repeats the border."""
+    if not most:
+        return before, after
+    height, width = before.shape[-2:]
+    wide = functional.pad(torch.cat([before, after], dim=1), (most,) * 4, mode="replicate")
+    corners = random.integers(2 * most + 1, size=(len(wide), 2)).tolist()
+    cut = [pair[:, top : top + height, left : left + width] for pair, (top, left) in zip(wide, corners, strict=True)]
+    first, second = torch.stack(cut).chunk(2, dim=1)
+    return first, second
 
 
 def answers(model: InverseDynamics, pairs: Pairs) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,132 @@
+"""The ways of adapting a text-to-video prior to a robot that planning compares: what is trained, and what then imagines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from trimtab.adapters.composition import (
+    classifier_free_guidance,
+    inverse_probabilistic_adaptation,
+    probabilistic_adaptation,
+)
+from trimtab.adapters.dreambooth import DreamBooth, Preserving, Stills, drawn, evenly
+from trimtab.adapters.finetune import Finetune
+from trimtab.adapters.from_scratch import FromScratch
+from trimtab.core.contracts import Denoiser
+from trimtab.data.clips import Clips
+from trimtab.data.episodes import Episodes
+from trimtab.diffusion import sampling
+from trimtab.networks.encoders import MiniLM
+from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes._metaworld import encoder
+from trimtab.recipes.procgen_prior import LENGTHS, frames_task
+from trimtab.training import ClipSource
+
+SUBJECT, CLASS = "a [D] robot arm", "a robot arm"
+NUM_STILLS, NUM_PRESERVED = 20, 200
+STILL_STEPS = 16
+"""Sampling steps of the class's stills."""
+
+UNTOLD = {"text": 0.1}
+"""The share of clips whose text is withheld, as in arXiv 2504.15369."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Something that is trained on the robot's demonstrations.
+
+    Attributes:
+        build: the adapter's class, called as ``build(prior, **options)``.
+        options: of `build`.
+        lesson: called as ``lesson(model, prior, episodes, seed)``, gives the loss and the clips.
+        lengths: predicted frames of a step, in turn.
+        learning_rate: of AdamW.
+    """
+
+    build: type[Any]
+    lesson: Callable[[Any, PixelUNet, Episodes, int], tuple[nn.Module, ClipSource]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    lengths: Sequence[int] = LENGTHS
+    learning_rate: float = 1e-3
+
+
+def of_videos(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tuple[nn.Module, Clips]:
+    """The loss of clips and their texts, some of which are withheld."""
+    clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
+    return frames_task(model, prior.schedule, seed, forgotten=UNTOLD), clips
+
+
+def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tuple[nn.Module, Stills]:
+    """The loss of a few stills of the robot, and of those that the prior draws for its class."""
+    texts = encoder()([SUBJECT, CLASS])
+    sample = partial(sampling.dpm_solver_pp_2m, pairs=sampling.pairs(prior.schedule, STILL_STEPS), clamp=(-1.0, 1.0))
+    others = drawn(prior, texts[1], NUM_PRESERVED, sample, seed=seed)
+    stills = Stills(evenly(episodes.frames, NUM_STILLS), others, texts)
+    return Preserving(frames_task(model, prior.schedule, seed), stills), stills
+
+
+TRAININGS: dict[str, Training] = {
+    "in-domain": Training(FromScratch, of_videos, {"text_dim": MiniLM.dim, "patch": 4}),
+    "temporal": Training(Finetune, of_videos, {"temporal": True}),
+    "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,)),
+}
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """A way of adapting a text-to-video prior.
+
+    Attributes:
+        training: what it needs trained, by name; None for the prior alone.
+        compose: called as ``compose(prior, trained, guidance, strength)``, gives the denoiser.
+        guidance: how far the answer goes beyond the untold one.
+        strength: of the second voice; None where there is none.
+        naming: what is added to each task's text.
+    """
+
+    training: str | None
+    compose: Callable[[PixelUNet, Any, float, float | None], Denoiser]
+    guidance: float
+    strength: float | None = None
+    naming: str = ""
+
+    def words(self) -> Callable[[Sequence[str]], torch.Tensor]:
+        """Tasks in words to the token states that this method is told."""
+        encode = encoder()
+        return lambda texts: encode([text + self.naming for text in texts])
+
+
+def guided_prior(prior: PixelUNet, trained: Any, guidance: float, strength: float | None) -> Denoiser:
+    return classifier_free_guidance(prior, guidance, untold=("text",))
+
+
+def guided(prior: PixelUNet, trained: Any, guidance: float, strength: float | None) -> Denoiser:
+    return classifier_free_guidance(trained, guidance, untold=("text",))
+
+
+def probabilistic(prior: PixelUNet, trained: Any, guidance: float, strength: float | None) -> Denoiser:
+    return probabilistic_adaptation(trained, prior, guidance=guidance, prior_strength=strength or 0.0, normalise=True)
+
+
+def inverse(prior: PixelUNet, trained: Any, guidance: float, strength: float | None) -> Denoiser:
+    return inverse_probabilistic_adaptation(
+        trained, prior, guidance=guidance, in_domain_strength=strength or 0.0, normalise=True
+    )
+
+
+IN_DOMAIN, PROBABILISTIC, INVERSE = "in-domain only", "probabilistic adaptation", "inverse probabilistic adaptation"
+
+ADAPTATIONS: dict[str, Adaptation] = {
+    "vanilla prior": Adaptation(None, guided_prior, 2.5),
+    IN_DOMAIN: Adaptation("in-domain", guided, 2.5),
+    "direct finetuning": Adaptation("temporal", guided, 2.5),
+    "subject customization": Adaptation("dreambooth", guided, 2.5, naming=f" with {SUBJECT}"),
+    PROBABILISTIC: Adaptation("in-domain", probabilistic, 2.5, 0.1),
+    INVERSE: Adaptation("in-domain", inverse, 2.5, 0.5),
+}

@@ -1,0 +1,57 @@
+"""The robot that plans are made for: its tasks, seen and novel, how it is recorded, and in which words; knows no method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trimtab.data.episodes import Episodes
+from trimtab.environments.metaworld import TEXTS
+from trimtab.networks.encoders import MiniLM
+from trimtab.recipes.record_metaworld import metaworld_episodes
+
+ACTION_REPEAT, MAX_STEPS = 4, 50
+"""At which MetaWorld's experts still succeed in 123 of 128 trials (`environments/metaworld.py: TEXTS`)."""
+
+SEEN = ("button-press", "drawer-close", "window-open")
+NOVEL = ("door-close", "handle-press", "window-close")
+"""Tasks that the in-domain set shows, and tasks that it does not. The prior saw all of them, never in this look."""
+
+VALIDATION = ("drawer-close", "faucet-open")
+"""A seen and a novel task, for what is chosen; of these the second is nowhere measured, the first from other starts."""
+
+UNPLAYED = (*NOVEL, *(task for task in VALIDATION if task not in SEEN))
+"""Tasks that nothing which belongs to this robot may see before it is measured or chosen for on them."""
+
+NUM_TOKENS = 24
+"""Of a text, for the tabletop prior and all that is composed with it."""
+
+
+def encoder() -> MiniLM:
+    """Sentences to token states, as the tabletop prior is told them."""
+    return MiniLM(NUM_TOKENS)
+
+
+def demonstrations(random_share: float, datasets: Path, num_episodes: int = 25) -> Episodes:
+    """The in-domain set: the seen tasks in the robot's own look, with a share of random actions."""
+    return metaworld_episodes(
+        tasks=SEEN,
+        num_episodes=num_episodes,
+        random_share=random_share,
+        action_repeat=ACTION_REPEAT,
+        max_episode_steps=MAX_STEPS,
+        output=datasets / f"metaworld-seen-{round(100 * random_share)}",
+    )
+
+
+def play(datasets: Path, num_episodes: int = 24) -> Episodes:
+    """What inverse dynamics learn from: the robot at all other tasks, every second choice random, each held for a while."""
+    return metaworld_episodes(
+        tasks=tuple(task for task in TEXTS if task not in UNPLAYED),
+        num_episodes=num_episodes,
+        random_share=0.5,
+        random_hold=4,
+        seed=1000,
+        action_repeat=ACTION_REPEAT,
+        max_episode_steps=MAX_STEPS,
+        output=datasets / "metaworld-play",
+    )

@@ -1,0 +1,217 @@
+"""The page and the table that planning ends with; knows its cells, and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimtab.core.files import write_whole
+from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
+from trimtab.networks import storage
+from trimtab.report import Report
+
+EXPERT, TRUE_VIDEO = "the expert", "the expert's video"
+TRUTHS = (EXPERT, TRUE_VIDEO)
+"""Rows with one part swapped for the truth: no plan is better than the first, and no imagination than the second."""
+
+REFERENCE = "in-domain only"
+"""The method that the others are compared with, start by start."""
+
+NUM_FRAMES = 14
+"""Of an episode, at even distances, in a strip."""
+
+Cell = Mapping[str, Any]
+
+
+class Results:
+    """All cells of one protocol.
+
+    Raises:
+        ValueError: there is no cell, or the cells were not measured alike.
+    """
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        if not cells:
+            raise ValueError("there is no finished cell to report; run the command first")
+        first = shared(cells[0])
+        for cell in cells[1:]:
+            if differing := [name for name, value in shared(cell).items() if value != first[name]]:
+                raise ValueError(
+                    f"cells of two protocols cannot stand in one table: {cell['method']}, {cell['task']} and "
+                    f"{cells[0]['method']}, {cells[0]['task']} differ in {', '.join(differing)}; use another folder"
+                )
+        self.cells = cells
+        self.methods = list(dict.fromkeys(cell["method"] for cell in cells))
+        self.tasks = sorted({cell["task"] for cell in cells}, key=lambda task: (self.of(task=task)[0]["novel"], task))
+        self.shares = sorted({cell["random_share"] for cell in cells})
+
+    def of(self, **facts: Any) -> list[Cell]:
+        """The cells of which these facts are true."""
+        return [cell for cell in self.cells if all(cell[name] == value for name, value in facts.items())]
+
+    def successes(self, **facts: Any) -> tuple[Tensor, Tensor]:
+        """Of each start of each of these cells whether it succeeded, and a number that stands for task and start."""
+        found = self.of(**facts)
+        values = [float(value) for cell in found for value in cell["success"]]
+        numbers = [self.tasks.index(cell["task"]) << 32 | start for cell in found for start in cell["starts"]]
+        return torch.tensor(values, dtype=torch.float64), torch.tensor(numbers, dtype=torch.int64)
+
+    def rate(self, **facts: Any) -> Interval | str:
+        """The share of successes, start states resampled; text if nothing was measured."""
+        values, starts = self.successes(**facts)
+        return "" if len(starts.unique()) < 2 else mean_interval(values, starts)
+
+    def against(self, reference: str, method: str, **facts: Any) -> Interval | str:
+        """By how much the share of successes is above that of another method at the same starts, seeds averaged."""
+        ours, theirs = (by_start(*self.successes(method=name, **facts)) for name in (method, reference))
+        both = sorted(ours.keys() & theirs.keys())
+        if len(both) < 2 or method == reference:
+            return ""
+        first, second = (torch.tensor([some[start] for start in both]) for some in (ours, theirs))
+        return paired_interval(first, second, torch.tensor(both))
+
+    def over_seeds(self, **facts: Any) -> Interval | str:
+        """The share of successes, over training seeds; text with fewer than two."""
+        seeds = sorted({cell["seed"] for cell in self.of(**facts)})
+        means = [self.successes(seed=seed, **facts)[0].mean().item() for seed in seeds]
+        return seed_interval(means) if len(means) > 1 else ""
+
+    def causes(self, method: str, share: float) -> dict[str, int]:
+        """What the failures of a method are to blame on, by how the truths did at the same starts (`control.blame`)."""
+        truths = {name: by_start(*self.successes(method=name)) for name in TRUTHS}
+        counts = dict.fromkeys(("failed", "the expert", "the video", "the inverse dynamics", "not known"), 0)
+        values, starts = self.successes(method=method, random_share=share)
+        for start in starts[values == 0].tolist():
+            counts["failed"] += 1
+            if start not in truths[EXPERT] or start not in truths[TRUE_VIDEO]:
+                counts["not known"] += 1
+            elif not truths[EXPERT][start]:
+                counts["the expert"] += 1
+            else:
+                counts["the video" if truths[TRUE_VIDEO][start] else "the inverse dynamics"] += 1
+        return counts
+
+
+def shared(cell: Cell) -> dict[str, Any]:
+    """What two cells must share to be compared."""
+    return {name: value for name, value in cell["protocol"].items() if name != "own"}
+
+
+def by_start(values: Tensor, starts: Tensor) -> dict[int, float]:
+    """The mean at each start."""
+    return {start: values[starts == start].mean().item() for start in starts.unique().tolist()}
+
+
+def write_report(path: Path, cells: Sequence[Cell], *, pictures: Path) -> Path:
+    """Write the page, and beside it table.md; answers the page's path.
+
+    Args:
+        path: of the page.
+        cells: all that are finished.
+        pictures: where what was imagined and what was seen lies.
+    """
+    results = Results(cells)
+    first = results.cells[0]
+    report = Report(
+        "Planning by imagined video", f"MetaWorld, {len(results.tasks)} tasks, prior {first['protocol']['prior']}"
+    )
+    report.section(
+        "Success",
+        "The share of start states from which the task is done at any step. Demonstrations show the seen tasks; novel ones "
+        "only the prior has seen, in other looks. The expert's row needs no plan, the row of the expert's video no "
+        "imagination: what is lost there is lost to the tasks and to the inverse dynamics.",
+    )
+    header, rows = success_table(results)
+    report.table(header, rows, "Success", "Intervals: start states resampled, training seeds together.")
+    if len(results.shares) > 1:
+        header, rows = share_table(results)
+        report.table(header, rows, "Success on novel tasks, by the share of random actions in the demonstrations")
+    report.section("Blame", "For each failed episode, the first part whose swap for the truth restores success.")
+    header, rows = blame_table(results)
+    report.table(header, rows, "What failed")
+    report.section("Imagined and executed", "Above what was imagined frame by frame, below what then happened.")
+    for task in results.tasks:
+        strips = strips_of(results, task, pictures)
+        if strips:
+            report.strips(strips, task, labels=["first start"], stills=[0])
+    report.settings(first["protocol"] | first["versions"])
+    write_whole(path.with_name("table.md"), markdown(*success_table(results)) + "\n")
+    return report.write(path)
+
+
+def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: success by task, of seen and of novel ones, and against the reference on novel ones."""
+    share = results.shares[0]
+    header = ["method", *results.tasks, "seen", "novel", f"novel, above {REFERENCE}", "novel, over seeds"]
+    rows = []
+    for method in results.methods:
+        facts = {"method": method, "random_share": share}
+        rows.append(
+            [
+                method,
+                *(mean_text(results.rate(task=task, **facts)) for task in results.tasks),
+                results.rate(novel=False, **facts),
+                results.rate(novel=True, **facts),
+                results.against(REFERENCE, method, novel=True, random_share=share),
+                results.over_seeds(novel=True, **facts),
+            ]
+        )
+    return header, rows
+
+
+def share_table(results: Results) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: success on novel tasks by the share of random actions in the demonstrations."""
+    methods = [name for name in results.methods if len({c["random_share"] for c in results.of(method=name)}) > 1]
+    header = ["method", *(f"{share:.0%}" for share in results.shares)]
+    rate: Callable[..., Any] = results.rate
+    return header, [[m, *(rate(method=m, novel=True, random_share=s) for s in results.shares)] for m in methods]
+
+
+def blame_table(results: Results) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: how many failures of each method each part is to blame for."""
+    share = results.shares[0]
+    counts = {method: results.causes(method, share) for method in results.methods if method not in TRUTHS}
+    header = ["method", *next(iter(counts.values()), {})]
+    return header, [[method, *found.values()] for method, found in counts.items()]
+
+
+def mean_text(rate: Interval | str) -> str:
+    return rate if isinstance(rate, str) else f"{rate.mean:.0%}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table to paste into docs."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, Interval):
+            return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+        return str(value)
+
+    lines = ["| " + " | ".join(map(text, row)) + " |" for row in (header, ["---"] * len(header), *rows)]
+    return "\n".join(lines)
+
+
+def strips_of(results: Results, task: str, pictures: Path) -> dict[str, Tensor]:
+    """What each method imagined and did from the first start of a task, (1, time, 3, height, width) in [-1, 1]."""
+    found: dict[str, Tensor] = {}
+    for path in sorted(pictures.glob(f"{task}--*.safetensors")):
+        tensors, facts = storage.read(path)
+        if facts["seed"] or facts["random_share"] != results.shares[0]:
+            continue
+        for kind in ("imagined", "executed"):
+            if kind == "imagined" and facts["method"] == EXPERT:
+                continue
+            found[f"{facts['method']}, {kind}"] = as_clip(tensors[f"{kind} 0"])
+    order = {method: place for place, method in enumerate(results.methods)}
+    return dict(sorted(found.items(), key=lambda row: order[row[0].rsplit(", ", 1)[0]]))
+
+
+def as_clip(frames: Tensor) -> Tensor:
+    """Frames (time, height, width, 3) uint8 at even distances, as a video of one clip."""
+    places = np.linspace(0, len(frames) - 1, NUM_FRAMES).round().astype(int)
+    return (frames[places].movedim(-1, 1).float() / 127.5 - 1)[None]

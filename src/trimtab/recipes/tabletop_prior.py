@@ -1,0 +1,99 @@
+"""Pretrain the embedded text-to-video prior: an arm at 32 tasks, in many looks, never in the one that robots are seen in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich import print
+
+from trimtab.data.clips import Clips
+from trimtab.data.episodes import Episodes
+from trimtab.forecast import fit_or_forecast
+from trimtab.networks.encoders import MiniLM
+from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings, load
+from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, encoder
+from trimtab.recipes.procgen_prior import LENGTHS, frames_task
+from trimtab.recipes.record_metaworld import metaworld_episodes
+from trimtab.training import Budget, record_settings
+
+TABLETOP = PixelUNetSettings(
+    sizes={"widths": (96, 160, 256), "depths": (1, 2, 3), "patch": 4, "text_dim": MiniLM.dim, "context_optional": True},
+    num_context=1,
+    frame_rate=20.0,
+    schedule="linear",
+)
+
+FORGOTTEN = {"text": 0.1, "context": 0.1}
+"""Shares of the clips, as both are told and untold when models are composed."""
+
+
+def tabletop_prior(
+    *,
+    minutes: float = 240.0,
+    batch_size: int = 16,
+    learning_rate: float = 2e-3,
+    cool_down: float = 0.0,
+    seed: int = 0,
+    initial: str | None = None,
+    dry_run: bool = False,
+    num_episodes: int = 30,
+    data: Path = Path("datasets/tabletop"),
+    output: Path = Path("runs/tabletop-prior"),
+) -> None:
+    """Train (or go on training) the text-to-video prior of robot arms, in pieces of any length.
+
+    Args:
+        minutes: of training in all, earlier pieces included.
+        batch_size: clips in a step.
+        learning_rate: of AdamW, in this piece.
+        cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
+        seed: of weights and draws.
+        initial: start from the weights of this prior, a name or a path, instead of random ones.
+        dry_run: only say what it will need in memory, time and disk.
+        num_episodes: of each task, three in a look.
+        data: where the recorded episodes are, or will be.
+        output: run folder; prior.safetensors in it is the result.
+    """
+    fixed = {"batch_size": batch_size, "seed": seed, "initial": initial, "num_episodes": num_episodes, "data": data}
+    record_settings(output, "tabletop-prior", fixed)  # the rest may differ in a piece
+    torch.manual_seed(seed)
+    clips = Clips(tabletop_episodes(num_episodes=num_episodes, folder=data), num_context=1, encode=encoder())
+    prior = PixelUNet(TABLETOP)
+    if initial is not None:
+        prior.load_state_dict(load(initial).state_dict())
+    run = fit_or_forecast(
+        dry_run,
+        frames_task(prior, prior.schedule, seed, draws=2, forgotten=FORGOTTEN),
+        clips,
+        Budget(seconds=minutes * 60),
+        folder=output,
+        title="tabletop prior",
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        cool_down=cool_down,
+        average_decay=0.999,
+        lengths=LENGTHS,
+        seed=seed,
+    )
+    if run is None:
+        return
+    prior.save(output / "prior.safetensors")
+    print(f"the prior is {output / 'prior.safetensors'}")
+
+
+def tabletop_episodes(*, num_episodes: int = 30, first_look: int = 1, seed: int = 0, folder: Path) -> Episodes:
+    """MetaWorld's experts at every task, a third as many looks of a task as episodes, and no two tasks in the same.
+
+    Raises:
+        ValueError: another set is in the same place; or a setting is out of range.
+    """
+    return metaworld_episodes(
+        num_episodes=num_episodes,
+        num_looks=-(-num_episodes // 3),
+        first_look=first_look,
+        seed=seed,
+        action_repeat=ACTION_REPEAT,
+        max_episode_steps=MAX_STEPS,
+        output=folder,
+    )

@@ -1,0 +1,98 @@
+"""The page of planning: rates, differences and blame are those of the cells, and cells of two protocols are refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trimtab.metrics.intervals import Interval
+from trimtab.networks import storage
+from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO, Results, blame_table, success_table, write_report
+
+STARTS = [100, 101, 102, 103]
+
+
+def cell(method: str, task: str, success: list[bool], *, seed: int = 0, share: float = 0.0) -> dict[str, Any]:
+    return {
+        "task": task,
+        "method": method,
+        "seed": seed,
+        "random_share": share,
+        "novel": task == "door-close",
+        "starts": STARTS,
+        "success": success,
+        "protocol": {"prior": "1234", "horizon": 4, "own": {"guidance": len(method)}},
+        "versions": {"trimtab": "0"},
+    }
+
+
+YES, NO = [True] * 4, [False] * 4
+CELLS = [
+    cell(EXPERT, "door-close", [True, True, True, False]),
+    cell(EXPERT, "window-open", YES),
+    cell(TRUE_VIDEO, "door-close", [True, True, False, False]),
+    cell(TRUE_VIDEO, "window-open", YES),
+    cell("in-domain only", "door-close", NO, seed=0),
+    cell("in-domain only", "door-close", [True, False, False, False], seed=1),
+    cell("in-domain only", "window-open", YES),
+    cell("inverse probabilistic adaptation", "door-close", [True, True, False, False], seed=0),
+    cell("inverse probabilistic adaptation", "door-close", [True, True, True, False], seed=1),
+    cell("inverse probabilistic adaptation", "door-close", [True, False, False, False], share=0.7),
+]
+
+
+def test_rates_and_differences_are_those_of_the_cells() -> None:
+    results = Results(CELLS)
+    assert results.tasks == ["window-open", "door-close"]  # seen ones first
+    rate = results.rate(method="in-domain only", novel=True)
+    assert isinstance(rate, Interval)
+    assert rate.mean == 1 / 8
+    assert rate.num_clusters == 4  # start states, not plans
+    above = results.against("in-domain only", "inverse probabilistic adaptation", novel=True, random_share=0.0)
+    assert isinstance(above, Interval)
+    assert above.mean == pytest.approx(5 / 8 - 1 / 8)
+    assert results.against("in-domain only", "in-domain only", novel=True) == ""
+    seeds = results.over_seeds(method="inverse probabilistic adaptation", novel=True, random_share=0.0)
+    assert isinstance(seeds, Interval)
+    assert seeds.mean == pytest.approx(5 / 8)
+    assert results.over_seeds(method=EXPERT, novel=True) == ""
+
+
+def test_a_failure_is_blamed_on_the_first_part_whose_swap_restores_success() -> None:
+    header, rows = blame_table(Results(CELLS))
+    found = {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+    assert found["in-domain only"] == {
+        "failed": 7,
+        "the expert": 2,
+        "the video": 3,
+        "the inverse dynamics": 2,
+        "not known": 0,
+    }
+    without = [some for some in CELLS if some["method"] != TRUE_VIDEO]
+    header, rows = blame_table(Results(without))
+    assert dict(zip(header, rows[0], strict=True))["not known"] == 7
+
+
+def test_cells_of_two_protocols_are_refused() -> None:
+    other = cell("vanilla prior", "door-close", NO)
+    other["protocol"] = {**other["protocol"], "horizon": 8}
+    with pytest.raises(ValueError, match="differ in horizon"):
+        Results([*CELLS, other])
+    with pytest.raises(ValueError, match="no finished cell"):
+        Results([])
+
+
+def test_the_page_shows_what_was_imagined_above_what_happened(tmp_path: Path) -> None:
+    frames = torch.randint(256, (5, 16, 16, 3), dtype=torch.uint8)
+    facts = {"task": "door-close", "method": "in-domain only", "seed": 0, "random_share": 0.0}
+    pictures = {"executed 0": frames, "imagined 0": frames.flip(0)}
+    storage.write(tmp_path / "pictures" / "door-close--in-domain-only--0--0.safetensors", pictures, facts)
+    page = write_report(tmp_path / "report.html", CELLS, pictures=tmp_path / "pictures").read_text()
+    assert page.index("in-domain only, imagined") < page.index("in-domain only, executed")
+    assert "by the share of random actions" in page
+    header, rows = success_table(Results(CELLS))
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert len(table) == 2 + len(rows)
+    assert table[0].count("|") == len(header) + 1
+    assert "0.62 [" in table[2 + [row[0] for row in rows].index("inverse probabilistic adaptation")]

@@ -1,0 +1,83 @@
+"""The text-to-video prior and its card from end to end at toy size; a drawn dot stands for the robot."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from trimtab import forecast
+from trimtab.data.episodes import Episodes, EpisodeWriter
+from trimtab.environments.metaworld import TEXTS
+from trimtab.priors import pixel_unet
+from trimtab.priors.pixel_unet import PixelUNetSettings
+from trimtab.recipes import tabletop_prior as recipe
+from trimtab.recipes import tabletop_prior_card as card
+from trimtab.recipes.tabletop_prior import TABLETOP, tabletop_prior
+from trimtab.recipes.tabletop_prior_card import FAMILIES, of_same_scene, tabletop_prior_card
+
+SMALL = PixelUNetSettings(
+    **{**vars(TABLETOP), "sizes": {**TABLETOP.sizes, "widths": (32,), "depths": (1,), "patch": 8}}
+)
+TASKS = ("door-close", "door-open", "hammer")
+
+
+def dots(*, folder: Path, num_episodes: int = 0, first_look: int = 0, seed: int = 0) -> Episodes:
+    """Two episodes of each of three tasks: a dot that goes right, left, or stays."""
+    if not folder.exists():
+        with EpisodeWriter(folder, frame_rate=20.0, action_dim=4, provenance={"environment": "dots"}) as writer:
+            for number, task in enumerate(TASKS * 2):
+                frames = np.zeros((12, 64, 64, 3), np.uint8)
+                for time, frame in enumerate(frames):
+                    x = 30 + (2, -2, 0)[number % 3] * time
+                    frame[20:28, x : x + 8] = 255
+                writer.add_episode(frames, np.zeros((12, 4), np.float32), level=number, task=TEXTS[task])
+    return Episodes.open(folder)
+
+
+@pytest.fixture(autouse=True)
+def _toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "TABLETOP", SMALL)
+    monkeypatch.setattr(recipe, "tabletop_episodes", dots)
+    monkeypatch.setattr(card, "tabletop_episodes", dots)
+    monkeypatch.setattr(forecast, "TRIED", 1)
+
+
+def test_training_leaves_a_prior_with_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = partial(tabletop_prior, batch_size=2, data=tmp_path / "tabletop", output=tmp_path / "run")
+    run(minutes=1.0, dry_run=True)
+    assert "will need" in capsys.readouterr().out
+    run(minutes=0.02)
+    prior = pixel_unet.load(tmp_path / "run" / "prior.safetensors")
+    assert prior.settings == SMALL
+    assert prior.uses == {"context", "text"}
+    assert prior.num_context == 1
+    assert prior.schedule.level(torch.tensor([prior.schedule.num_levels - 1])).alpha.item() > 0.03
+    tabletop_prior_card(
+        prior=str(tmp_path / "run" / "prior.safetensors"), run=tmp_path / "run", num_clips=6, num_steps=1,
+        matching_steps=2, datasets=tmp_path, matcher=tmp_path / "match" / "judge.safetensors", output=tmp_path / "card",
+    )  # fmt: skip
+    written = json.loads((tmp_path / "card" / "tabletop.json").read_text())
+    assert written["fingerprint"] == prior.fingerprint
+    assert written["evaluation"]["num_texts"] == len(TEXTS)
+    figures = written["evaluation"]["figures"]
+    assert figures["real_of_two"]["num_clips"] == 4  # nothing stands beside the hammer
+    assert all(0 <= figures[name]["mean"] <= 1 for name in figures if "_of_" in name)
+    assert prior.fingerprint in (tmp_path / "card" / "tabletop.md").read_text()
+    assert (tmp_path / "card" / "tabletop.png").stat().st_size > 1000
+
+
+def test_the_other_text_is_of_the_same_scene() -> None:
+    tasks = list(TEXTS)
+    asked = torch.arange(len(tasks))
+    other, has_other = of_same_scene(asked, tasks, seed=0)
+    for task, number in zip(tasks, other.tolist(), strict=True):
+        family = next((some for some in FAMILIES if task in some), None)
+        if family is None:
+            assert tasks[number] == task
+        else:
+            assert tasks[number] != task
+            assert tasks[number] in family
+    assert has_other.sum() == sum(map(len, FAMILIES))
