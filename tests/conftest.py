@@ -5,8 +5,11 @@ from collections.abc import Iterator
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("any machine", deadline=None)  # a busy one is no error
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from trimtab.core.values import Conditioning, NoiseLevel, Prediction, Video
 from trimtab.diffusion import schedules
 from trimtab.diffusion.losses import change_loss, perceived, velocity_loss
 from trimtab.diffusion.noise import gaussian_noise
-from trimtab.diffusion.preconditioning import FrameChange, displaced, observed_drift
+from trimtab.diffusion.preconditioning import FrameChange, clamped, displaced, observed_drift
 from trimtab.diffusion.schedules import Schedule
 from trimtab.priors.gaussian import GaussianPrior
 
@@ -360,14 +360,15 @@ def test_a_picture_that_drifts_on_is_what_an_answer_of_zero_expects() -> None:
 
 
 def test_a_pixel_that_drifts_or_stands_is_not_talked_into_doing_so_more() -> None:
-    """Beyond 0 and 1 the share has no gradient: what most pixels do does not drown what the few that differ say."""
+    """Nothing pushes the share further beyond 0 and 1: what most pixels do does not drown what the few that differ say."""
     noisy, level, context, clean, noise = drawn(SCHEDULES["cosine"])
-    for still, learns in ((-0.1, False), (0.2, True), (0.6, False)):
+    for still, rises, falls in ((-0.1, True, False), (0.2, True, True), (0.6, False, True)):
         answer = told(torch.zeros_like(noisy), still=still).requires_grad_(True)
         drift = torch.tensor([[1.0, 0.0]]).expand(5, 2)
         change_loss(FrameChange(noisy, level, context, 0.2, drift).belief(answer), clean, noise).sum().backward()
         assert answer.grad is not None
-        assert bool(answer.grad[:, :, -1].any()) == learns
+        assert bool((answer.grad[:, :, -1] < 0).any()) == rises
+        assert bool((answer.grad[:, :, -1] > 0).any()) == falls
 
 
 def test_what_a_camera_follows_stands_still() -> None:
@@ -403,3 +404,34 @@ def test_the_displacement_is_learned_by_its_gradient() -> None:
         loss.backward()
         optimizer.step()
     torch.testing.assert_close(said.detach() * 4, torch.tensor([2.0, 0.0]), rtol=0, atol=0.3)
+
+
+def test_what_is_beyond_a_bound_learns_its_way_back_and_no_further_away() -> None:
+    values = torch.tensor([-3.0, -3.0, 0.5, 0.5, 4.0, 4.0], requires_grad=True)
+    found = clamped(values, 0.0, 1.0)
+    torch.testing.assert_close(found, values.detach().clamp(0, 1))
+    found.backward(torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, -1.0]))
+    assert values.grad is not None
+    assert values.grad.tolist() == [0.0, -1.0, 1.0, -1.0, 1.0, 0.0]  # descent goes against the gradient
+
+
+def test_motion_is_learned_though_most_of_the_picture_stands_still() -> None:
+    """From an answer that is beyond all bounds, as a training that sees little motion at first may leave it."""
+    waves = torch.sin(torch.arange(16) / torch.tensor([[2.0], [3.0], [4.0]]))
+    context = (waves[:, None, :] * waves[:, :, None].flip(0))[None, None]
+    clean = context.clone()
+    clean[..., 4:8, 4:8] = context[..., 4:8, 6:10]  # a piece that came from two pixels to the right
+    level = schedules.cosine().level(torch.tensor([900]))
+    noise = torch.randn_like(clean)
+    noisy = level.add_noise(clean, noise)
+    answer = torch.zeros(1, 1, 7, 16, 16)
+    answer[:, :, 3], answer[:, :, 6] = -3.0, 2.0
+    answer = answer.requires_grad_()
+    optimizer = torch.optim.Adam([answer], lr=0.05)
+    for _ in range(300):
+        belief = FrameChange(noisy, level, context, 0.2).belief(answer)
+        optimizer.zero_grad()
+        change_loss(belief, clean, noise).sum().backward()
+        optimizer.step()
+    before, after = (some.square()[..., 4:8, 4:8].mean() for some in (context - clean, belief.clean.detach() - clean))
+    assert after < 0.3 * before

@@ -7,6 +7,8 @@ that answers zero already believes that the last frame goes on as it drifts, giv
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -121,13 +123,38 @@ class FrameChange:
         position, scale, motion, still = answer.split([answer.shape[2] - 4, 1, 2, 1], dim=2)
         alpha, sigma = self.native.broadcast()
         moved = displaced(self.context[:, -1:], self.drifted + STEP * motion.cumsum(dim=1))
-        # Beyond 0 and 1 without a gradient: the many pixels that drift must not drown the few that say that they stand.
-        expected = torch.lerp(moved, self.context[:, -1:], (2 * still).clamp(0, 1))
-        deviation = self.deviation * (STEP * scale).clamp(-6, 2).exp()
+        # Nothing pushes further beyond 0 and 1: the many pixels that drift must not drown the few that say that they stand.
+        expected = torch.lerp(moved, self.context[:, -1:], clamped(2 * still, 0.0, 1.0))
+        deviation = self.deviation * clamped(STEP * scale, -6.0, 2.0).exp()
         narrow = torch.rsqrt((alpha * deviation) ** 2 + sigma**2)
         skip = alpha * sigma * (1 - deviation**2) * narrow**2
         velocity = skip * (self.video - alpha * expected) + deviation * narrow * position - sigma * expected
         return Prediction(velocity, "velocity", self.video, self.native).seen_at(self.noisy, self.level)
+
+
+class Clamped(torch.autograd.Function):
+    """The nearest value between two bounds; beyond them only gradients that lead back are let through."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, low: float, high: float) -> Tensor:
+        context.save_for_backward(values)
+        context.bounds = low, high
+        return values.clamp(low, high)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        ((values,), (low, high), (gradient,)) = context.saved_tensors, context.bounds, gradients
+        outward = ((values < low) & (gradient > 0)) | ((values > high) & (gradient < 0))
+        return gradient.masked_fill(outward, 0), None, None
+
+
+def clamped(values: Tensor, low: float, high: float) -> Tensor:
+    """As `Tensor.clamp`, but what is beyond a bound can learn its way back.
+
+    Where most of a picture stands still, the few pixels that move are carried beyond with the rest, and would stay there.
+    """
+    found: Tensor = Clamped.apply(values, low, high)
+    return found
 
 
 def observed_drift(context: Context) -> Drift:

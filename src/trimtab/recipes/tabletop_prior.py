@@ -24,7 +24,7 @@ TABLETOP = PixelUNetSettings(
     schedule="linear",
 )
 
-FORGOTTEN = {"text": 0.1, "context": 0.1}
+FORGOTTEN = {"text": 0.1, "context": 0.05}
 """Shares of the clips, as both are told and untold when models are composed."""
 
 
@@ -32,7 +32,7 @@ def tabletop_prior(
     *,
     minutes: float = 240.0,
     batch_size: int = 16,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 1e-3,
     cool_down: float = 0.0,
     seed: int = 0,
     initial: str | None = None,
