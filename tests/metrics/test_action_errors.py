@@ -1,7 +1,8 @@
 """A judge of action vectors reads how far a dot moved, and its ratio says when a video no longer shows it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from trimtab.metrics.actions import ActionJudge, JudgeFile, action_errors, vector_error_ratio
+from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME, evaluate
+from trimtab.metrics.intervals import mean_interval, paired_interval
+from trimtab.metrics.protocol import Evaluation, compared
+from trimtab.recipes.compare import compare
 
 SIDE = 32
 EPISODES = torch.arange(60) // 2  # two clips of each
@@ -111,3 +116,111 @@ def test_errors_of_other_shapes_or_kinds_are_refused() -> None:
         vector_error_ratio(torch.ones(4, 3), torch.zeros(4, 3), torch.arange(4))
     with pytest.raises(ValueError, match="two clusters or more"):
         vector_error_ratio(torch.ones(4, 3), torch.ones(4, 3), torch.zeros(4, dtype=torch.int64))
+
+
+@pytest.fixture(scope="module")
+def judge_file(judge: ActionJudge, tmp_path_factory: pytest.TempPathFactory) -> JudgeFile:
+    file = JudgeFile(Path(tmp_path_factory.mktemp("judge")) / "dots.safetensors")
+    file.save(judge, {"actions": "vectors"})
+    return file
+
+
+@pytest.fixture(scope="module")
+def clips() -> Mapping[str, Tensor]:
+    frames, actions = dots(60, 5, seed=10**6)
+    video = frames[:, 2:]
+    return {"context": frames[:, :2], "real": video, "shuffled": video[:, [2, 0, 3, 1]], "actions": actions[:, 1:]}
+
+
+def measure(clips: Mapping[str, Tensor], *methods: str, num: int = 60, **options: Any) -> Evaluation:
+    some = {name: value[:num] for name, value in clips.items()}
+    known: dict[str, Any] = {"context": some["context"], "actions": some["actions"], "levels": EPISODES[:num]}
+    named = {"as is" if name == "real" else name: some[name] for name in methods}
+    return evaluate(named, some["real"], **{**known, **options})
+
+
+@pytest.fixture(scope="module")
+def table(clips: Mapping[str, Tensor], judge_file: JudgeFile) -> Evaluation:
+    return measure(clips, "real", "shuffled", judge_file=judge_file, reference="as is", seed=2)
+
+
+def test_an_evaluation_reports_the_errors_of_the_vectors_read(
+    table: Evaluation, clips: Mapping[str, Tensor], judge_file: JudgeFile
+) -> None:
+    judge = judge_file.load()
+    wrong = {
+        method: action_errors(judge(clips["context"], clips[key]), clips["actions"])
+        for method, key in ((REAL, "real"), ("as is", "real"), ("shuffled", "shuffled"))
+    }
+    for method, values in wrong.items():
+        figure = table.figure(method, "action error")
+        assert figure.overall == mean_interval(values.mean(1), EPISODES, seed=2)
+        assert figure.per_step == pytest.approx(values.mean(0).tolist())
+        assert figure.values == pytest.approx(values.mean(1).tolist(), rel=1e-4)
+    lost = table.figure("shuffled", "action error").difference
+    assert lost == paired_interval(wrong["shuffled"].mean(1), wrong[REAL].mean(1), EPISODES, seed=2)
+    ratio = table.figure("shuffled", "action error ratio")
+    assert ratio.overall == mean_interval(wrong["shuffled"].mean(1), EPISODES, over=wrong[REAL].mean(1), seed=2)
+    assert "mean absolute error" in table.protocol["metrics"]["action error"]
+    assert not any("accuracy" in metric for metric in table.protocol["metrics"])
+
+
+def test_real_video_reads_like_real_and_shuffled_or_still_video_does_not(table: Evaluation) -> None:
+    same = table.figure("as is", "action error ratio")
+    assert (same.overall.mean, same.overall.low, same.overall.high) == (1, 1, 1)
+    assert same.per_step == (1, 1, 1, 1)
+    for method in ("shuffled", REPEAT_LAST_FRAME):
+        assert table.figure(method, "action error ratio").overall.low > 3
+    with pytest.raises(KeyError):
+        table.figure(REAL, "action error ratio")
+
+
+def test_an_evaluation_of_vectors_survives_its_file_and_is_compared(
+    table: Evaluation,
+    clips: Mapping[str, Tensor],
+    judge_file: JudgeFile,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert Evaluation.from_json(table.to_json()) == table
+    other = measure(clips, "shuffled", judge_file=judge_file, seed=2)
+    differences = compared(other, table, "shuffled", "as is")
+    found, expected = differences["action error"], table.figure("shuffled", "action error").difference
+    assert expected is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((expected.mean, expected.low, expected.high), rel=1e-3)
+    for name, result in (("one", table), ("two", other)):
+        (tmp_path / f"{name}.json").write_text(result.to_json())
+    compare(tmp_path / "one.json", tmp_path / "two.json", method="as is")
+    assert "action error" in " ".join(capsys.readouterr().out.split())
+    told = measure(clips, "shuffled", judge_file=judge_file, seed=2, actions=clips["actions"] + 0.01)
+    with pytest.raises(ValueError, match="measured alike"):
+        compared(told, table, "shuffled", "as is")
+
+
+def test_a_ratio_of_few_episodes_is_left_out_and_said_so(clips: Mapping[str, Tensor], judge_file: JudgeFile) -> None:
+    few = measure(clips, "shuffled", judge_file=judge_file, num=8)
+    assert few.figure("shuffled", "action error").overall.num_clusters == 4
+    assert "fewer than 30 levels" in few.protocol["left_out"]["action error ratio"]
+
+
+@pytest.mark.usefixtures("without_shape_types")
+def test_a_judge_of_other_actions_is_refused(
+    clips: Mapping[str, Tensor], judge: ActionJudge, judge_file: JudgeFile, tmp_path: Path
+) -> None:
+    steps = torch.zeros(4, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"dots\.safetensors reads action vectors, and these are discrete actions"):
+        measure(clips, judge_file=judge_file, num=4, actions=steps)
+    silent = JudgeFile(tmp_path / "silent.safetensors")
+    silent.save(judge, {})  # as the judge that ships with the library
+    with pytest.raises(ValueError, match=r"silent\.safetensors reads discrete actions, and these are action vectors"):
+        measure(clips, judge_file=silent, num=4)
+    assert measure(clips, judge_file=silent, num=4, actions=steps).figure(REAL, "action accuracy (15 actions)")
+    silent.save(judge, {"actions": "words"})
+    with pytest.raises(ValueError, match="'discrete' or 'vectors', not 'words'"):
+        measure(clips, judge_file=silent, num=4)
+    with pytest.raises(ValueError, match=r"actions must be floats \(4, 4, 2\), as the judge's answers"):
+        measure(clips, judge_file=judge_file, num=4, actions=torch.zeros(4, 4, 7))
+    with pytest.raises(ValueError, match=r"action vectors are \(4, 4, dim\), one for each frame"):
+        measure(clips, num=4, actions=torch.zeros(4, 3, 2))
+    with pytest.raises(ValueError, match="effects merge discrete actions"):
+        measure(clips, num=4, effects={"all": (0, 0)})

@@ -27,6 +27,9 @@ Recognised = Bool[Tensor, "batch time"]
 Vectors = Float[Tensor, "batch time dim"]
 Errors = Float[Tensor, "batch time"]
 
+DISCRETE, VECTORS = "discrete", "vectors"
+"""What a judge reads, as its card says under `actions`."""
+
 _CHUNK = 512
 
 
@@ -204,7 +207,10 @@ def _check_effects(effects: Sequence[int], num_actions: int) -> None:
 
 @dataclass(frozen=True)
 class JudgeFile:
-    """A trained judge on disk: float16 weights, and beside them a card (JSON) that pins their SHA-256."""
+    """A trained judge on disk: float16 weights, and beside them a card (JSON) that pins their SHA-256.
+
+    The card also says under `actions` what the judge was trained to read, "discrete" actions or "vectors".
+    """
 
     path: Path
 
@@ -213,6 +219,19 @@ class JudgeFile:
         """What the judge was trained on and how well it reads real video; raises FileNotFoundError if absent."""
         card: dict[str, Any] = json.loads(self.path.with_suffix(".json").read_text())
         return card
+
+    @property
+    def reads_vectors(self) -> bool:
+        """Whether its answers are action vectors; if its card does not say, they are logits of discrete actions.
+
+        Raises ValueError if the card says neither.
+        """
+        kind = self.card.get("actions", DISCRETE)
+        if kind not in (DISCRETE, VECTORS):
+            raise ValueError(
+                f"the card of {self.path.name} should have actions {DISCRETE!r} or {VECTORS!r}, not {kind!r}"
+            )
+        return bool(kind == VECTORS)
 
     def load(self) -> ActionJudge:
         """The judge, in eval mode. Raises FileNotFoundError if absent, ValueError if the weights are not the card's."""

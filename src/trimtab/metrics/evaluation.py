@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from trimtab.core.values import Video
-from trimtab.metrics.actions import Actions, Context, JudgeFile, is_recognised
+from trimtab.metrics.actions import Actions, Context, JudgeFile, Vectors, action_errors, is_recognised
 from trimtab.metrics.distributions import (
     DISTRIBUTION_METRICS,
     distance_interval,
@@ -42,6 +42,12 @@ FRAME_METRICS = {
     "sharpness": "gradient energy of the generated frame over that of the real one; 1 is as sharp as real",
 }
 
+ACTION_METRICS = {
+    "accuracy": "share of actions that the judge recognises; higher is better",
+    "error": "mean absolute error of the action vectors that the judge reads, as in AVID; lower is better",
+}
+"""What `evaluate` reports of the judge's answers, to discrete actions and to action vectors."""
+
 DISTANCES = {
     "FID": f"{DISTRIBUTION_METRICS['FID']}; predicted frames only",
     "KID": f"{DISTRIBUTION_METRICS['KID']}; predicted frames only",
@@ -68,7 +74,7 @@ def evaluate(
     real: Video,
     *,
     context: Context,
-    actions: Actions,
+    actions: Actions | Vectors,
     levels: Int[Tensor, " batch"],
     reference: str = REPEAT_LAST_FRAME,
     judge_file: JudgeFile | None = None,
@@ -84,11 +90,12 @@ def evaluate(
         methods: generated videos by method, (batch, time, 3, height, width), float32 in [-1, 1], one sample a clip.
         real: what really happened, same shape.
         context: the frames before, (batch, num_context, 3, height, width).
-        actions: (batch, time) integers; action k caused frame k of the video.
+        actions: (batch, time) integers, or vectors (batch, time, dim), floats in the units that the judge was trained on;
+            action k caused frame k of the video.
         levels: the level of each clip, resampled as a whole for the intervals.
         reference: the method that the others are compared with, clip by clip.
-        judge_file: reads actions off the videos; without it no action figure is made.
-        effects: by name, tables that merge actions of one effect for further action figures.
+        judge_file: reads actions off the videos, such as these are; without it no action figure is made.
+        effects: by name, tables that merge discrete actions of one effect for further action figures.
         distributions: add what costs most: the distances between sets of clips (`DISTANCES`), each left out, and said so,
             where the clips are too few or too short for it; LPIPS with VGG's weights; and the temporal error.
         cache: a folder in which the features of the real videos, and of repetition, are kept for further calls.
@@ -96,7 +103,8 @@ def evaluate(
         seed: of the bootstrap, and of the jackknife of distances.
 
     Raises:
-        ValueError: shapes, dtypes or ranges disagree; a reserved name; fewer than two levels; unknown reference.
+        ValueError: shapes, dtypes or ranges disagree; a reserved name; fewer than two levels; unknown reference; the judge
+            reads discrete actions and these are vectors, or the other way round.
         FileNotFoundError: a package that carries weights is not installed.
     """
     if not methods.keys().isdisjoint({REPEAT_LAST_FRAME, REAL}):
@@ -105,6 +113,7 @@ def evaluate(
         raise ValueError(f"the reference {reference!r} is none of the methods {[*methods, REPEAT_LAST_FRAME]}")
     check_videos(context=context)
     check_videos(real=real, **methods)
+    _check_actions(actions, real, judge_file, effects)
     videos = {REPEAT_LAST_FRAME: context[:, -1:].expand_as(real), **methods}
     lpips, left_out = Lpips().to(real.device), dict[str, str]()
     weights = {"lpips": asdict(lpips.weights)}
@@ -126,14 +135,13 @@ def evaluate(
         weights["lpips_vgg"] = asdict(vgg.weights)
     if judge_file is not None:
         judge = judge_file.load().to(real.device)
-        logits = {name: judge(context, video) for name, video in {REAL: real, **videos}.items()}
-        for table, effect in {"15 actions": None, **(effects or {})}.items():
-            right = {name: is_recognised(value, actions, effect).double() for name, value in logits.items()}
-            wrong = {name: 1 - value for name, value in right.items()}
-            measured[f"action accuracy ({table})"] = right
-            definitions[f"action accuracy ({table})"] = "share of actions that the judge recognises; higher is better"
-            for kind, value in (("accuracy", right), ("error", wrong)):
-                ratio, on_real = f"action {kind} ratio ({table})", value[REAL]
+        read = {name: judge(context, video) for name, video in {REAL: real, **videos}.items()}
+        for table, kinds in _read_off(read, actions, effects or {}):
+            first = next(iter(kinds))
+            measured[f"action {first}{table}"] = kinds[first]
+            definitions[f"action {first}{table}"] = ACTION_METRICS[first]
+            for kind, value in kinds.items():
+                ratio, on_real = f"action {kind} ratio{table}", value[REAL]
                 if len(levels[(on_real > 0).any(1)].unique()) < LEAST_LEVELS:
                     left_out[ratio] = f"{kind} on real video is above zero on fewer than {LEAST_LEVELS} levels"
                     continue
@@ -167,7 +175,7 @@ def evaluate(
         "num_levels": len(levels.unique()),
         "num_context": context.shape[1],
         "num_predicted": real.shape[1],
-        "clips": checksum({"real": real, "context": context, "actions": actions.long()}, {}),
+        "clips": checksum({"real": real, "context": context, "actions": _as_stored(actions)}, {}),
         "levels": levels.tolist(),
         "reference": reference,
         "metrics": definitions,
@@ -229,6 +237,44 @@ def no_distance(num_clips: int, num_levels: int, num_context: int, num_predicted
         elif metric.startswith("FVD") and length < LEAST_FRAMES:
             reasons[metric] = f"its network sees {LEAST_FRAMES} frames or more, not {length}"
     return reasons
+
+
+def _check_actions(
+    actions: Actions | Vectors, real: Video, judge_file: JudgeFile | None, effects: Mapping[str, Sequence[int]] | None
+) -> None:
+    """Raises ValueError for action vectors that do not go with the videos, the judge or the effects."""
+    are_vectors = actions.is_floating_point()
+    if are_vectors and (actions.ndim != 3 or actions.shape[:2] != real.shape[:2]):
+        expected = f"({len(real)}, {real.shape[1]}, dim)"
+        raise ValueError(f"action vectors are {expected}, one for each frame of the video, not {tuple(actions.shape)}")
+    if are_vectors and effects:
+        raise ValueError("effects merge discrete actions; leave them out for action vectors")
+    if judge_file is not None and judge_file.reads_vectors != are_vectors:
+        kinds = ("discrete actions", "action vectors")
+        raise ValueError(
+            f"{judge_file.path.name} reads {kinds[judge_file.reads_vectors]}, and these are {kinds[are_vectors]}; pass a "
+            "judge that was trained on such actions, or none"
+        )
+
+
+def _as_stored(actions: Actions | Vectors) -> Tensor:
+    """Of one dtype a kind, so that equal actions have one checksum."""
+    return actions.float() if actions.is_floating_point() else actions.long()
+
+
+def _read_off(
+    read: Mapping[str, Tensor], actions: Actions | Vectors, effects: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[str, dict[str, dict[str, PerFrame]]]]:
+    """What the judge's answers are worth: the table, as it ends a metric's name, and kinds of values by video.
+
+    A ratio to real video is made of every kind; the first is reported by itself, too.
+    """
+    if actions.is_floating_point():
+        yield "", {"error": {name: action_errors(answer, actions) for name, answer in read.items()}}
+        return
+    for table, effect in {"15 actions": None, **effects}.items():
+        right = {name: is_recognised(answer, actions, effect).double() for name, answer in read.items()}
+        yield f" ({table})", {"accuracy": right, "error": {name: 1 - value for name, value in right.items()}}
 
 
 def _feature_sets(

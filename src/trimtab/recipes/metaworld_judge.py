@@ -1,0 +1,178 @@
+"""Trains the judge that reads a robot's action vectors off three of its frames; knows no world model and no planner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich import print
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trimtab.core.values import Clip
+from trimtab.data.clips import Clips
+from trimtab.data.episodes import Episodes
+from trimtab.environments.metaworld import TEXTS
+from trimtab.forecast import fit_or_forecast
+from trimtab.metrics.actions import VECTORS, ActionJudge, JudgeFile
+from trimtab.networks.precision import fast_products
+from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, UNPLAYED
+from trimtab.recipes._pairs import ACTION, divided
+from trimtab.recipes.inverse_dynamics import errors, table
+from trimtab.recipes.procgen_judge import degrade
+from trimtab.recipes.record_metaworld import metaworld_episodes
+from trimtab.training import Budget, record_settings
+
+CHUNK = 256
+
+
+def metaworld_judge(
+    *,
+    data: Path | None = None,
+    num_episodes: int = 24,
+    held_out: float = 0.1,
+    num_steps: int = 4000,
+    batch_size: int = 64,
+    learning_rate: float = 1e-3,
+    width: int = 32,
+    seed: int = 0,
+    dry_run: bool = False,
+    datasets: Path = Path("datasets"),
+    output: Path = Path("runs/metaworld-judge"),
+) -> None:
+    """Train the judge of MetaWorld's actions, and measure the error of each part of the action on held-out episodes.
+
+    A judge must not be the reader that a planner acts by, or it would find right whatever that reader finds right. So this
+    network is another than that of inverse dynamics: it sees three frames, as a model may draw them, and no frozen
+    features. And it learns from other episodes of the robot at play, with other random actions.
+
+    Args:
+        data: a set of `trimtab record-metaworld`, not the one that inverse dynamics learned from; by default
+            datasets/metaworld-judge, recorded as the robot's play is, from other seeds.
+        num_episodes: to record of each task.
+        held_out: the share of the episodes that it is measured on.
+        num_steps: optimizer steps.
+        batch_size: triples of frames a step.
+        learning_rate: the highest; it warms up over the first tenth and then falls to zero.
+        width: of the network.
+        seed: of the choice of episodes, the weights, the batches and what is done to the frames.
+        dry_run: only say what the training will need in memory, time and disk.
+        datasets: the folder of recorded episodes.
+        output: run folder; metaworld.safetensors in it, with its card beside it, is the result.
+    """
+    settings = {name: value for name, value in locals().items() if name != "dry_run"}
+    record_settings(output, "metaworld-judge", settings)
+    episodes = Episodes.open(data) if data else other_play(datasets, num_episodes)
+    pairs, held = divided(episodes, held_out, seed)
+    train, test = (triples_of(episodes, part.episodes) for part in (pairs, held))
+    torch.manual_seed(seed)
+    size = episodes.frames.shape[1]
+    judge = ActionJudge(len(ACTION), width, frame_size=size, crop=size)
+    run = fit_or_forecast(
+        dry_run, Reading(judge, seed), train, Budget(steps=num_steps), folder=output, title="judge of MetaWorld",
+        batch_size=batch_size, learning_rate=learning_rate, warm_up=num_steps // 10, cool_down=0.9, lengths=(1,),
+        seed=seed, log_every=100,
+    )  # fmt: skip
+    if run is None:
+        return
+    judge = judge.cpu().half().float().eval()  # with the float16 weights that are stored
+    read, actions = answers(judge, test)
+    found = errors(read, actions, pairs.mean_action(), torch.from_numpy(test.episodes))
+    card = {
+        "actions": VECTORS,
+        "parts": ACTION,
+        "num_train_episodes": len(np.unique(train.episodes)),
+        "num_test_episodes": len(np.unique(test.episodes)),
+        "num_steps": num_steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+        "held_out_error": found,
+        "data": {name: value for name, value in episodes.provenance.items() if name != "checksums"},
+        "versions": {name: version(name) for name in ("trimtab", "torch", "numpy")},
+    }
+    JudgeFile(output / "metaworld.safetensors").save(judge, card)
+    print(table(found))
+
+
+def other_play(datasets: Path, num_episodes: int) -> Episodes:
+    """The robot at play as in `_metaworld.play`, in other episodes: other start states, other random actions."""
+    return metaworld_episodes(
+        tasks=tuple(task for task in TEXTS if task not in UNPLAYED),
+        num_episodes=num_episodes,
+        random_share=0.5,
+        random_hold=4,
+        seed=2000,
+        action_repeat=ACTION_REPEAT,
+        max_episode_steps=MAX_STEPS,
+        output=datasets / "metaworld-judge",
+    )
+
+
+class Reading(nn.Module):
+    """The judge's task, for `fit`: the action that leads to the last of three frames, drawn as a model may draw them.
+
+    Args:
+        judge: to train.
+        seed: of what is done to the frames.
+    """
+
+    def __init__(self, judge: ActionJudge, seed: int) -> None:
+        super().__init__()
+        self.judge, self.seed = judge, seed
+
+    def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
+        known = clip.given.facts()
+        frames = torch.cat([known["context"], clip.video], dim=1)
+        seen = degrade(self.judge.look(frames), self.seed, step, samples)
+        with fast_products(frames.device):
+            read = self.judge.score(seen)
+        return functional.mse_loss(read.float(), known["actions"][:, 0], reduction="none").mean(1)
+
+
+@dataclass(frozen=True)
+class Triples:
+    """Some of the triples of consecutive frames of a set.
+
+    Attributes:
+        clips: all its triples, as windows of two frames known and one to come.
+        numbers: (triple,) of the windows that belong to this part.
+        episodes: (triple,) the episode of each.
+    """
+
+    clips: Clips
+    numbers: np.ndarray
+    episodes: np.ndarray
+
+    def draw(self, seed: int, step: int, num: int) -> np.ndarray:
+        """Random window numbers (num,) of this part, a function of (seed, step) alone."""
+        return self.numbers[np.random.default_rng([seed, step]).integers(len(self.numbers), size=num)]
+
+    def batch(self, indices: np.ndarray, num_frames: int | None = None) -> Clip:
+        return self.clips.batch(indices, num_frames)
+
+
+def triples_of(episodes: Episodes, chosen: np.ndarray) -> Triples:
+    """Every triple of the episodes with these numbers. Raises ValueError if none has three frames."""
+    clips = Clips(episodes, num_context=2, num_frames=1)
+    of = np.repeat(np.arange(len(episodes)), np.maximum(episodes.lengths - 2, 0))
+    numbers = np.flatnonzero(np.isin(of, chosen))
+    if not len(numbers):
+        raise ValueError(f"none of the {len(np.unique(chosen))} episodes has three frames; record longer ones, or more")
+    return Triples(clips, numbers, of[numbers])
+
+
+def answers(judge: ActionJudge, triples: Triples) -> tuple[Float[Tensor, "triple dim"], Float[Tensor, "triple dim"]]:
+    """What the judge reads off recorded frames, and what was done."""
+    parts = np.array_split(triples.numbers, -(-len(triples.numbers) // CHUNK))
+    read, actions = [], []
+    for clip in map(triples.batch, parts):
+        known = clip.given.facts()
+        read.append(judge(known["context"], clip.video)[:, 0])
+        actions.append(known["actions"][:, 0])
+    return torch.cat(read), torch.cat(actions)
