@@ -20,6 +20,7 @@ from trimtab.control.blame import Continuation, Expert
 from trimtab.control.episodes import Episode, Player, run_episodes
 from trimtab.control.video_planner import Imagination, VideoPlanner
 from trimtab.core.files import write_whole
+from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
 from trimtab.environments.metaworld import MetaWorld
 from trimtab.forecast import fit_or_forecast, operations_per_step
@@ -172,6 +173,7 @@ class Bench:
         random_share: of the demonstrations' actions.
         datasets: where recorded episodes are kept.
         output: run folder.
+        episodes: demonstrations to train on, in place of the usual ones.
     """
 
     prior: PixelUNet
@@ -180,6 +182,7 @@ class Bench:
     random_share: float
     datasets: Path
     output: Path
+    episodes: Episodes | None = None
 
     def cell(self, task: str, method: str, seed: int) -> dict[str, Any]:
         """One method with one seed, trained if need be, planning one task from every start state."""
@@ -253,7 +256,7 @@ class Bench:
             return checkpoints.load(folder, training.build, self.prior), facts
         torch.manual_seed(seed)
         model = training.build(self.prior, **training.options)
-        episodes = demonstrations(self.random_share, self.datasets)
+        episodes = demonstrations(self.random_share, self.datasets) if self.episodes is None else self.episodes
         task, clips = training.lesson(model, self.prior, episodes, seed)
         batches: dict[str, Any] = {"batch_size": self.size.batch_size, "lengths": training.lengths}
         step = operations_per_step(task, clips, passes=1, **batches) / 1e12

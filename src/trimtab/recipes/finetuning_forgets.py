@@ -1,0 +1,205 @@
+"""What does direct finetuning win and forget, by the number of demonstrations and of their tasks?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from rich import print
+from torch import Tensor
+
+from trimtab.adapters.composition import classifier_free_guidance
+from trimtab.core.contracts import Denoiser
+from trimtab.core.files import write_whole
+from trimtab.data.clips import Clips
+from trimtab.data.episodes import Episodes
+from trimtab.environments.metaworld import TEXTS
+from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
+from trimtab.metrics.text_match import TextMatch, prefers, which_text
+from trimtab.priors import pixel_unet
+from trimtab.recipes._adaptations import ADAPTATIONS
+from trimtab.recipes._coinrun import Held, held_out_loss
+from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, SEEN, VALIDATION, encoder
+from trimtab.recipes.metaworld_planning import SCALES, Bench
+from trimtab.recipes.metaworld_sweep import continued
+from trimtab.recipes.record_metaworld import metaworld_episodes
+from trimtab.recipes.score_alignment import recorded
+from trimtab.recipes.score_voices import keep, kept, share, success, table
+from trimtab.recipes.tabletop_prior import tabletop_episodes
+from trimtab.recipes.tabletop_prior_card import FIRST_LOOK, FIRST_SEED, of_same_scene, told, trained_judge
+from trimtab.training import record_settings
+
+DIVERSITIES = {"one task": tuple(task for task in SEEN if task in VALIDATION), "all seen tasks": SEEN}
+"""Which tasks are demonstrated; the one is that which plans are measured on, too."""
+
+WHOLE = 25
+"""Demonstrations a task that `trimtab metaworld-planning` trains on."""
+
+METHOD, BEFORE = "direct finetuning", "the prior"
+
+
+def finetuning_forgets(
+    *,
+    demonstrations: Sequence[int] = (3, 9, 25),
+    num_starts: int = 6,
+    num_clips: int = 96,
+    matching_steps: int = 1500,
+    scale: Literal["smoke", "tiny", "paper"] = "smoke",
+    seed: int = 0,
+    prior: str = "tabletop",
+    reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    datasets: Path = Path("datasets"),
+    planning: Path = Path("runs/metaworld-planning-smoke"),
+    matcher: Path = Path("runs/text-match/text_match.safetensors"),
+    output: Path = Path("runs/finetuning-forgets"),
+) -> None:
+    """Finetune the prior on few and many demonstrations of one and of several tasks; measure what it wins and what it loses.
+
+    It wins success on the validation tasks; it may lose denoising, and following texts, in the looks and at the tasks that
+    the prior was trained on. All trainings are of one length. What is finished is not done again.
+
+    Args:
+        demonstrations: numbers of them, of each task.
+        num_starts: start states of each validation task that are planned from.
+        num_clips: held-out clips of the prior's own domain.
+        matching_steps: optimizer steps of the judge of texts, if its file is not there.
+        scale: of each training, see `trimtab metaworld-planning`.
+        seed: of the trainings, and of the noise.
+        prior: the name of a prior that ships with the package, or the path of one, that hears texts.
+        reader: inverse dynamics, from `trimtab inverse-dynamics`.
+        datasets: where recorded episodes are kept.
+        planning: the folder in which `trimtab metaworld-planning` trained on the whole set, or in which it will find it.
+        matcher: the judge, a file.
+        output: run folder; finetuning_forgets.png and finetuning_forgets.json in it are the result.
+    """
+    settings = {"num_starts": num_starts, "num_clips": num_clips, "scale": scale, "seed": seed, "prior": prior}
+    record_settings(output, "finetuning-forgets", settings)  # more numbers of demonstrations may be asked for later
+    bench = Bench(pixel_unet.load(prior), SCALES[scale], reader, 0.0, datasets, planning)
+    own = OwnDomain.of(bench, trained_judge(matcher, datasets, matching_steps, seed), num_clips, seed)
+    found: dict[str, dict[str, Interval]] = {}
+    todo = [(BEFORE, 0), *((diversity, number) for diversity in DIVERSITIES for number in demonstrations)]
+    for diversity, number in todo:
+        name = f"{diversity}, {number}"
+        path = output / "cells" / f"{name.replace(', ', '-').replace(' ', '-')}.json"
+        if not path.exists():
+            denoiser = finetuned(bench, diversity, number, seed, output)
+            keep(path, {"success": success(bench, guided(denoiser), num_starts, seed), **own.figures(denoiser)})
+        found[name] = kept(path)
+    written = {
+        "prior": bench.prior.fingerprint,
+        "tasks": DIVERSITIES,
+        "figures": {name: {figure: asdict(value) for figure, value in of.items()} for name, of in found.items()},
+    }
+    write_whole(output / "finetuning_forgets.json", json.dumps(written, indent=1) + "\n")
+    plot(found, demonstrations, output / "finetuning_forgets.png")
+    print(table(found), f"picture in {output / 'finetuning_forgets.png'}")
+
+
+def finetuned(bench: Bench, diversity: str, number: int, seed: int, output: Path) -> Denoiser:
+    """The prior after so many demonstrations of each task, or before any."""
+    if diversity == BEFORE:
+        return bench.prior
+    tasks = DIVERSITIES[diversity]
+    if (tasks, number) != (SEEN, WHOLE):
+        shown = demonstrated(tasks, number, bench.datasets)
+        bench = replace(bench, output=output / f"{len(tasks)}x{number}", episodes=shown)
+    return bench.train(ADAPTATIONS[METHOD].training, seed)[0]
+
+
+def guided(denoiser: Denoiser) -> Denoiser:
+    return classifier_free_guidance(denoiser, ADAPTATIONS[METHOD].guidance, untold=("text",))
+
+
+def demonstrated(tasks: tuple[str, ...], number: int, datasets: Path) -> Episodes:
+    """The first so many of the demonstrations of each of these tasks, in the robot's look."""
+    return metaworld_episodes(
+        tasks=tasks,
+        num_episodes=number,
+        action_repeat=ACTION_REPEAT,
+        max_episode_steps=MAX_STEPS,
+        output=datasets / f"metaworld-shown-{len(tasks)}x{number}",
+    )
+
+
+@dataclass(frozen=True)
+class OwnDomain:
+    """Held-out clips of the prior's own domain, and what is asked about them.
+
+    Attributes:
+        bench: whose prior and sampler are used.
+        held: the clips.
+        judge: of which text a clip shows.
+        texts: of all tasks.
+        asked: the number of each clip's text.
+        other: the number of another text of the same scene, its own where there is none.
+        loss: of the prior, (clip,).
+        seed: of the noise.
+    """
+
+    bench: Bench
+    held: Held
+    judge: TextMatch
+    texts: Tensor
+    asked: Int[Tensor, " clip"]
+    other: Int[Tensor, " clip"]
+    loss: Tensor
+    seed: int
+
+    @classmethod
+    def of(cls, bench: Bench, judge: TextMatch, num_clips: int, seed: int) -> OwnDomain:
+        """The set that the prior's card is measured on."""
+        episodes = tabletop_episodes(
+            num_episodes=3, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=bench.datasets / "tabletop-heldout"
+        )
+        clips = Clips(episodes, bench.prior.num_context, bench.prior.num_frames, encode=encoder())
+        held, texts = Held.of(clips, clips.evenly(num_clips, per_level=num_clips)), encoder()(list(TEXTS.values()))
+        asked = which_text(told(held), texts)
+        other, _ = of_same_scene(asked, list(TEXTS), seed)
+        loss = held_out_loss(bench.prior, bench.prior, held, num_draws=2)
+        return cls(bench, held, judge, texts, asked, other, loss, seed)
+
+    def figures(self, denoiser: Denoiser) -> dict[str, Interval]:
+        """The denoising loss, what of it was not there before, and whether imagined clips show what they were asked for."""
+        clusters = recorded(self.held)
+        loss = held_out_loss(denoiser, self.bench.prior, self.held, num_draws=2)
+        with torch.no_grad():
+            video = continued(self.bench, guided(denoiser), self.held, self.seed)
+            logits = self.judge(self.held.context, video, self.texts)
+        two = (self.other != self.asked).nonzero().squeeze(1)
+        return {
+            "loss": mean_interval(loss, clusters),
+            "loss less the prior's": paired_interval(loss, self.loss, clusters),
+            "text found among all": share(logits.argmax(1) == self.asked, clusters),
+            "text found of two": share(prefers(logits, self.asked, self.other)[two], clusters[two]),
+        }
+
+
+def plot(found: Mapping[str, Mapping[str, Interval]], demonstrations: Sequence[int], path: Path) -> None:
+    """A panel a figure against demonstrations in all, a line a diversity, with 95% intervals; the prior as a level."""
+    from matplotlib.figure import Figure
+
+    before = found[f"{BEFORE}, 0"]
+    figure = Figure(figsize=(3.4 * len(before), 3.6), layout="constrained")
+    for axes, (name, level) in zip(figure.subplots(1, len(before)), before.items(), strict=True):
+        for diversity, tasks in DIVERSITIES.items():
+            row = [found[f"{diversity}, {number}"][name] for number in demonstrations]
+            numbers = [len(tasks) * number for number in demonstrations]
+            (line,) = axes.plot(numbers, [one.mean for one in row], marker="o", label=diversity)
+            axes.fill_between(
+                numbers, [one.low for one in row], [one.high for one in row], alpha=0.15, color=line.get_color()
+            )
+        axes.axhline(level.mean, color="0.5", linestyle=":", label=BEFORE)
+        axes.set_xscale("log")
+        axes.set_xticks([demonstrations[0], *numbers], map(str, [demonstrations[0], *numbers]))
+        axes.minorticks_off()
+        axes.set_xlabel("demonstrations in all")
+        axes.set_title(name, loc="left", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

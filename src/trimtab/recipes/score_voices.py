@@ -1,0 +1,193 @@
+"""Which voice of a composition earns what? Compositions with voices left out, planned with and held against recordings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from rich import print
+from rich.table import Table
+from torch import Tensor
+
+from trimtab.adapters.composition import Composition, Voice
+from trimtab.control.episodes import run_episodes
+from trimtab.control.video_planner import Imagination, VideoPlanner
+from trimtab.core.contracts import Denoiser
+from trimtab.core.files import write_whole
+from trimtab.core.values import Video, Weights
+from trimtab.metrics.distributions import distance_interval, frechet_distance
+from trimtab.metrics.frames import Lpips
+from trimtab.metrics.i3d import I3D
+from trimtab.metrics.intervals import Interval, mean_interval
+from trimtab.priors import pixel_unet
+from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC
+from trimtab.recipes._coinrun import Held
+from trimtab.recipes._metaworld import VALIDATION, encoder
+from trimtab.recipes.metaworld_planning import SCALES, Bench, reading, scene, slug
+from trimtab.recipes.metaworld_sweep import FIRST_START, continuations, continued
+from trimtab.recipes.score_alignment import recorded
+from trimtab.training import record_settings
+
+LEAST_EPISODES = 20
+"""That clips must come from for FVD, whose interval needs as many."""
+
+PARTS = ("prior, untold", "prior, told", "in-domain, untold", "in-domain, told")
+"""The voices, in the order of the weights below."""
+
+
+def weights_of_voices() -> dict[str, tuple[float, ...]]:
+    """What is compared: the weights of `PARTS`, before they are divided by their sum; the last two are the full forms."""
+    inverse, standard = ADAPTATIONS[INVERSE], ADAPTATIONS[PROBABILISTIC]
+    a, g = inverse.guidance, inverse.strength or 0.0
+    b, h = standard.guidance, standard.strength or 0.0
+    return {
+        "prior, untold": (1.0, 0.0, 0.0, 0.0),
+        "prior, told": (0.0, 1.0, 0.0, 0.0),
+        "prior, guided": (1 - a, a, 0.0, 0.0),
+        "in-domain, untold": (0.0, 0.0, 1.0, 0.0),
+        "in-domain, told": (0.0, 0.0, 0.0, 1.0),
+        "in-domain, guided": (0.0, 0.0, 1 - b, b),
+        "both told, no guidance": (0.0, 1.0, 0.0, g),
+        INVERSE: (1 - a, a, 0.0, a * g),
+        PROBABILISTIC: (0.0, b * h, 1 - b, b),
+    }
+
+
+def score_voices(
+    *,
+    num_starts: int = 6,
+    num_clips: int = 64,
+    scale: Literal["smoke", "tiny", "paper"] = "smoke",
+    seed: int = 0,
+    prior: str = "tabletop",
+    reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    datasets: Path = Path("datasets"),
+    planning: Path = Path("runs/metaworld-planning-smoke"),
+    output: Path = Path("runs/score-voices"),
+) -> None:
+    """Plan validation tasks with every voice alone, guided, and together, and compare what they imagine with recordings.
+
+    What is finished is not done again. An interval has no width where every start state ends alike.
+
+    Args:
+        num_starts: start states of each task that are planned from.
+        num_clips: recorded clips whose continuation is imagined; of 20 episodes or more for FVD.
+        scale: that the in-domain model was trained at, see `trimtab metaworld-planning`.
+        seed: of its training, and of the noise.
+        prior: the name of a prior that ships with the package, or the path of one, that hears texts.
+        reader: inverse dynamics, from `trimtab inverse-dynamics`.
+        datasets: where recorded episodes are kept.
+        planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here.
+        output: run folder; score_voices.png and score_voices.json in it are the result.
+    """
+    settings = {"num_starts": num_starts, "num_clips": num_clips, "scale": scale, "seed": seed, "prior": prior}
+    record_settings(output, "score-voices", settings)
+    bench = Bench(pixel_unet.load(prior), SCALES[scale], reader, 0.0, datasets, planning)
+    trained, _ = bench.train("in-domain", seed)
+    held = continuations(bench, num_clips)
+    found: dict[str, dict[str, Interval]] = {}
+    for name, weights in weights_of_voices().items():
+        path = output / "cells" / f"{slug(name)}.json"
+        if not path.exists():
+            denoiser = composed(bench.prior, trained, weights)
+            cell = {
+                "success": success(bench, denoiser, num_starts, seed),
+                **likeness(continued(bench, denoiser, held, seed), held),
+            }
+            keep(path, cell)
+        found[name] = kept(path)
+    written = {
+        "prior": bench.prior.fingerprint,
+        "voices": PARTS,
+        "weights": weights_of_voices(),
+        "figures": {name: {figure: asdict(value) for figure, value in of.items()} for name, of in found.items()},
+    }
+    write_whole(output / "score_voices.json", json.dumps(written, indent=1) + "\n")
+    bars(found, output / "score_voices.png")
+    print(table(found), f"picture in {output / 'score_voices.png'}")
+
+
+def composed(prior: Denoiser, in_domain: Denoiser, weights: Sequence[float]) -> Composition:
+    """The voices that have a weight, normalised. Raises ValueError if a weight is missing."""
+    voices = (Voice(prior, ("text",)), Voice(prior), Voice(in_domain, ("text",)), Voice(in_domain))
+    heard = [(voice, weight) for voice, weight in zip(voices, weights, strict=True) if weight]
+    of_heard = Weights.of(*(weight for _, weight in heard))
+    return Composition([voice for voice, _ in heard], lambda level: of_heard, normalise=True)
+
+
+def success(bench: Bench, denoiser: Denoiser, num_starts: int, seed: int) -> Interval:
+    """The share of start states of the validation tasks from which plans succeed, start states resampled."""
+    imagine = Imagination(
+        denoiser, bench.prior, bench.sampler(), encode=encoder(), horizon=bench.size.horizon, seed=seed
+    )
+    player = VideoPlanner(imagine, reading(bench.reader), replan_every=bench.size.replan_every)
+    starts = [FIRST_START + number for number in range(num_starts)]
+    played = [one for task in VALIDATION for one in run_episodes(scene(task, num_starts), player, starts)]
+    return share(torch.tensor([one.success for one in played]))
+
+
+def share(said: Bool[Tensor, " clip"], clusters: Int[Tensor, " clip"] | None = None) -> Interval:
+    """The share that is true, each on its own unless clusters are given."""
+    return mean_interval(said.double(), torch.arange(len(said)) if clusters is None else clusters)
+
+
+def likeness(
+    video: Video, held: Held, features: Callable[[], Callable[[Video, Video], Float[Tensor, "clip feature"]]] = I3D
+) -> dict[str, Interval]:
+    """How near imagined continuations are to the recorded ones: each, and as a set where there are enough episodes.
+
+    Args:
+        video: imagined, in the order of the clips.
+        held: the clips.
+        features: makes the network whose features FVD compares; only made if there are enough.
+    """
+    clusters = recorded(held)
+    figures = {"LPIPS": mean_interval(Lpips()(video, held.clip.video).mean(1), clusters)}
+    if len(clusters.unique()) >= LEAST_EPISODES:
+        network = features()
+        sets = network(video, held.context), network(held.clip.video, held.context)
+        figures["FVD with given frames"] = distance_interval(frechet_distance, *sets, clusters)
+    return figures
+
+
+def keep(path: Path, figures: Mapping[str, Interval]) -> None:
+    """Write figures of one cell."""
+    write_whole(path, json.dumps({name: asdict(value) for name, value in figures.items()}, indent=1) + "\n")
+
+
+def kept(path: Path) -> dict[str, Interval]:
+    """What `keep` wrote."""
+    return {name: Interval(**value) for name, value in json.loads(path.read_text()).items()}
+
+
+def table(found: Mapping[str, Mapping[str, Interval]]) -> Table:
+    """A row for each of what is compared, a column a figure."""
+    names = list(dict.fromkeys(name for of in found.values() for name in of))
+    made = Table("", *names)
+    for row, of in found.items():
+        made.add_row(row, *(str(of.get(name, "")) for name in names))
+    return made
+
+
+def bars(found: Mapping[str, Mapping[str, Interval]], path: Path) -> None:
+    """A panel a figure, a bar for each of what is compared, with 95% intervals."""
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for of in found.values() for name in of))
+    figure = Figure(figsize=(3 + 2.6 * len(names), 1.2 + 0.35 * len(found)), layout="constrained")
+    panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        of_all = {row: of[name] for row, of in found.items() if name in of}
+        values = list(of_all.values())
+        axes.barh(list(of_all), [one.mean for one in values], height=0.6, color="C0", alpha=0.6)
+        axes.hlines(list(of_all), [one.low for one in values], [one.high for one in values], color="0.2", linewidth=2)
+        axes.set_title(name, loc="left", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].invert_yaxis()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
