@@ -56,6 +56,10 @@ def test_what_is_remembered_is_what_is_seen(episodes: Episodes) -> None:
         found = task(train.batch(samples), step=0, samples=torch.from_numpy(samples))
         torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)  # float16
     assert 0 < task.is_known.sum() < len(task.is_known)
+    blind = Reading(model, train, withheld=1.0)(train.batch(samples), step=0, samples=torch.from_numpy(samples))
+    before, after, actions = pair(train.batch(samples))
+    nothing = torch.zeros_like(model.see(before))
+    torch.testing.assert_close(blind, model.loss(before, after, actions, (nothing, nothing)))
 
 
 def test_both_frames_of_a_pair_are_displaced_alike() -> None:

@@ -28,6 +28,10 @@ from trimtab.training import Budget, record_settings
 
 CHUNK = 128
 
+WITHHELD = 0.5
+"""The share of the pairs from which what the encoder sees is withheld, so that the stem learns to do without: the encoder's
+maps soon know the scenes of training by heart."""
+
 
 def inverse_dynamics(
     *,
@@ -67,7 +71,8 @@ def inverse_dynamics(
     torch.manual_seed(seed)
     model = InverseDynamics(len(ACTION), episodes.frames.shape[1], width)
     run = fit_or_forecast(
-        dry_run, Reading(model, train, shift, seed), train, Budget(steps=num_steps), folder=output, title="inverse dynamics",
+        dry_run, Reading(model, train, shift, WITHHELD, seed), train, Budget(steps=num_steps), folder=output,
+        title="inverse dynamics",
         batch_size=batch_size, learning_rate=learning_rate, warm_up=num_steps // 10, cool_down=0.9, lengths=(1,),
         seed=seed, log_every=100,
     )  # fmt: skip
@@ -94,12 +99,15 @@ class Reading(nn.Module):
         model: to train.
         pairs: that it is trained on.
         shift: by up to so many pixels the frames of a pair are displaced alike, so that none is known by heart.
-        seed: of the displacements.
+        withheld: the share of the pairs from which what the encoder sees is withheld.
+        seed: of both.
     """
 
-    def __init__(self, model: InverseDynamics, pairs: Pairs, shift: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, model: InverseDynamics, pairs: Pairs, shift: int = 0, withheld: float = 0.0, seed: int = 0
+    ) -> None:
         super().__init__()
-        self.model, self.pairs, self.shift, self.seed = model, pairs, shift, seed
+        self.model, self.pairs, self.shift, self.withheld, self.seed = model, pairs, shift, withheld, seed
         size, num = model.settings["frame_size"], pairs.clips.sets[0].num_frames
         shape = model.see(torch.zeros(1, 3, size, size)).shape[1:]
         self.memory = torch.from_numpy(np.zeros((num, *shape), np.float16))  # takes no room until it is written to
@@ -108,8 +116,10 @@ class Reading(nn.Module):
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
         before, after, actions = pair(clip)
         rows = self.pairs.rows(np.asarray(samples))
-        seen = self.see(before, rows), self.see(after, rows + 1)
-        before, after = displaced_alike(before, after, self.shift, np.random.default_rng([self.seed, step, 2]))
+        random = np.random.default_rng([self.seed, step, 2])
+        told = torch.from_numpy(random.random((len(rows), 1, 1, 1)) >= self.withheld).to(before)
+        seen = self.see(before, rows) * told, self.see(after, rows + 1) * told
+        before, after = displaced_alike(before, after, self.shift, random)
         with fast_products(before.device):
             return self.model.loss(before, after, actions, seen)
 
