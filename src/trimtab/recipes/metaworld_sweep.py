@@ -89,7 +89,7 @@ def metaworld_sweep(
             if not path.exists():
                 denoiser = adaptation.compose(bench.prior, trained, guidance, strength)
                 cell = {
-                    "success": success(bench, denoiser, num_starts, seed),
+                    "success": float(np.mean(successes(bench, denoiser, num_starts, seed))),
                     **quality(bench, denoiser, held, num_samples, seed),
                 }
                 write_whole(path, json.dumps(cell, indent=1) + "\n")
@@ -101,15 +101,14 @@ def metaworld_sweep(
     print(f"most successful: guidance and strength {best}; picture in {output / f'{form}.png'}")
 
 
-def success(bench: Bench, denoiser: Denoiser, num_starts: int, seed: int) -> float:
-    """The share of start states of the validation tasks from which plans succeed."""
+def successes(bench: Bench, denoiser: Denoiser, num_starts: int, seed: int) -> list[bool]:
+    """From which start states of the validation tasks plans succeed, task by task."""
     imagine = Imagination(
         denoiser, bench.prior, bench.sampler(), encode=encoder(), horizon=bench.size.horizon, seed=seed
     )
     player = VideoPlanner(imagine, reading(bench.reader), replan_every=bench.size.replan_every)
     starts = [FIRST_START + number for number in range(num_starts)]
-    played = [one for task in VALIDATION for one in run_episodes(scene(task, num_starts), player, starts)]
-    return sum(one.success for one in played) / len(played)
+    return [one.success for task in VALIDATION for one in run_episodes(scene(task, num_starts), player, starts)]
 
 
 def quality(bench: Bench, denoiser: Denoiser, held: Held, num_samples: int, seed: int) -> dict[str, float]:

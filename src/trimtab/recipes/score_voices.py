@@ -15,8 +15,6 @@ from rich.table import Table
 from torch import Tensor
 
 from trimtab.adapters.composition import Composition, Voice
-from trimtab.control.episodes import run_episodes
-from trimtab.control.video_planner import Imagination, VideoPlanner
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
 from trimtab.core.values import Video, Weights
@@ -27,9 +25,8 @@ from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.priors import pixel_unet
 from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC
 from trimtab.recipes._coinrun import Held
-from trimtab.recipes._metaworld import VALIDATION, encoder
-from trimtab.recipes.metaworld_planning import SCALES, Bench, reading, scene, slug
-from trimtab.recipes.metaworld_sweep import FIRST_START, continuations, continued
+from trimtab.recipes.metaworld_planning import SCALES, Bench, slug
+from trimtab.recipes.metaworld_sweep import continuations, continued, successes
 from trimtab.recipes.score_alignment import recorded
 from trimtab.training import record_settings
 
@@ -122,13 +119,7 @@ def composed(prior: Denoiser, in_domain: Denoiser, weights: Sequence[float]) -> 
 
 def success(bench: Bench, denoiser: Denoiser, num_starts: int, seed: int) -> Interval:
     """The share of start states of the validation tasks from which plans succeed, start states resampled."""
-    imagine = Imagination(
-        denoiser, bench.prior, bench.sampler(), encode=encoder(), horizon=bench.size.horizon, seed=seed
-    )
-    player = VideoPlanner(imagine, reading(bench.reader), replan_every=bench.size.replan_every)
-    starts = [FIRST_START + number for number in range(num_starts)]
-    played = [one for task in VALIDATION for one in run_episodes(scene(task, num_starts), player, starts)]
-    return share(torch.tensor([one.success for one in played]))
+    return share(torch.tensor(successes(bench, denoiser, num_starts, seed)))
 
 
 def share(said: Bool[Tensor, " clip"], clusters: Int[Tensor, " clip"] | None = None) -> Interval:
