@@ -17,8 +17,8 @@ from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.metrics.actions import ActionJudge, JudgeFile, action_errors, vector_error_ratio
 from trimtab.recipes import _metaworld
 from trimtab.recipes import metaworld_judge as recipe
-from trimtab.recipes._pairs import divided
-from trimtab.recipes.metaworld_judge import Reading, Triples, answers, other_play, triples_of
+from trimtab.recipes._pairs import Part, divided
+from trimtab.recipes.metaworld_judge import Reading, answers, other_play, triples_of
 
 SIDE = 16
 
@@ -65,7 +65,7 @@ def run(episodes: Episodes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def held(episodes: Episodes) -> tuple[Triples, Triples]:
+def held(episodes: Episodes) -> tuple[Part, Part]:
     train, test = divided(episodes, 0.2, 0)
     return triples_of(episodes, train.episodes), triples_of(episodes, test.episodes)
 
@@ -79,7 +79,7 @@ def test_a_short_training_reads_every_part_far_better_than_the_mean(run: Path) -
         assert (figures["squared_error"]["num_clips"], figures["squared_error"]["num_clusters"]) == (64 * 4, 64)
 
 
-def test_the_card_is_that_of_the_stored_judge(run: Path, held: tuple[Triples, Triples]) -> None:
+def test_the_card_is_that_of_the_stored_judge(run: Path, held: tuple[Part, Part]) -> None:
     file = JudgeFile(run / "metaworld.safetensors")
     assert file.reads_vectors
     assert (file.card["num_train_episodes"], file.card["num_test_episodes"]) == (256, 64)
@@ -89,7 +89,7 @@ def test_the_card_is_that_of_the_stored_judge(run: Path, held: tuple[Triples, Tr
         assert file.card["held_out_error"][name]["squared_error"]["mean"] == pytest.approx(error, rel=1e-4)
 
 
-def test_it_reads_blurred_and_noisy_frames_too(run: Path, held: tuple[Triples, Triples]) -> None:
+def test_it_reads_blurred_and_noisy_frames_too(run: Path, held: tuple[Part, Part]) -> None:
     judge, clip = JudgeFile(run / "metaworld.safetensors").load(), held[1].batch(held[1].numbers)
     known = clip.given.facts()
 
@@ -134,7 +134,7 @@ def test_whole_episodes_are_held_out(tmp_path: Path) -> None:
         triples_of(episodes, np.array([1, 4]))
 
 
-def test_the_task_is_a_function_of_step_and_samples(held: tuple[Triples, Triples]) -> None:
+def test_the_task_is_a_function_of_step_and_samples(held: tuple[Part, Part]) -> None:
     judge = ActionJudge(4, 4, frame_size=SIDE, crop=SIDE)
     task, samples = Reading(judge, 0), held[0].draw(0, 0, 6)
     whole = task(held[0].batch(samples), step=3, samples=samples.tolist())

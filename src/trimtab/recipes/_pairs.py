@@ -18,13 +18,13 @@ ACTION = ("x", "y", "z", "gripper")
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Some of the pairs of consecutive frames of a set.
+class Part:
+    """Some of the windows of a set, such as those of some episodes.
 
     Attributes:
-        clips: all its pairs, as windows of one frame known and one to come.
-        numbers: (pair,) of the windows that belong to this part.
-        episodes: (pair,) the episode of each.
+        clips: all its windows.
+        numbers: (window,) of those that belong to this part.
+        episodes: (window,) the episode of each.
     """
 
     clips: Clips
@@ -37,6 +37,11 @@ class Pairs:
 
     def batch(self, indices: np.ndarray, num_frames: int | None = None) -> Clip:
         return self.clips.batch(indices, num_frames)
+
+
+@dataclass(frozen=True)
+class Pairs(Part):
+    """Some of the pairs of consecutive frames of a set: windows of one frame known and one to come."""
 
     def rows(self, indices: np.ndarray) -> np.ndarray:
         """Where in the set the first frame of each pair is: an episode has one pair fewer than frames."""
@@ -56,8 +61,8 @@ def divided(episodes: Episodes, held_out: float, seed: int) -> tuple[Pairs, Pair
     height, width, _ = episodes.frames.shape[1:]
     if episodes.actions.shape[1:] != (len(ACTION),) or height != width:
         raise ValueError(
-            f"{episodes.folder} holds frames of {height} x {width} and actions {episodes.actions.shape[1:]}; inverse "
-            f"dynamics need square frames and vectors of {len(ACTION)} numbers, as of `trimtab record-metaworld`"
+            f"{episodes.folder} holds frames of {height} x {width} and actions {episodes.actions.shape[1:]}; readers of "
+            f"actions need square frames and vectors of {len(ACTION)} numbers, as of `trimtab record-metaworld`"
         )
     num = round(held_out * len(episodes))
     if num < 2 or num >= len(episodes):

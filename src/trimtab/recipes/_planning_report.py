@@ -13,13 +13,14 @@ from torch import Tensor
 from trimtab.core.files import write_whole
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
 from trimtab.networks import storage
+from trimtab.recipes._adaptations import IN_DOMAIN
 from trimtab.report import Report
 
 EXPERT, TRUE_VIDEO = "the expert", "the expert's video"
 TRUTHS = (EXPERT, TRUE_VIDEO)
 """Rows with one part swapped for the truth: no plan is better than the first, and no imagination than the second."""
 
-REFERENCE = "in-domain only"
+REFERENCE = IN_DOMAIN
 """The method that the others are compared with, start by start."""
 
 NUM_FRAMES = 14

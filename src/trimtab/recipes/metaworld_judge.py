@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import VECTORS, ActionJudge, JudgeFile
 from trimtab.networks.precision import fast_products
 from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, UNPLAYED
-from trimtab.recipes._pairs import ACTION, divided
+from trimtab.recipes._pairs import ACTION, Part, divided
 from trimtab.recipes.inverse_dynamics import errors, table
 from trimtab.recipes.procgen_judge import degrade
 from trimtab.recipes.record_metaworld import metaworld_episodes
@@ -135,39 +134,20 @@ class Reading(nn.Module):
         return functional.mse_loss(read.float(), known["actions"][:, 0], reduction="none").mean(1)
 
 
-@dataclass(frozen=True)
-class Triples:
-    """Some of the triples of consecutive frames of a set.
+def triples_of(episodes: Episodes, chosen: np.ndarray) -> Part:
+    """Every triple of the episodes with these numbers: two frames known, one to come.
 
-    Attributes:
-        clips: all its triples, as windows of two frames known and one to come.
-        numbers: (triple,) of the windows that belong to this part.
-        episodes: (triple,) the episode of each.
+    Raises ValueError if none has three frames.
     """
-
-    clips: Clips
-    numbers: np.ndarray
-    episodes: np.ndarray
-
-    def draw(self, seed: int, step: int, num: int) -> np.ndarray:
-        """Random window numbers (num,) of this part, a function of (seed, step) alone."""
-        return self.numbers[np.random.default_rng([seed, step]).integers(len(self.numbers), size=num)]
-
-    def batch(self, indices: np.ndarray, num_frames: int | None = None) -> Clip:
-        return self.clips.batch(indices, num_frames)
-
-
-def triples_of(episodes: Episodes, chosen: np.ndarray) -> Triples:
-    """Every triple of the episodes with these numbers. Raises ValueError if none has three frames."""
     clips = Clips(episodes, num_context=2, num_frames=1)
     of = np.repeat(np.arange(len(episodes)), np.maximum(episodes.lengths - 2, 0))
     numbers = np.flatnonzero(np.isin(of, chosen))
     if not len(numbers):
         raise ValueError(f"none of the {len(np.unique(chosen))} episodes has three frames; record longer ones, or more")
-    return Triples(clips, numbers, of[numbers])
+    return Part(clips, numbers, of[numbers])
 
 
-def answers(judge: ActionJudge, triples: Triples) -> tuple[Float[Tensor, "triple dim"], Float[Tensor, "triple dim"]]:
+def answers(judge: ActionJudge, triples: Part) -> tuple[Float[Tensor, "triple dim"], Float[Tensor, "triple dim"]]:
     """What the judge reads off recorded frames, and what was done."""
     parts = np.array_split(triples.numbers, -(-len(triples.numbers) // CHUNK))
     read, actions = [], []

@@ -53,7 +53,6 @@ class Scale:
         replan_every: actions that are played of a plan.
         horizon: frames that are imagined of it.
         batch_size: clips in a training step.
-        action_repeat, max_steps: of the environment.
     """
 
     tasks: Sequence[str] = (*SEEN, *NOVEL)
@@ -98,8 +97,8 @@ def metaworld_planning(
     all cells that are there. An interrupted training goes on.
 
     Args:
-        scale: smoke has one seed and four start states, tiny three and ten; paper is arXiv 2504.15369's planning, for GPUs
-            and a prior of its size.
+        scale: smoke has one seed and four start states, tiny three and ten; paper has the sampling and replanning of
+            arXiv 2504.15369, for GPUs and a prior of its size; tasks and step limit stay those of the miniature.
         methods: only these.
         tasks: only these.
         seeds: only these, of weights and batches.
