@@ -56,6 +56,20 @@ def test_a_saved_prior_comes_back_frozen_with_its_settings_and_fingerprint(tmp_p
     assert load(str(tmp_path / "prior.safetensors")).fingerprint == before
 
 
+def test_a_prior_can_be_loaded_with_another_schedule(tmp_path: Path) -> None:
+    prior, pure = small(schedule="linear", num_levels=50), "linear, zero terminal SNR"
+    prior.save(path := tmp_path / "prior.safetensors")
+    other = load(path, schedule=pure)
+    assert not load(path).schedule.may_be_pure
+    assert other.schedule.may_be_pure
+    assert other.settings == replace(prior.settings, schedule=pure)
+    assert other.fingerprint != prior.fingerprint
+    noisy, level, context = question(other)
+    assert torch.isfinite(other.bind(Conditioning(context))(noisy, level).clean).all()
+    with pytest.raises(ValueError, match="no schedule 'steep'; there are: cosine, sigmoid, linear, "):
+        load(path, schedule="steep")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_fingerprint_is_the_same_in_every_number_format(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype

@@ -19,15 +19,19 @@ LENGTHS = (5, 7, 4, 6, 5, 1)
 
 @pytest.fixture
 def episodes(tmp_path: Path) -> Episodes:
+    return record(tmp_path / "set", seed=0)
+
+
+def record(folder: Path, seed: int) -> Episodes:
     """Frames of one grey each, which the first number of the action changes."""
-    random = np.random.default_rng(0)
-    with EpisodeWriter(tmp_path / "set", frame_rate=40.0, action_dim=4, provenance={"environment": "grey"}) as writer:
+    random = np.random.default_rng(seed)
+    with EpisodeWriter(folder, frame_rate=40.0, action_dim=4, provenance={"environment": "grey"}) as writer:
         for level, length in enumerate(LENGTHS):
             actions = random.uniform(-1, 1, (length, 4)).astype(np.float32)
             grey = 128 + 16 * np.concatenate([[0], np.cumsum(actions[:-1, 0])])
             frames = np.broadcast_to(grey[:, None, None, None], (length, 16, 16, 3)).astype(np.uint8)
             writer.add_episode(frames, actions, level=level, task="turn grey")
-    return Episodes.open(tmp_path / "set")
+    return Episodes.open(folder)
 
 
 def test_whole_episodes_are_held_out(episodes: Episodes) -> None:
@@ -47,8 +51,23 @@ def test_whole_episodes_are_held_out(episodes: Episodes) -> None:
             divided(episodes, held_out, 0)
 
 
-def test_what_is_remembered_is_what_is_seen(episodes: Episodes) -> None:
-    train, _ = divided(episodes, 0.4, 0)
+def test_several_sets_are_one(episodes: Episodes, tmp_path: Path) -> None:
+    sets = [episodes, record(tmp_path / "other", seed=1)]
+    train, test = divided(sets, 0.5, 0)
+    frames, actions = (np.concatenate([getattr(some, name) for some in sets]) for name in ("frames", "actions"))
+    for part in (train, test):
+        before, after, done = pair(part.batch(part.numbers))
+        rows = part.rows(part.numbers)
+        for row, shown in ((rows, before), (rows + 1, after)):
+            np.testing.assert_array_equal(((shown + 1) * 127.5).round().to(torch.uint8).movedim(1, -1), frames[row])
+        np.testing.assert_array_equal(done, actions[rows])
+        torch.testing.assert_close(part.mean_action(), done.mean(0))
+    assert {0, 1} == set(train.clips.sets_of(train.numbers))
+
+
+@pytest.mark.parametrize("num_sets", [1, 2])
+def test_what_is_remembered_is_what_is_seen(episodes: Episodes, tmp_path: Path, num_sets: int) -> None:
+    train, _ = divided([episodes, record(tmp_path / "other", seed=1)][:num_sets], 0.4, 0)
     model = InverseDynamics(4, 16, 4)
     task, samples = Reading(model, train), train.draw(0, 0, 8)
     expected = model.loss(*pair(train.batch(samples)))
@@ -98,7 +117,7 @@ def test_recipe_leaves_a_model_with_its_errors(
     monkeypatch.setattr(forecast, "TRIED", 1)
     output = tmp_path / "run"
     run = partial(
-        inverse_dynamics, data=episodes.folder, held_out=0.4, num_steps=3, batch_size=4, width=4, output=output
+        inverse_dynamics, data=(episodes.folder,), held_out=0.4, num_steps=3, batch_size=4, width=4, output=output
     )
     run(dry_run=True)
     assert json.loads((output / "forecast.json").read_text())["steps"] == 3
@@ -107,7 +126,7 @@ def test_recipe_leaves_a_model_with_its_errors(
     assert "held-out error  read off frames          the mean  R^2" in capsys.readouterr().out
     results = json.loads((output / "results.json").read_text())
     assert (results["num_train_episodes"], results["num_test_episodes"]) == (3, 2)
-    assert results["data"]["environment"] == "grey"
+    assert [data["environment"] for data in results["data"]] == ["grey"]
     _, test = divided(episodes, 0.4, 0)
     read, actions = answers(load(output / "inverse_dynamics.safetensors"), test)
     expected = (read - actions).square().mean(0)
@@ -119,4 +138,4 @@ def test_sets_of_other_actions_are_refused(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path / "set", frame_rate=15.0, action_names=("a", "b"), provenance={}) as writer:
         writer.add_episode(np.zeros((3, 16, 16, 3), np.uint8), np.zeros(3, np.int64))
     with pytest.raises(ValueError, match="need square frames and vectors of 4 numbers"):
-        inverse_dynamics(data=tmp_path / "set", output=tmp_path / "run")
+        inverse_dynamics(data=(tmp_path / "set",), output=tmp_path / "run")

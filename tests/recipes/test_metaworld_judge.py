@@ -157,9 +157,9 @@ def test_its_episodes_are_the_robot_at_play_but_others(
         monkeypatch.setattr(module, "metaworld_episodes", recorded)
     _metaworld.play(tmp_path, 24)
     other_play(tmp_path, 24)
-    learned, judged = asked
+    learned, _, judged = asked
     assert {name for name in learned if learned[name] != judged[name]} == {"seed", "output"}
-    seeds = [set(range(some["seed"], some["seed"] + some["num_episodes"])) for some in asked]
+    seeds = [set(range(some["seed"], some["seed"] + some["num_episodes"])) for some in (learned, judged)]
     assert not seeds[0] & seeds[1]
 
 

@@ -44,6 +44,7 @@ SCHEDULES: dict[str, Callable[[int], schedules.Schedule]] = {
     "cosine": schedules.cosine,
     "sigmoid": schedules.sigmoid,
     "linear": partial(schedules.linear, first=0.00085, last=0.012),
+    "linear, zero terminal SNR": lambda num_levels: schedules.zero_terminal_snr(SCHEDULES["linear"](num_levels)),
 }
 
 
@@ -58,7 +59,8 @@ class PixelUNetSettings:
         num_frames: frames of the longest clip that it predicts.
         frame_shape: (channel, height, width).
         frame_rate: frames a second.
-        schedule: cosine, AVID's sigmoid, or linear, that of arXiv 2504.15369, which never ends in pure noise.
+        schedule: a name in `SCHEDULES`: cosine, AVID's sigmoid, linear, that of arXiv 2504.15369, which never ends in pure
+            noise, or its form that does.
         num_levels: of the schedule.
     """
 
@@ -143,10 +145,15 @@ class PixelUNet(nn.Module):
         return weights, {"prior": "pixel_unet", **asdict(self.settings)}
 
 
-def load(name_or_path: str | Path = "procgen") -> PixelUNet:
-    """A frozen prior: one that ships with the package by its name, or any from the path of its file.
+def load(name_or_path: str | Path = "procgen", *, schedule: str | None = None) -> PixelUNet:
+    """A frozen prior.
 
-    Raises ValueError for an unknown name, or a file that is damaged or holds something else.
+    Args:
+        name_or_path: of one that ships with the package, or of the file of any.
+        schedule: diffuse by this one of `SCHEDULES` instead of its own, for a prior that was trained on its levels, too.
+
+    Raises:
+        ValueError: an unknown name, or a file that is damaged or holds something else.
     """
     shipped = SHIPPED / f"{name_or_path}.safetensors"
     path = shipped if shipped.exists() else Path(name_or_path)
@@ -156,6 +163,9 @@ def load(name_or_path: str | Path = "procgen") -> PixelUNet:
     weights, settings = storage.read(path)
     if settings.pop("prior", None) != "pixel_unet":
         raise ValueError(f"{path} holds something else than a pixel-unet prior")
+    settings |= {} if schedule is None else {"schedule": schedule}
+    if settings["schedule"] not in SCHEDULES:
+        raise ValueError(f"no schedule {settings['schedule']!r}; there are: {', '.join(SCHEDULES)}")
     prior = PixelUNet(PixelUNetSettings(**{key: as_tuples(value) for key, value in settings.items()}))
     prior.network.load_state_dict({name: value.float() for name, value in weights.items()})
     return prior.frozen()

@@ -20,7 +20,7 @@ VALIDATION = ("drawer-close", "faucet-open")
 """A seen and a novel task, for what is chosen; of these the second is nowhere measured, the first from other starts."""
 
 UNPLAYED = (*NOVEL, *(task for task in VALIDATION if task not in SEEN))
-"""Tasks that nothing which belongs to this robot may see before it is measured or chosen for on them."""
+"""Tasks that nothing which belongs to this robot may see done before it is measured or chosen for on them."""
 
 NUM_TOKENS = 24
 """Of a text, for the tabletop prior and all that is composed with it."""
@@ -43,9 +43,11 @@ def demonstrations(random_share: float, datasets: Path, num_episodes: int = 25) 
     )
 
 
-def play(datasets: Path, num_episodes: int = 24) -> Episodes:
-    """What inverse dynamics learn from: the robot at all other tasks, every second choice random, each held for a while."""
-    return metaworld_episodes(
+def play(datasets: Path, num_episodes: int = 24) -> tuple[Episodes, Episodes]:
+    """What inverse dynamics learn from, each choice held for a while: the robot at all other tasks, where every second
+    choice is random, and roaming the scenes of those, where all are, so that it knows the places and not the tasks.
+    """
+    among_others = metaworld_episodes(
         tasks=tuple(task for task in TEXTS if task not in UNPLAYED),
         num_episodes=num_episodes,
         random_share=0.5,
@@ -55,3 +57,14 @@ def play(datasets: Path, num_episodes: int = 24) -> Episodes:
         max_episode_steps=MAX_STEPS,
         output=datasets / "metaworld-play",
     )
+    roaming = metaworld_episodes(
+        tasks=UNPLAYED,
+        num_episodes=2 * num_episodes,
+        random_share=1.0,
+        random_hold=8,
+        seed=1000,
+        action_repeat=ACTION_REPEAT,
+        max_episode_steps=MAX_STEPS,
+        output=datasets / "metaworld-roam",
+    )
+    return among_others, roaming

@@ -126,14 +126,17 @@ def learner(
         gym_notices.notices.notices.clear()
     try:
         from stable_baselines3 import SAC
+        from stable_baselines3.common.logger import Logger
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"Stable-Baselines3 is not installed ({error}); pip install 'trimtab[robots]'"
         ) from error
-    return SAC(
+    model = SAC(
         "MlpPolicy", environment, learning_rate, buffer_size=MEMORY, learning_starts=num_random_steps,
         batch_size=batch_size, policy_kwargs={"net_arch": [width, width]}, seed=seed, device="cpu",
     )  # fmt: skip
+    model.set_logger(Logger(folder=None, output_formats=[]))  # its own leaves a folder among the temporary ones
+    return model
 
 
 def actor_of(model: Any) -> Actor:

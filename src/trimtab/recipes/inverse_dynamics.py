@@ -35,7 +35,7 @@ maps soon know the scenes of training by heart."""
 
 def inverse_dynamics(
     *,
-    data: Path | None = None,
+    data: tuple[Path, ...] = (),
     num_episodes: int = 24,
     held_out: float = 0.1,
     num_steps: int = 4000,
@@ -50,9 +50,10 @@ def inverse_dynamics(
     """Train inverse dynamics on MetaWorld episodes, and measure the error of each part of the action on others.
 
     Args:
-        data: a set of `trimtab record-metaworld`; by default datasets/metaworld-play, the robot at play: every task that
-            plans are not measured on, half of the actions random and held for a while, since the expert's own can be
-            guessed from where the arm is.
+        data: sets of `trimtab record-metaworld`; by default datasets/metaworld-play and datasets/metaworld-roam, the robot
+            at play. At the tasks that no plan is measured on, half of the choices are random and held for a while, since
+            the expert's own can be guessed from where the arm is; in the scenes of the others all are: of these it may see
+            what they look like, and not what is to be done.
         num_episodes: to record of each task.
         held_out: the share of the episodes that it is measured on.
         num_steps: optimizer steps.
@@ -66,10 +67,10 @@ def inverse_dynamics(
     """
     settings = {name: value for name, value in locals().items() if name != "dry_run"}
     record_settings(output, "inverse-dynamics", settings)
-    episodes = Episodes.open(data) if data else play(Path("datasets"), num_episodes)
+    episodes = [Episodes.open(path) for path in data] or play(Path("datasets"), num_episodes)
     train, test = divided(episodes, held_out, seed)
     torch.manual_seed(seed)
-    model = InverseDynamics(len(ACTION), episodes.frames.shape[1], width)
+    model = InverseDynamics(len(ACTION), episodes[0].frames.shape[1], width)
     run = fit_or_forecast(
         dry_run, Reading(model, train, shift, WITHHELD, seed), train, Budget(steps=num_steps), folder=output,
         title="inverse dynamics",
@@ -85,7 +86,7 @@ def inverse_dynamics(
     results = {
         "num_train_episodes": len(np.unique(train.episodes)),
         "num_test_episodes": len(np.unique(test.episodes)),
-        "data": {name: value for name, value in episodes.provenance.items() if name != "checksums"},
+        "data": [{name: value for name, value in some.provenance.items() if name != "checksums"} for some in episodes],
         "held_out_error": found,
     }
     write_whole(output / "results.json", json.dumps(results, indent=2) + "\n")
@@ -108,7 +109,7 @@ class Reading(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.pairs, self.shift, self.withheld, self.seed = model, pairs, shift, withheld, seed
-        size, num = model.settings["frame_size"], pairs.clips.sets[0].num_frames
+        size, num = model.settings["frame_size"], sum(some.num_frames for some in pairs.clips.sets)
         shape = model.see(torch.zeros(1, 3, size, size)).shape[1:]
         self.memory = torch.from_numpy(np.zeros((num, *shape), np.float16))  # takes no room until it is written to
         self.is_known = np.zeros(num, dtype=bool)
@@ -124,7 +125,7 @@ class Reading(nn.Module):
             return self.model.loss(before, after, actions, seen)
 
     def see(self, frames: Frames, rows: np.ndarray) -> Tensor:
-        """The features of frames that lie in these rows of the set."""
+        """The features of frames that lie in these rows of the sets."""
         if len(new := np.flatnonzero(~self.is_known[rows])):
             self.memory[rows[new]] = self.model.see(frames[new]).to(self.memory)
             self.is_known[rows] = True

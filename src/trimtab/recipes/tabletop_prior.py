@@ -11,7 +11,7 @@ from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.forecast import fit_or_forecast
 from trimtab.networks.encoders import MiniLM
-from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings, load
+from trimtab.priors.pixel_unet import SCHEDULES, PixelUNet, PixelUNetSettings, load
 from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, encoder
 from trimtab.recipes.procgen_prior import LENGTHS, frames_task
 from trimtab.recipes.record_metaworld import metaworld_episodes
@@ -23,6 +23,8 @@ TABLETOP = PixelUNetSettings(
     frame_rate=20.0,
     schedule="linear",
 )
+PURE = SCHEDULES["linear, zero terminal SNR"](TABLETOP.num_levels)
+"""What it is trained by: all noise that its own schedule has, and up to pure noise, so that it can be loaded with either."""
 
 FORGOTTEN = {"text": 0.1, "context": 0.05}
 """Shares of the clips, as both are told and untold when models are composed."""
@@ -64,7 +66,7 @@ def tabletop_prior(
         prior.load_state_dict(load(initial).state_dict())
     run = fit_or_forecast(
         dry_run,
-        frames_task(prior, prior.schedule, seed, draws=2, forgotten=FORGOTTEN),
+        frames_task(prior, PURE, seed, draws=2, forgotten=FORGOTTEN),
         clips,
         Budget(seconds=minutes * 60),
         folder=output,
