@@ -158,6 +158,17 @@ def test_evenly_takes_few_windows_a_level_that_do_not_overlap(
     assert len(set(frames)) == frames.size
     if num <= sum(count > 0 for count in fitting.values()):
         assert used.max() == 1
+    few = np.bincount(clips.levels(clips.evenly(num, per_level=None)))
+    assert few.sum() == num
+    assert few.max() <= used.max()
+
+
+def test_the_windows_of_few_levels_are_of_all_their_episodes() -> None:
+    clips = Clips(Played([30] * 8, [0, 1] * 4), num_context=2, num_frames=3)
+    with pytest.raises(ValueError, match="give only 48"):
+        clips.evenly(49, per_level=None)
+    episodes, _ = clips._locate(clips.evenly(8, per_level=None))
+    assert sorted(episodes) == list(range(8))
 
 
 def test_wrong_requests_are_refused() -> None:

@@ -257,6 +257,27 @@ def test_a_prior_that_needs_no_context_comes_back_as_one_and_its_controller_need
         prior.bind(Conditioning(context=torch.zeros(2, 1, 3, 8, 8)))
 
 
+@pytest.mark.parametrize("num_context", [1, 2, 3])
+def test_a_prior_begins_with_what_another_learned(num_context: int) -> None:
+    other, sizes = small(num_context=2), {"widths": (32,), "depths": (1,), "text_dim": 5, "context_optional": True}
+    prior = PixelUNet(replace(other.settings, num_context=num_context, sizes=sizes))
+    prior.inherit(other)
+    noisy, level, context = question(prior)
+    seen = context[:, -2:] if num_context > 1 else context.expand(-1, 2, -1, -1, -1)
+    expected = other.bind(Conditioning(seen.contiguous()))(noisy, level).tensor
+    for text in (None, torch.randn(2, 4, 5)):
+        found = prior.bind(Conditioning(context, text=text))(noisy, level).tensor
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [{"widths": (64,)}, {"depths": (2,)}, {"patch": 1}, {"patch": 4}])
+def test_a_prior_of_other_sizes_is_nothing_to_begin_with(sizes: dict[str, Any]) -> None:
+    other = small()
+    prior = PixelUNet(replace(other.settings, sizes={**other.settings.sizes, **sizes}))
+    with pytest.raises(ValueError, match="another network's weights"):
+        prior.inherit(other)
+
+
 def test_it_is_trained_on_clips_whose_context_is_forgotten() -> None:
     prior = PixelUNet(optional().settings)
     noisy, _, context = question(prior, batch=8)

@@ -11,7 +11,7 @@ import torch
 from trimtab import forecast
 from trimtab.control.inverse_dynamics import InverseDynamics, load
 from trimtab.data.episodes import Episodes, EpisodeWriter
-from trimtab.recipes._pairs import divided, pair
+from trimtab.recipes._pairs import REACH, commanded, divided, moved, pair
 from trimtab.recipes.inverse_dynamics import Reading, answers, displaced_alike, errors, inverse_dynamics
 
 LENGTHS = (5, 7, 4, 6, 5, 1)
@@ -25,12 +25,18 @@ def episodes(tmp_path: Path) -> Episodes:
 def record(folder: Path, seed: int) -> Episodes:
     """Frames of one grey each, which the first number of the action changes."""
     random = np.random.default_rng(seed)
-    with EpisodeWriter(folder, frame_rate=40.0, action_dim=4, provenance={"environment": "grey"}) as writer:
+    with EpisodeWriter(
+        folder, frame_rate=40.0, action_dim=4, provenance={"environment": "grey", "action_repeat": 4}
+    ) as writer:
         for level, length in enumerate(LENGTHS):
             actions = random.uniform(-1, 1, (length, 4)).astype(np.float32)
             grey = 128 + 16 * np.concatenate([[0], np.cumsum(actions[:-1, 0])])
             frames = np.broadcast_to(grey[:, None, None, None], (length, 16, 16, 3)).astype(np.uint8)
-            writer.add_episode(frames, actions, level=level, task="turn grey")
+            place = (
+                np.concatenate([[[0, 0, 0]], np.cumsum(actions[:-1, :3], 0)]) * 4 * REACH / 2
+            )  # half of what was told
+            state = np.concatenate([place, np.zeros((length, 1))], axis=1).astype(np.float32)
+            writer.add_episode(frames, actions, state=state, level=level, task="turn grey")
     return Episodes.open(folder)
 
 
@@ -40,12 +46,12 @@ def test_whole_episodes_are_held_out(episodes: Episodes) -> None:
     assert not set(train.episodes) & set(test.episodes)
     assert sorted([*train.numbers, *test.numbers]) == list(range(sum(LENGTHS) - len(LENGTHS)))
     assert set(train.draw(0, 0, 200)) == set(train.numbers)
-    before, after, actions = pair(test.batch(test.numbers))
+    before, after = pair(test.batch(test.numbers))
     rows = test.rows(test.numbers)
     for row, frames in ((rows, before), (rows + 1, after)):
         found = ((frames + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
         np.testing.assert_array_equal(found, episodes.frames[row])
-    np.testing.assert_array_equal(actions, episodes.actions[rows])
+    np.testing.assert_array_equal(test.batch(test.numbers).given.facts()["actions"][:, 0], episodes.actions[rows])
     for held_out in (0.2, 1.0):
         with pytest.raises(ValueError, match="two are needed at least"):
             divided(episodes, held_out, 0)
@@ -56,29 +62,46 @@ def test_several_sets_are_one(episodes: Episodes, tmp_path: Path) -> None:
     train, test = divided(sets, 0.5, 0)
     frames, actions = (np.concatenate([getattr(some, name) for some in sets]) for name in ("frames", "actions"))
     for part in (train, test):
-        before, after, done = pair(part.batch(part.numbers))
-        rows = part.rows(part.numbers)
+        before, after = pair(part.batch(part.numbers))
+        done, rows = part.batch(part.numbers).given.facts()["actions"][:, 0], part.rows(part.numbers)
         for row, shown in ((rows, before), (rows + 1, after)):
             np.testing.assert_array_equal(((shown + 1) * 127.5).round().to(torch.uint8).movedim(1, -1), frames[row])
         np.testing.assert_array_equal(done, actions[rows])
+        np.testing.assert_array_equal(done, commanded(sets)[rows])
         torch.testing.assert_close(part.mean_action(), done.mean(0))
     assert {0, 1} == set(train.clips.sets_of(train.numbers))
 
 
 @pytest.mark.parametrize("num_sets", [1, 2])
 def test_what_is_remembered_is_what_is_seen(episodes: Episodes, tmp_path: Path, num_sets: int) -> None:
-    train, _ = divided([episodes, record(tmp_path / "other", seed=1)][:num_sets], 0.4, 0)
-    model = InverseDynamics(4, 16, 4)
-    task, samples = Reading(model, train), train.draw(0, 0, 8)
-    expected = model.loss(*pair(train.batch(samples)))
+    sets = [episodes, record(tmp_path / "other", seed=1)][:num_sets]
+    train, _ = divided(sets, 0.4, 0)
+    model, done = InverseDynamics(4, 16, 4), moved(sets)
+    task, samples = Reading(model, train, done), train.draw(0, 0, 8)
+    before, after = pair(train.batch(samples))
+    actions = done[train.rows(samples)]
+    expected = model.loss(before, after, actions)
     for _ in range(2):
         found = task(train.batch(samples), step=0, samples=torch.from_numpy(samples))
         torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-3)  # float16
     assert 0 < task.is_known.sum() < len(task.is_known)
-    blind = Reading(model, train, withheld=1.0)(train.batch(samples), step=0, samples=torch.from_numpy(samples))
-    before, after, actions = pair(train.batch(samples))
+    blind = Reading(model, train, done, withheld=1.0)(train.batch(samples), step=0, samples=torch.from_numpy(samples))
     nothing = torch.zeros_like(model.see(before))
     torch.testing.assert_close(blind, model.loss(before, after, actions, (nothing, nothing)))
+
+
+def test_motion_is_read_in_units_of_the_actions_that_hold_it_up(episodes: Episodes, tmp_path: Path) -> None:
+    found, told = moved([episodes]), commanded([episodes])
+    last = torch.from_numpy(episodes.starts + episodes.lengths - 1)
+    inside = torch.ones(len(told), dtype=torch.bool)
+    inside[last] = False
+    torch.testing.assert_close(found[inside, :3], told[inside, :3] / 2, rtol=1e-4, atol=1e-4)
+    assert not found[last, :3].any()
+    assert torch.equal(found[:, 3], told[:, 3])
+    with EpisodeWriter(tmp_path / "silent", frame_rate=20.0, action_dim=4, provenance={"action_repeat": 4}) as writer:
+        writer.add_episode(np.zeros((3, 16, 16, 3), np.uint8), np.zeros((3, 4), np.float32))
+    with pytest.raises(ValueError, match="does not tell where the hand was"):
+        moved([Episodes.open(tmp_path / "silent")])
 
 
 def test_both_frames_of_a_pair_are_displaced_alike() -> None:
@@ -128,7 +151,7 @@ def test_recipe_leaves_a_model_with_its_errors(
     assert (results["num_train_episodes"], results["num_test_episodes"]) == (3, 2)
     assert [data["environment"] for data in results["data"]] == ["grey"]
     _, test = divided(episodes, 0.4, 0)
-    read, actions = answers(load(output / "inverse_dynamics.safetensors"), test)
+    read, actions = answers(load(output / "inverse_dynamics.safetensors"), test, moved([episodes]))
     expected = (read - actions).square().mean(0)
     for name, error in zip(("x", "y", "z", "gripper"), expected.tolist(), strict=True):
         assert results["held_out_error"][name]["squared_error"]["mean"] == pytest.approx(error, rel=1e-4)

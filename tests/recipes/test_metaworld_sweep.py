@@ -9,7 +9,7 @@ from PIL import Image
 
 from trimtab.control.inverse_dynamics import InverseDynamics
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
-from trimtab.recipes import metaworld_planning, metaworld_sweep
+from trimtab.recipes import _continuations, metaworld_planning, metaworld_sweep
 from trimtab.recipes.metaworld_planning import Scale
 from trimtab.recipes.metaworld_sweep import FIGURES, draw
 from trimtab.recipes.record_metaworld import metaworld_episodes
@@ -41,7 +41,7 @@ def test_strengths_are_tried_and_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         tasks=("drawer-close",), num_episodes=3, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
     )
     monkeypatch.setattr(metaworld_planning, "demonstrations", lambda share, datasets: few)
-    monkeypatch.setattr(metaworld_sweep, "metaworld_episodes", lambda **settings: few)
+    monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
     monkeypatch.setitem(metaworld_sweep.SCALES, "smoke", Scale(num_seeds=1, teraflops=0.02, num_steps=1))
     monkeypatch.setattr(metaworld_sweep, "fvd", lambda *videos: float(videos[0].std()))
     for _ in range(2):

@@ -15,9 +15,10 @@ from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.recipes import _coinrun
 from trimtab.recipes import procgen_rollouts as rollouts
-from trimtab.recipes._benchmark_report import check_budgets
+from trimtab.recipes._benchmark import cells_in
+from trimtab.recipes._benchmark_results import check_budgets
 from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, TRAININGS
-from trimtab.recipes.procgen_benchmark import SCALES, cells_in, procgen_benchmark
+from trimtab.recipes.procgen_benchmark import SCALES, procgen_benchmark
 from trimtab.recipes.procgen_choices import chosen, procgen_choices
 from trimtab.recipes.procgen_prior import PAPER
 

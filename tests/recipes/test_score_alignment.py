@@ -12,8 +12,8 @@ from tiny import tabletop
 from trimtab import forecast
 from trimtab.core.values import NoiseLevel, Prediction
 from trimtab.data.clips import Clips
-from trimtab.recipes import metaworld_planning, metaworld_sweep
-from trimtab.recipes._coinrun import Held
+from trimtab.recipes import _continuations, metaworld_planning
+from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import encoder
 from trimtab.recipes.metaworld_planning import Scale
 from trimtab.recipes.score_alignment import (
@@ -98,7 +98,7 @@ def test_models_are_compared_end_to_end(
     prior.save(tmp_path / "prior.safetensors")
     monkeypatch.setattr(forecast, "TRIED", 1)
     monkeypatch.setattr(metaworld_planning, "demonstrations", lambda share, datasets: few)
-    monkeypatch.setattr(metaworld_sweep, "metaworld_episodes", lambda **settings: few)
+    monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
     monkeypatch.setitem(metaworld_planning.SCALES, "smoke", Scale(teraflops=0.02, batch_size=2))
     score_alignment(
         num_levels=3, num_clips=4, prior=str(tmp_path / "prior.safetensors"), datasets=tmp_path,

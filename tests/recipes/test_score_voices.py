@@ -13,9 +13,9 @@ from trimtab.adapters.from_scratch import FromScratch
 from trimtab.control.inverse_dynamics import InverseDynamics
 from trimtab.core.values import Clip, Conditioning
 from trimtab.networks.encoders import MiniLM
-from trimtab.recipes import metaworld_planning, metaworld_sweep
+from trimtab.recipes import _continuations, metaworld_planning
 from trimtab.recipes._adaptations import ADAPTATIONS, IN_DOMAIN, INVERSE, PROBABILISTIC
-from trimtab.recipes._coinrun import Held
+from trimtab.recipes._held import Held
 from trimtab.recipes.metaworld_planning import Scale
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_voices import (
@@ -109,7 +109,7 @@ def test_voices_plan_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         tasks=("drawer-close",), num_episodes=3, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
     )
     monkeypatch.setattr(metaworld_planning, "demonstrations", lambda share, datasets: few)
-    monkeypatch.setattr(metaworld_sweep, "metaworld_episodes", lambda **settings: few)
+    monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
     monkeypatch.setitem(metaworld_planning.SCALES, "smoke", Scale(teraflops=0.02, num_steps=1))
     for _ in range(2):
         score_voices(

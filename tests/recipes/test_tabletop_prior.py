@@ -1,6 +1,7 @@
 """The text-to-video prior and its card from end to end at toy size; a drawn dot stands for the robot."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from trimtab import forecast
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
-from trimtab.priors.pixel_unet import PixelUNetSettings
+from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.recipes import tabletop_prior as recipe
 from trimtab.recipes import tabletop_prior_card as card
 from trimtab.recipes.tabletop_prior import TABLETOP, tabletop_prior
@@ -46,7 +47,9 @@ def _toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_training_leaves_a_prior_with_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = partial(tabletop_prior, batch_size=2, data=tmp_path / "tabletop", output=tmp_path / "run")
+    silent = {name: size for name, size in SMALL.sizes.items() if name not in ("text_dim", "context_optional")}
+    PixelUNet(replace(SMALL, sizes=silent, num_context=2)).save(first := tmp_path / "first.safetensors")
+    run = partial(tabletop_prior, batch_size=2, initial=str(first), data=tmp_path / "tabletop", output=tmp_path / "run")
     run(minutes=1.0, dry_run=True)
     assert "will need" in capsys.readouterr().out
     run(minutes=0.02)
@@ -65,7 +68,9 @@ def test_training_leaves_a_prior_with_a_card(tmp_path: Path, capsys: pytest.Capt
     figures = written["evaluation"]["figures"]
     assert figures["real_of_two"]["num_clips"] == 4  # nothing stands beside the hammer
     assert all(0 <= figures[name]["mean"] <= 1 for name in figures if "_of_" in name)
-    assert prior.fingerprint in (tmp_path / "card" / "tabletop.md").read_text()
+    text = (tmp_path / "card" / "tabletop.md").read_text()
+    assert prior.fingerprint in text
+    assert str(first) in text
     assert (tmp_path / "card" / "tabletop.png").stat().st_size > 1000
 
 

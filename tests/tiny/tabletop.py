@@ -1,6 +1,7 @@
 """A prior of the tabletop's kind at toy size, and recordings that it could be of: a drawn dot stands for the robot."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +12,13 @@ from trimtab.environments.metaworld import TEXTS
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.recipes.tabletop_prior import TABLETOP
 
+SIZES: dict[str, Any] = {"widths": (32,), "depths": (1,), "patch": 8}
 
-def prior() -> PixelUNet:
+
+def prior(sizes: dict[str, Any] = SIZES, **settings: Any) -> PixelUNet:
     """Untrained, but with an opinion."""
-    sizes = {**TABLETOP.sizes, "widths": (32,), "depths": (1,), "patch": 8}
-    made, generator = PixelUNet(PixelUNetSettings(**{**vars(TABLETOP), "sizes": sizes})), torch.Generator()
+    whole: dict[str, Any] = {**vars(TABLETOP), "sizes": {**TABLETOP.sizes, **sizes}, **settings}
+    made, generator = PixelUNet(PixelUNetSettings(**whole)), torch.Generator()
     for parameter in made.parameters():
         nn.init.normal_(parameter, std=0.05, generator=generator.manual_seed(parameter.numel()))
     return made.frozen()

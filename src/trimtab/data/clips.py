@@ -123,15 +123,16 @@ class Clips:
         episodes, _ = self._locate(indices)
         return self._set[episodes]
 
-    def evenly(self, num: int, per_level: int = 1) -> np.ndarray:
+    def evenly(self, num: int, per_level: int | None = 1) -> np.ndarray:
         """Window numbers (num,) for evaluation: spread over the levels, the same every time, not overlapping.
 
-        Each level gives at most `per_level` windows, taken at even distances from its episodes.
+        Each level gives at most `per_level` windows, or, if it is None, as few as are needed, taken at even distances from
+        its episodes.
 
         Raises:
             ValueError: there are not that many.
         """
-        if num < 1 or per_level < 1:
+        if num < 1 or (per_level is not None and per_level < 1):
             raise ValueError(f"evenly needs num >= 1 and per_level >= 1, got {num} and {per_level}")
         counts = -(-self._num_windows // self.window)  # windows of an episode that do not overlap
         episodes = np.repeat(np.arange(len(counts)), counts)
@@ -140,6 +141,10 @@ class Clips:
         levels = self._level_ids()[episodes]
         order = np.argsort(levels, kind="stable")
         available = np.split(windows[order], np.flatnonzero(np.diff(levels[order])) + 1)
+        if per_level is None:
+            most = max(map(len, available))
+            enough = (some for some in range(1, most) if sum(min(len(level), some) for level in available) >= num)
+            per_level = next(enough, most)
         shares = [some[spread(len(some), min(per_level, len(some)))] for some in available]
         total = sum(map(len, shares))
         if total < num:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trimtab.core.checks import checked_context, optional_context
@@ -57,6 +58,33 @@ class Model(UNet3D):
         self.sizes = sizes(self, deviation, depths, context_optional)
         self.sees_prior, self.residual = sees_prior, residual
         self.deviation, self.context_optional = deviation, context_optional
+
+    def inherit(self, weights: Mapping[str, Tensor], num_context: int) -> None:
+        """Begin with what another network of these sizes learned, told texts or not, and shown `num_context` frames.
+
+        Shown fewer frames than it was, this one answers as that one does if the first of them stood there before. Shown
+        more, it does not heed the older ones; nor, at first, a text that the other could not hear.
+
+        Raises ValueError for the weights of any other network.
+        """
+        own, channels = self.state_dict(), self.clips[0].frame_shape[0]
+        num_seen = FrameChange.seen_channels(channels, num_context)
+        if (found := weights["stem.weight"].shape[1]) != num_seen * self.patch**2:
+            raise ValueError(
+                f"these are another network's weights: it sees {found} numbers, not {num_seen * self.patch**2}"
+            )
+        seen = weights["stem.weight"].unflatten(1, (num_seen, -1))
+        noisy, context, others = seen.tensor_split([channels, channels * (1 + num_context)], dim=1)
+        frames, missing = context.split(channels, dim=1), self.clips[0].num_context - num_context
+        shown = [*[torch.zeros_like(noisy)] * missing, *frames[max(-missing, 0) :]]
+        shown[0] = shown[0] + sum(frames[: max(-missing, 0)])
+        heard = {name: value for name, value in own.items() if name.startswith("reads.")}
+        stem = torch.cat([noisy, *shown, others], dim=1).flatten(1, 2)
+        inherited = heard | {**weights, "stem.weight": stem}
+        shapes = [{(name, value.shape) for name, value in some.items()} for some in (own, inherited)]
+        if unlike := sorted({name for name, _ in shapes[0] ^ shapes[1]}):
+            raise ValueError(f"these are another network's weights: {unlike} are missing, too many or of another shape")
+        self.load_state_dict(inherited)
 
     def bind(self, given: Conditioning) -> Ask:
         see = eye(self.clips[0], given, self.deviation, self.context_optional)

@@ -123,6 +123,13 @@ class PixelUNet(nn.Module):
             half.adopt(self.network.state_dict())
         return half
 
+    def inherit(self, other: PixelUNet) -> None:
+        """Begin with what another prior of equal sizes learned, told texts or not, and shown as many frames or not.
+
+        Raises ValueError for a prior of other sizes.
+        """
+        self.network.inherit(other.network.state_dict(), other.num_context)
+
     def frozen(self) -> PixelUNet:
         """This prior in eval mode, without gradients, its weights in the number format that products run in."""
         self.eval().requires_grad_(False)

@@ -72,7 +72,7 @@ def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tu
 
 
 TRAININGS: dict[str, Training] = {
-    "in-domain": Training(FromScratch, of_videos, {"text_dim": MiniLM.dim, "patch": 4}),
+    "in-domain": Training(FromScratch, of_videos, {"text_dim": MiniLM.dim}),
     "temporal": Training(Finetune, of_videos, {"temporal": True}),
     "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,)),
 }

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from trimtab.core.files import write_whole
-from trimtab.environments.procgen import ACTION_NAMES
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
-from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
-from trimtab.metrics.protocol import Evaluation, compared
+from trimtab.metrics.intervals import Interval
+from trimtab.metrics.protocol import Evaluation
 from trimtab.networks import storage
-from trimtab.recipes._methods import METHODS, slug
+from trimtab.recipes._benchmark_results import Cell, Results
+from trimtab.recipes._methods import Method, slug
 from trimtab.report import Report
-
-Cell = Interval | str | float | int
 
 PICTURES: dict[str, Literal["min", "max"] | None] = {
     "LPIPS": "min",
@@ -38,120 +36,52 @@ ACTIONS: dict[str, Literal["min", "max"] | None] = {
     "action accuracy (horizontal)": "max",
     "action accuracy (15 actions)": "max",
     "action error ratio (effects)": "min",
+    "action error": "min",
+    "action error ratio": "min",
 }
 ALL = {**PICTURES, **DISTANCES, **ACTIONS}
-SEEDS = ("LPIPS", "SSIM", "FID", "FVD with given frames", "action accuracy (effects)")
+SEEDS = ("LPIPS", "SSIM", "FID", "FVD with given frames", "action accuracy (effects)", "action error ratio")
 
 
-class Results:
-    """All cells of one protocol, by method and seed.
+@dataclass(frozen=True)
+class Words:
+    """What the page calls things.
 
-    Raises:
-        ValueError: there is no cell, or the cells were not measured alike or not trained for as many operations.
+    Attributes:
+        title: of the page.
+        level: what clips come from, and is resampled as a whole.
+        actions: under each of which a model's pictures show the same start.
     """
 
-    def __init__(self, cells: Sequence[Evaluation]) -> None:
-        if not cells:
-            raise ValueError("there is no finished cell to report; run the benchmark first")
-        self.cells: dict[str, list[Evaluation]] = {}
-        for cell in cells:
-            self.cells.setdefault(cell.protocol["notes"]["method"], []).append(cell)
-        self.first = cells[0]
-        for cell in cells[1:]:
-            compared(self.first, cell, REPEAT_LAST_FRAME, REPEAT_LAST_FRAME)  # refuses what was measured otherwise
-        check_budgets(cells)
-        self.levels = torch.tensor(self.first.protocol["levels"])
-
-    @property
-    def methods(self) -> list[str]:
-        """Those of the main table, in the order of `METHODS`."""
-        return [name for name in self.cells if METHODS[name].varies is None]
-
-    def notes(self, method: str) -> Mapping[str, Any]:
-        """Of the first seed."""
-        notes: Mapping[str, Any] = self.cells[method][0].protocol["notes"]
-        return notes
-
-    def figure(self, method: str, metric: str) -> Cell:
-        """A metric over seeds: clips averaged over seeds, levels resampled; of distances the mean over seeds."""
-        try:
-            if method in (REAL, REPEAT_LAST_FRAME):
-                return self.first.figure(method, metric).overall
-            found = [cell.figure(method, metric) for cell in self.cells[method]]
-        except KeyError:
-            return "–"
-        if found[0].values:
-            return mean_interval(torch.tensor([figure.values for figure in found]).mean(0), self.levels)
-        return mean_of([figure.overall for figure in found])
-
-    def across_seeds(self, method: str, metric: str) -> Cell:
-        """The mean over training seeds, with its own interval (Student's t)."""
-        try:
-            means = [cell.figure(method, metric).overall.mean for cell in self.cells[method]]
-        except KeyError:
-            return "–"
-        return seed_interval(means) if len(means) > 1 else means[0]
-
-    def difference(self, method: str, other: str, metric: str) -> Cell:
-        """A method minus another, clip by clip, averaged over seeds."""
-        values = []
-        for name in (method, other):
-            figures = [cell.figure(name, metric) for cell in self.cells[name]]
-            if not all(figure.values for figure in figures):
-                return "–"
-            values.append(torch.tensor([figure.values for figure in figures]).mean(0))
-        return paired_interval(values[0], values[1], self.levels)
-
-    def loss(self, method: str) -> Cell:
-        if method not in self.cells:
-            return "–"
-        return mean_of([Interval(**cell.protocol["notes"]["denoising loss"]) for cell in self.cells[method]])
+    title: str
+    level: str
+    actions: Sequence[str]
 
 
-def check_budgets(cells: Sequence[Evaluation]) -> None:
-    """Raises ValueError unless some number of operations, in whole steps, is what all trainings took."""
-    least: list[tuple[float, str]] = []
-    most: list[tuple[float, str]] = []
-    for notes in (cell.protocol["notes"] for cell in cells):
-        if training := notes["training"]:
-            name, step = f"{notes['method']}, seed {notes['seed']}", training["teraflops a step"]
-            least.append(((training["steps"] - 0.5) * step, name))
-            most.append(((training["steps"] + 0.5) * step, name))
-    if least and max(least)[0] > min(most)[0]:
-        raise ValueError(
-            f"these cells are of several budgets: {max(least)[1]} was trained for more than {max(least)[0]:.3g} teraflops, "
-            f"{min(most)[1]} for fewer than {min(most)[0]:.3g}; keep the cells of each in a folder of their own"
-        )
-
-
-def mean_of(intervals: Sequence[Interval]) -> Interval:
-    """Mean, and mean ends: an interval of one seed's figure, not of the mean over seeds."""
-    mean, low, high = (
-        sum(getattr(some, end) for some in intervals) / len(intervals) for end in ("mean", "low", "high")
-    )
-    return Interval(mean, low, high, intervals[0].num_clips, intervals[0].num_clusters)
-
-
-def write_report(path: Path, cells: Sequence[Evaluation], *, pictures: Path) -> Path:
+def write_report(
+    path: Path, cells: Sequence[Evaluation], *, pictures: Path, methods: Mapping[str, Method], words: Words
+) -> Path:
     """Write the page: findings, tables, strips, who listens, AVID's mask; and table.md beside it.
 
     Args:
         path: of the page.
         cells: finished ones.
         pictures: the folder of what was imagined; methods that are not in it are measured, and not shown.
+        methods: all that there are.
+        words: what to call things.
     """
-    results = Results(cells)
+    results = Results(cells, methods)
     protocol = results.first.protocol
     report = Report(
-        "Adapting the Procgen prior to coinrun",
+        words.title,
         f"{len(results.methods)} methods, training seeds of each: {max(map(len, results.cells.values()))}, "
-        f"{protocol['num_clips']} clips of {protocol['num_levels']} held-out levels",
+        f"{protocol['num_clips']} clips of {protocol['num_levels']} held-out {words.level}s",
     )
     report.summary(findings(results))
     shown = {name: kept for name in results.methods if (kept := kept_pictures(pictures, name))}
-    strips(report, results, shown)
-    tables(report, results)
-    listening(report, results, shown)
+    strips(report, results, shown, words)
+    tables(report, results, words)
+    listening(report, results, shown, words)
     masks(report, results, shown)
     variations(report, results)
     report.settings({"protocol": {key: value for key, value in protocol.items() if key not in ("notes", "levels")}})
@@ -170,10 +100,14 @@ def kept_pictures(folder: Path, method: str) -> dict[str, Tensor]:
 def findings(results: Results) -> list[str]:
     """What the numbers say, in sentences."""
     said = []
-    for metric, best in (("LPIPS", min), ("FVD with given frames", min), ("action accuracy (effects)", max)):
+    sides = {"LPIPS": min, "FVD with given frames": min, "action accuracy (effects)": max, "action error ratio": min}
+    for metric, best in sides.items():
         for words, group in (
-            ("without the prior's weights", [name for name in results.methods if not METHODS[name].needs_weights]),
-            ("with them", [name for name in results.methods if METHODS[name].needs_weights]),
+            (
+                "without the prior's weights",
+                [name for name in results.methods if not results.known[name].needs_weights],
+            ),
+            ("with them", [name for name in results.methods if results.known[name].needs_weights]),
         ):
             figures = {name: figure for name in group if isinstance(figure := results.figure(name, metric), Interval)}
             if figures:
@@ -188,24 +122,26 @@ def findings(results: Results) -> list[str]:
     return said
 
 
-def strips(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]]) -> None:
+def strips(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]], words: Words) -> None:
     if not shown:
         return
     first = next(iter(shown.values()))
     report.section(
-        "What they imagine", "The same held-out clips from the same noise, on levels nothing was trained on."
+        "What they imagine", f"The same held-out clips from the same noise, on {words.level}s nothing was trained on."
     )
     rows = {"real": first["real"], **{name: kept[name] for name, kept in shown.items()}}
-    labels = [f"level {level % 2**32}" for level in results.levels[: len(first["real"])].tolist()]
+    labels = [f"{words.level} {level % 2**32}" for level in results.levels[: len(first["real"])].tolist()]
     report.strips(rows, "Real play, and every method.", given=first["given"], labels=labels)
 
 
-def tables(report: Report, results: Results) -> None:
+def tables(report: Report, results: Results, words: Words) -> None:
     """The main tables."""
     protocol = results.first.protocol
     rows = [REPEAT_LAST_FRAME, *results.methods]
     definitions = protocol["metrics"]
-    report.section("How good they are", "All means with 95% intervals over levels; of several seeds the clips' means.")
+    report.section(
+        "How good they are", f"All means with 95% intervals over {words.level}s; of several seeds the clips' means."
+    )
     for caption, metrics, names in (
         ("Frames, each beside its own", PICTURES, rows),
         ("All clips beside all, and change from frame to frame", DISTANCES, rows),
@@ -214,8 +150,11 @@ def tables(report: Report, results: Results) -> None:
         there = {name: best for name, best in metrics.items() if name in definitions}
         report.table(
             ["method", "needs weights", *there],
-            [[name, needs(name), *(results.figure(name, metric) for metric in there)] for name in names],
-            f"{caption}: {protocol['num_clips']} clips of {protocol['num_levels']} levels.",
+            [
+                [name, results.needs_weights(name), *(results.figure(name, metric) for metric in there)]
+                for name in names
+            ],
+            f"{caption}: {protocol['num_clips']} clips of {protocol['num_levels']} {words.level}s.",
             note="; ".join(f"{name}: {definitions[name]}" for name in there) + ".",
             best={name: best for name, best in there.items() if best},
         )
@@ -255,10 +194,6 @@ def tables(report: Report, results: Results) -> None:
     )  # fmt: skip
 
 
-def needs(method: str) -> str:
-    return "–" if method not in METHODS else "yes" if METHODS[method].needs_weights else "no"
-
-
 def cost(notes: Mapping[str, Any]) -> list[Cell]:
     training = notes["training"]
     if not training:
@@ -274,7 +209,7 @@ def cost(notes: Mapping[str, Any]) -> list[Cell]:
     ]
 
 
-def listening(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]]) -> None:
+def listening(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]], words: Words) -> None:
     """A table of all, and AVID in detail."""
     heard = {name: found for name in results.methods if (found := results.notes(name).get("listening"))}
     if not heard:
@@ -298,13 +233,11 @@ def listening(report: Report, results: Results, shown: Mapping[str, Mapping[str,
         best={"score": "max"},
     )
     for name in ("AVID", "from scratch"):
+        under = shown.get(name, {})
         rows = {
-            ACTION_NAMES[int(key.split()[1])]: video
-            for key, video in shown.get(name, {}).items()
-            if key.startswith("under ")
+            action: under[key] for number, action in enumerate(words.actions) if (key := f"under {number}") in under
         }
         if rows:
-            rows = dict(sorted(rows.items(), key=lambda item: ACTION_NAMES.index(item[0])))
             report.strips(
                 rows, f"{name}: one start and one noise under every action, held for the whole clip.",
                 given=shown[name]["given"][:1], stills=(0,),
@@ -339,21 +272,21 @@ def masks(report: Report, results: Results, shown: Mapping[str, Mapping[str, Ten
 
 def variations(report: Report, results: Results) -> None:
     """Quality against the adapter's size and against the data's."""
-    varied = [name for name in results.cells if METHODS[name].varies]
+    varied = [name for name in results.cells if results.known[name].varies]
     if not varied:
         return
     report.section("Other sizes, less data", "One training seed each.")
     for key, words in (("parameters", "trained parameters"), ("frames", "frames to train on")):
         for metric in ("LPIPS", "action accuracy (effects)"):
             curves: dict[str, tuple[list[float], list[float]]] = {}
-            for method in dict.fromkeys(METHODS[name].varies for name in varied):
+            for method in dict.fromkeys(results.known[name].varies for name in varied):
                 if method is None or method not in results.cells:
                     continue
                 usual = results.notes(method)["training"]
                 other = "frames" if key == "parameters" else "parameters"
                 points = [
                     (results.notes(name)["training"][key], results.cells[name][0].figure(name, metric).overall.mean)
-                    for name in (method, *(name for name in varied if METHODS[name].varies == method))
+                    for name in (method, *(name for name in varied if results.known[name].varies == method))
                     if results.notes(name)["training"][other] == usual[other]
                 ]
                 if len(points) > 1:
@@ -372,5 +305,5 @@ def markdown(results: Results) -> str:
         heard = results.notes(name).get("listening") if name in results.cells else None
         score = f"{Interval(**heard['score'])}" if heard else "–"
         figures = [results.loss(name), *(results.figure(name, metric) for metric in metrics)]
-        rows.append([name, needs(name), *map(str, figures), score])
+        rows.append([name, results.needs_weights(name), *map(str, figures), score])
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)

@@ -1,9 +1,10 @@
-"""Asks a model about held-out coinrun clips whether it listens to its actions, and AVID where it trusts its prior."""
+"""Asks a model about held-out clips whether it listens to its actions, and AVID where it trusts its prior."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from operator import itemgetter
 
 import torch
@@ -14,19 +15,16 @@ from trimtab.adapters.avid import AVID
 from trimtab.core.contracts import Denoiser
 from trimtab.core.values import Conditioning, Video
 from trimtab.diffusion import sampling
+from trimtab.diffusion.losses import encoded
 from trimtab.diffusion.noise import gaussian_noise
-from trimtab.environments.procgen import COINRUN_EFFECTS
-from trimtab.metrics.actions import COINRUN_JUDGE
-from trimtab.metrics.listening import Listening, measure_listening
+from trimtab.metrics.actions import JudgeFile
+from trimtab.metrics.listening import Listening, measure_listening, under_every_action, under_every_dimension
 from trimtab.metrics.masks import MaskStatistics, mask_statistics, moving_places
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._coinrun import Held, from_bytes, sampler, to_bytes
+from trimtab.recipes._held import Held, from_bytes, sampler, to_bytes
 
 CHUNK = 16
 """Clips that are imagined together."""
-
-IDLE = 4
-"""The action that does nothing."""
 
 NUM_ASKED = 64
 """Clips that are enough for both."""
@@ -44,7 +42,7 @@ class Imaginer:
         prior: whose schedule to walk down.
         held: all clips.
         num_steps: of sampling.
-        ancestral: whether they are ancestral, or of DPM-Solver++.
+        sample: of `diffusion/sampling.py`.
         seed: of the noise.
     """
 
@@ -52,17 +50,19 @@ class Imaginer:
     prior: PixelUNet
     held: Held
     num_steps: int
-    ancestral: bool = False
+    sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
     seed: int = 0
 
     def __call__(self, given: Conditioning, first: int = 0) -> Video:
         """Of the clips from the `first` on, as many as the context has."""
         assert given.context is not None  # every recorded clip has it
         numbers = self.held.indices[first : first + len(given.context)].tolist()
-        noise = sampling.start_noise(tuple(self.held.clip.video.shape[1:]), self.seed, numbers)
-        sample = sampler(self.prior, self.num_steps, ancestral=self.ancestral)
-        more = {"samples": numbers} if self.ancestral else {}
-        return from_bytes(to_bytes(sample(self.denoiser, noise, given, **more)))
+        codec, length = self.prior.codec, self.held.clip.video.shape[1]
+        noise = sampling.start_noise((length, *self.prior.frame_shape), self.seed, numbers)
+        more = {} if self.sample is sampling.dpm_solver_pp_2m else {"samples": numbers}  # of the noise of its steps
+        sample = sampler(self.prior, self.num_steps, self.sample)
+        video = sample(self.denoiser, noise, replace(given, context=codec.encode(given.context)), **more)
+        return from_bytes(to_bytes(codec.decode(video)))
 
     def all(self) -> Video:
         """All held-out clips, under what really is known."""
@@ -73,19 +73,31 @@ class Imaginer:
         return torch.cat(parts)
 
 
-def listening_of(imagine: Imaginer) -> Listening:
-    """Whether it listens, by a few of the held-out clips."""
+def listening_of(
+    imagine: Imaginer, idle: int | Tensor, effects: Sequence[int] | None, judge_file: JudgeFile | None
+) -> Listening:
+    """Whether it listens, by a few of the held-out clips; the judge is asked about discrete actions alone."""
     held = imagine.held
     return measure_listening(
-        imagine, held.part(0, NUM_ASKED), held.levels[:NUM_ASKED], idle=IDLE, effects=COINRUN_EFFECTS,
-        judge_file=COINRUN_JUDGE, chunk=CHUNK,
+        imagine, held.part(0, NUM_ASKED), held.levels[:NUM_ASKED], idle=idle, effects=effects,
+        judge_file=judge_file if isinstance(idle, int) else None, chunk=CHUNK,
     )  # fmt: skip
+
+
+def under_every(imagine: Imaginer, idle: int | Tensor, num_actions: int) -> list[Video]:
+    """The first clip's start under each discrete action; of vectors, each number in turn a deviation below and above."""
+    held, start = imagine.held, imagine.held.told[:1]
+    if isinstance(idle, int):
+        return [*under_every_action(imagine, start, num_actions, held.clip.video.shape[1]).values()]
+    deviation = held.actions.flatten(0, 1).std(0)
+    return [*under_every_dimension(imagine, start, deviation, held.clip.video.shape[1], idle=idle).values()]
 
 
 @torch.no_grad()
 def masks_of(avid: AVID, prior: PixelUNet, held: Held) -> MaskStatistics:
     """The masks on a few held-out clips, at noise levels from nearly clean to nearly pure noise."""
-    clip, samples = held.part(0, NUM_ASKED), held.indices[:NUM_ASKED].tolist()
+    clip, samples = encoded(held.part(0, NUM_ASKED), prior.codec), held.indices[:NUM_ASKED].tolist()
+    context = clip.given.facts()["context"]
     noise = gaussian_noise(tuple(clip.video.shape[1:]), seed=0, step=0, samples=samples)
     believe, masks = avid.believe(clip.given), dict[float, Tensor]()
     for share in MASK_LEVELS:
@@ -94,4 +106,4 @@ def masks_of(avid: AVID, prior: PixelUNet, held: Held) -> MaskStatistics:
         mask = believe(level.add_noise(clip.video, noise), level).mask
         assert mask is not None  # this AVID learned one
         masks[float(level.angle[0]) / (math.pi / 2)] = mask
-    return mask_statistics(masks, moving_places(clip.video, held.context[:NUM_ASKED]), held.levels[:NUM_ASKED])
+    return mask_statistics(masks, moving_places(clip.video, context), held.levels[:NUM_ASKED])

@@ -19,6 +19,9 @@ NOVEL = ("door-close", "handle-press", "window-close")
 VALIDATION = ("drawer-close", "faucet-open")
 """A seen and a novel task, for what is chosen; of these the second is nowhere measured, the first from other starts."""
 
+FIRST_VALIDATION = 200_000
+"""The seed of the first start state, of those that anything is chosen on."""
+
 UNPLAYED = (*NOVEL, *(task for task in VALIDATION if task not in SEEN))
 """Tasks that nothing which belongs to this robot may see done before it is measured or chosen for on them."""
 

@@ -17,15 +17,13 @@ from trimtab.adapters.controlnet import ControlNet
 from trimtab.adapters.finetune import Finetune
 from trimtab.adapters.from_scratch import FromScratch
 from trimtab.core.contracts import Denoiser
-from trimtab.data.clips import Clips
 from trimtab.diffusion.losses import DenoisingLoss, clean_loss
 from trimtab.diffusion.schedules import Schedule
-from trimtab.environments.procgen import NUM_ACTIONS
 from trimtab.forecast import fit_or_forecast, operations_per_step
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.priors.remembering import Remembering
 from trimtab.recipes.procgen_prior import frames_task
-from trimtab.training import ROTATION, Budget, Run
+from trimtab.training import ROTATION, Budget, ClipSource, Run
 
 RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates to choose among."""
@@ -55,7 +53,7 @@ class Training:
     """Something that is trained.
 
     Attributes:
-        build: the adapter's class, called as ``build(prior, num_actions=.., **options)``.
+        build: the adapter's class, called as ``build(prior, **options)``, with what actions there are among the options.
         options: of `build`; adapters, small ControlNet and low-rank changes have about equally many weights.
         task: called as ``task(model, schedule, seed)``, gives the loss.
         passes: how often each batch is trained on; if more than once, the prior is asked once, and remembers.
@@ -72,17 +70,17 @@ class Training:
     num_frames: int | None = None
     like: str | None = None
 
-    def assembled(self, prior: PixelUNet, seed: int) -> tuple[Any, nn.Module]:
-        """An untrained model, and its loss."""
+    def assembled(self, prior: PixelUNet, seed: int, actions: Mapping[str, int]) -> tuple[Any, nn.Module]:
+        """An untrained model, and its loss; `actions` are the options `num_actions` or `action_dim`."""
         torch.manual_seed(seed)
         asked = Remembering(prior, ROTATION) if self.passes > 1 else prior
-        model = self.build(asked, num_actions=NUM_ACTIONS, **self.options)
+        model = self.build(asked, **{**actions, **self.options})
         return model, self.task(model, prior.schedule, seed)
 
     def fitted(
         self,
         task: nn.Module,
-        clips: Clips,
+        clips: ClipSource,
         teraflops: float,
         *,
         batch_size: int,
@@ -92,9 +90,14 @@ class Training:
     ) -> tuple[Run | None, float]:
         """Train for so many operations, in 10^12; also how many a step takes. The options are those of `fit`."""
         batches: dict[str, Any] = {"batch_size": batch_size, "lengths": lengths, "passes": self.passes}
-        step = operations_per_step(task, clips, **batches) / 1e12
+        step = self.teraflops_a_step(task, clips, batch_size, lengths)
         budget = Budget(steps=round(teraflops / step))
-        return fit_or_forecast(dry_run, task, clips, budget, average_decay=0.995, **batches, **options), step
+        options = {"average_decay": 0.995, **options}
+        return fit_or_forecast(dry_run, task, clips, budget, **batches, **options), step
+
+    def teraflops_a_step(self, task: nn.Module, clips: ClipSource, batch_size: int, lengths: Sequence[int]) -> float:
+        """Operations of a training step, in 10^12."""
+        return operations_per_step(task, clips, batch_size=batch_size, lengths=lengths, passes=self.passes) / 1e12
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Method:
         compose: called as ``compose(prior, trained, strength)``, gives the denoiser.
         strengths: among which one is chosen on validation levels, when the training is done; none if there is no strength.
         varies: the method that this is a variation of, which is shown beside it, in figures of its own.
+        told_text: whether it is told what the clips show, in words, in training and when it is measured.
     """
 
     training: str | None
@@ -114,6 +118,7 @@ class Method:
     compose: Callable[..., Denoiser] = alone
     strengths: Sequence[float] = ()
     varies: str | None = None
+    told_text: bool = False
 
 
 TRAININGS: dict[str, Training] = {

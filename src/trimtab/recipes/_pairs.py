@@ -17,6 +17,9 @@ from trimtab.data.episodes import Episodes
 ACTION = ("x", "y", "z", "gripper")
 """What the numbers of a MetaWorld action move."""
 
+REACH = 0.01
+"""Metres that the hand moves in one of the simulator's steps under an action of 1, once it has caught up."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -40,6 +43,36 @@ class Part:
         return self.clips.batch(indices, num_frames)
 
 
+def commanded(sets: Sequence[Episodes]) -> Float[Tensor, "row 4"]:
+    """The action of every row of the sets, one after another."""
+    return torch.from_numpy(np.concatenate([some.actions for some in sets]))
+
+
+def moved(sets: Sequence[Episodes]) -> Float[Tensor, "row 4"]:
+    """For every row of the sets, one after another, the action that would hold the motion until the next frame up.
+
+    The arm lags behind its command, so a command is half seen in the frame that it leads to, half in the next; how far
+    the hand has moved is all seen. The gripper's number is as commanded: what it holds stops its motion.
+
+    Raises:
+        ValueError: a set does not tell where the hand was.
+    """
+    found = []
+    for some in sets:
+        repeat = some.provenance.get("action_repeat")
+        if some.states is None or some.states.shape[1:] != (4,) or repeat is None:
+            raise ValueError(
+                f"{some.folder} does not tell where the hand was; record it with `trimtab record-metaworld`, or learn from "
+                "commands instead of motion"
+            )
+        actions, last = np.array(some.actions), some.starts + some.lengths - 1
+        place = np.array(some.states[:, :3])
+        actions[:-1, :3] = np.clip(np.diff(place, axis=0) / (REACH * repeat), -1, 1)
+        actions[last, :3] = 0  # no frame follows
+        found.append(actions)
+    return torch.from_numpy(np.concatenate(found))
+
+
 @dataclass(frozen=True)
 class Pairs(Part):
     """Some of the pairs of consecutive frames of recorded sets: windows of one frame known and one to come."""
@@ -48,10 +81,10 @@ class Pairs(Part):
         """Where in the sets, one after another, each pair begins: an episode has one pair fewer than frames."""
         return indices + self.episodes[np.searchsorted(self.numbers, indices)]
 
-    def mean_action(self) -> Float[Tensor, " dim"]:
-        """The best answer of one who sees nothing."""
-        actions = np.concatenate([some.actions for some in self.clips.sets])
-        return torch.from_numpy(actions[self.rows(self.numbers)].mean(0))
+    def mean_action(self, done: Float[Tensor, "row dim"] | None = None) -> Float[Tensor, " dim"]:
+        """The best answer of one who sees nothing, to what was done in each row; by default what was commanded."""
+        done = commanded(self.clips.sets) if done is None else done
+        return done[torch.from_numpy(self.rows(self.numbers))].mean(0)
 
 
 def divided(episodes: Episodes | Sequence[Episodes], held_out: float, seed: int) -> tuple[Pairs, Pairs]:
@@ -82,7 +115,6 @@ def divided(episodes: Episodes | Sequence[Episodes], held_out: float, seed: int)
     return train, test
 
 
-def pair(clip: Clip) -> tuple[Tensor, Tensor, Tensor]:
-    """A frame and the next, (batch, 3, height, width) each, and the action (batch, dim) between them."""
-    known = clip.given.facts()
-    return known["context"][:, 0], clip.video[:, 0], known["actions"][:, 0]
+def pair(clip: Clip) -> tuple[Tensor, Tensor]:
+    """A frame and the next, (batch, 3, height, width) each."""
+    return clip.given.facts()["context"][:, 0], clip.video[:, 0]

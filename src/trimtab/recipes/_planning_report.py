@@ -36,17 +36,17 @@ class Results:
         ValueError: there is no cell, or the cells were not measured alike.
     """
 
-    def __init__(self, cells: Sequence[Cell]) -> None:
+    def __init__(self, cells: Sequence[Cell], videos: Sequence[Cell] = ()) -> None:
         if not cells:
             raise ValueError("there is no finished cell to report; run the command first")
         first = shared(cells[0])
-        for cell in cells[1:]:
+        for cell in (*cells[1:], *videos):
             if differing := [name for name, value in shared(cell).items() if value != first[name]]:
                 raise ValueError(
-                    f"cells of two protocols cannot stand in one table: {cell['method']}, {cell['task']} and "
-                    f"{cells[0]['method']}, {cells[0]['task']} differ in {', '.join(differing)}; use another folder"
+                    f"cells of two protocols cannot stand in one table: {cell['method']}, {cell.get('task', 'videos')} "
+                    f"and {cells[0]['method']}, {cells[0]['task']} differ in {', '.join(differing)}; use another folder"
                 )
-        self.cells = cells
+        self.cells, self.videos = cells, videos
         self.methods = list(dict.fromkeys(cell["method"] for cell in cells))
         self.tasks = sorted({cell["task"] for cell in cells}, key=lambda task: (self.of(task=task)[0]["novel"], task))
         self.shares = sorted({cell["random_share"] for cell in cells})
@@ -82,6 +82,11 @@ class Results:
         means = [self.successes(seed=seed, **facts)[0].mean().item() for seed in seeds]
         return seed_interval(means) if len(means) > 1 else ""
 
+    def video_distance(self, method: str, share: float) -> Interval | str:
+        """Of what a method imagines of novel tasks from the experts' videos, with its first seed; text if not measured."""
+        found = [cell for cell in self.videos if cell["method"] == method and cell["random_share"] == share]
+        return Interval(**found[0]["FVD with given frames"]) if found else ""
+
     def causes(self, method: str, share: float) -> dict[str, int]:
         """What the failures of a method are to blame on, by how the truths did at the same starts (`control.blame`)."""
         truths = {name: by_start(*self.successes(method=name)) for name in TRUTHS}
@@ -108,15 +113,16 @@ def by_start(values: Tensor, starts: Tensor) -> dict[int, float]:
     return {start: values[starts == start].mean().item() for start in starts.unique().tolist()}
 
 
-def write_report(path: Path, cells: Sequence[Cell], *, pictures: Path) -> Path:
+def write_report(path: Path, cells: Sequence[Cell], videos: Sequence[Cell] = (), *, pictures: Path) -> Path:
     """Write the page, and beside it table.md; answers the page's path.
 
     Args:
         path: of the page.
         cells: all that are finished.
+        videos: likewise, of what was imagined beside what experts did.
         pictures: where what was imagined and what was seen lies.
     """
-    results = Results(cells)
+    results = Results(cells, videos)
     first = results.cells[0]
     report = Report(
         "Planning by imagined video", f"MetaWorld, {len(results.tasks)} tasks, prior {first['protocol']['prior']}"
@@ -146,9 +152,9 @@ def write_report(path: Path, cells: Sequence[Cell], *, pictures: Path) -> Path:
 
 
 def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows: success by task, of seen and of novel ones, and against the reference on novel ones."""
+    """Header and rows: success by task, of seen and of novel ones, against the reference on novel ones, and FVD there."""
     share = results.shares[0]
-    header = ["method", *results.tasks, "seen", "novel", f"novel, above {REFERENCE}", "novel, over seeds"]
+    header = ["method", *results.tasks, "seen", "novel", f"novel, above {REFERENCE}", "novel, over seeds", "FVD, novel"]
     rows = []
     for method in results.methods:
         facts = {"method": method, "random_share": share}
@@ -160,6 +166,7 @@ def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
                 results.rate(novel=True, **facts),
                 results.against(REFERENCE, method, novel=True, random_share=share),
                 results.over_seeds(novel=True, **facts),
+                results.video_distance(method, share),
             ]
         )
     return header, rows

@@ -16,7 +16,8 @@ from trimtab.adapters.avid import AVID
 from trimtab.core.files import write_whole
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
-from trimtab.recipes._coinrun import held_out, held_out_loss, training_clips
+from trimtab.recipes._coinrun import held_out, training_clips
+from trimtab.recipes._held import held_out_loss
 from trimtab.recipes.demo import build, train
 from trimtab.training import Budget
 

@@ -20,7 +20,7 @@ from trimtab.core.files import write_whole
 from trimtab.core.values import Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
-from trimtab.environments.procgen import NUM_ACTIONS
+from trimtab.environments.procgen import COINRUN_EFFECTS, NUM_ACTIONS
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import COINRUN_JUDGE
 from trimtab.metrics.evaluation import evaluate
@@ -28,19 +28,9 @@ from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.priors.remembering import Remembering
-from trimtab.recipes._coinrun import (
-    TEST_LEVELS,
-    TRAINING_LEVELS,
-    Held,
-    from_bytes,
-    held_out,
-    held_out_loss,
-    mean_loss,
-    sampler,
-    to_bytes,
-    training_clips,
-)
+from trimtab.recipes._coinrun import IDLE, TEST_LEVELS, TRAINING_LEVELS, held_out, training_clips
 from trimtab.recipes._demo_report import NAMES, write_report
+from trimtab.recipes._held import Held, from_bytes, held_out_loss, mean_loss, sampler, to_bytes
 from trimtab.recipes._inspection import Imaginer, listening_of, masks_of
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.recipes.procgen_prior import LENGTHS, frames_task
@@ -140,7 +130,7 @@ def demo(
     avid = models["avid"]
     assert isinstance(avid, AVID)
     imagine = Imaginer(avid, frozen, held, num_steps, seed=seed)
-    listening, what_if = listening_of(imagine), under_actions(imagine)
+    listening, what_if = listening_of(imagine, IDLE, COINRUN_EFFECTS, COINRUN_JUDGE), under_actions(imagine)
     lines = curves(runs, mean_loss(frozen, frozen, few)["held_out_loss"])
     report = write_report(
         output / "report.html", table=table, losses=losses, levels=held.levels, curves=lines, clip=held.clip,

@@ -23,10 +23,10 @@ from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.metrics.text_match import TextMatch, prefers, which_text
 from trimtab.priors import pixel_unet
 from trimtab.recipes._adaptations import ADAPTATIONS
-from trimtab.recipes._coinrun import Held, held_out_loss
+from trimtab.recipes._continuations import continued
+from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, SEEN, VALIDATION, encoder
 from trimtab.recipes.metaworld_planning import SCALES, Bench
-from trimtab.recipes.metaworld_sweep import continued
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_alignment import recorded
 from trimtab.recipes.score_voices import keep, kept, share, success, table
@@ -157,7 +157,7 @@ class OwnDomain:
             num_episodes=3, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=bench.datasets / "tabletop-heldout"
         )
         clips = Clips(episodes, bench.prior.num_context, bench.prior.num_frames, encode=encoder())
-        held, texts = Held.of(clips, clips.evenly(num_clips, per_level=num_clips)), encoder()(list(TEXTS.values()))
+        held, texts = Held.of(clips, clips.evenly(num_clips, per_level=None)), encoder()(list(TEXTS.values()))
         asked = which_text(told(held), texts)
         other, _ = of_same_scene(asked, list(TEXTS), seed)
         loss = held_out_loss(bench.prior, bench.prior, held, num_draws=2)
@@ -168,7 +168,7 @@ class OwnDomain:
         clusters = recorded(self.held)
         loss = held_out_loss(denoiser, self.bench.prior, self.held, num_draws=2)
         with torch.no_grad():
-            video = continued(self.bench, guided(denoiser), self.held, self.seed)
+            video = continued(guided(denoiser), self.bench.sampler(), self.held, self.seed)
             logits = self.judge(self.held.context, video, self.texts)
         two = (self.other != self.asked).nonzero().squeeze(1)
         return {

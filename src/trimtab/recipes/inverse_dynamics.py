@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.networks.precision import fast_products
 from trimtab.recipes._metaworld import play
-from trimtab.recipes._pairs import ACTION, Pairs, divided, pair
+from trimtab.recipes._pairs import ACTION, Pairs, commanded, divided, moved, pair
 from trimtab.training import Budget, record_settings
 
 CHUNK = 128
@@ -36,6 +36,7 @@ maps soon know the scenes of training by heart."""
 def inverse_dynamics(
     *,
     data: tuple[Path, ...] = (),
+    learn: Literal["motion", "commands"] = "motion",
     num_episodes: int = 24,
     held_out: float = 0.1,
     num_steps: int = 4000,
@@ -54,6 +55,8 @@ def inverse_dynamics(
             at play. At the tasks that no plan is measured on, half of the choices are random and held for a while, since
             the expert's own can be guessed from where the arm is; in the scenes of the others all are: of these it may see
             what they look like, and not what is to be done.
+        learn: to answer the action that holds the hand's motion between the frames up, which is all seen in them; or the
+            command that was given, of which, as the arm lags behind, the frames show a part.
         num_episodes: to record of each task.
         held_out: the share of the episodes that it is measured on.
         num_steps: optimizer steps.
@@ -69,10 +72,11 @@ def inverse_dynamics(
     record_settings(output, "inverse-dynamics", settings)
     episodes = [Episodes.open(path) for path in data] or play(Path("datasets"), num_episodes)
     train, test = divided(episodes, held_out, seed)
+    done = (moved if learn == "motion" else commanded)(episodes)
     torch.manual_seed(seed)
     model = InverseDynamics(len(ACTION), episodes[0].frames.shape[1], width)
     run = fit_or_forecast(
-        dry_run, Reading(model, train, shift, WITHHELD, seed), train, Budget(steps=num_steps), folder=output,
+        dry_run, Reading(model, train, done, shift, WITHHELD, seed), train, Budget(steps=num_steps), folder=output,
         title="inverse dynamics",
         batch_size=batch_size, learning_rate=learning_rate, warm_up=num_steps // 10, cool_down=0.9, lengths=(1,),
         seed=seed, log_every=100,
@@ -81,8 +85,8 @@ def inverse_dynamics(
         return
     model = model.cpu()
     model.save(output / "inverse_dynamics.safetensors")
-    read, actions = answers(model, test)
-    found = errors(read, actions, train.mean_action(), torch.from_numpy(test.episodes))
+    read, actions = answers(model, test, done)
+    found = errors(read, actions, train.mean_action(done), torch.from_numpy(test.episodes))
     results = {
         "num_train_episodes": len(np.unique(train.episodes)),
         "num_test_episodes": len(np.unique(test.episodes)),
@@ -99,24 +103,27 @@ class Reading(nn.Module):
     Args:
         model: to train.
         pairs: that it is trained on.
+        done: the action to answer, of every row of the sets.
         shift: by up to so many pixels the frames of a pair are displaced alike, so that none is known by heart.
         withheld: the share of the pairs from which what the encoder sees is withheld.
         seed: of both.
     """
 
     def __init__(
-        self, model: InverseDynamics, pairs: Pairs, shift: int = 0, withheld: float = 0.0, seed: int = 0
+        self, model: InverseDynamics, pairs: Pairs, done: Tensor, shift: int = 0, withheld: float = 0.0, seed: int = 0
     ) -> None:
         super().__init__()
         self.model, self.pairs, self.shift, self.withheld, self.seed = model, pairs, shift, withheld, seed
+        self.done = done
         size, num = model.settings["frame_size"], sum(some.num_frames for some in pairs.clips.sets)
         shape = model.see(torch.zeros(1, 3, size, size)).shape[1:]
         self.memory = torch.from_numpy(np.zeros((num, *shape), np.float16))  # takes no room until it is written to
         self.is_known = np.zeros(num, dtype=bool)
 
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
-        before, after, actions = pair(clip)
+        before, after = pair(clip)
         rows = self.pairs.rows(np.asarray(samples))
+        actions = self.done[torch.from_numpy(rows)].to(before)
         random = np.random.default_rng([self.seed, step, 2])
         told = torch.from_numpy(random.random((len(rows), 1, 1, 1)) >= self.withheld).to(before)
         seen = self.see(before, rows) * told, self.see(after, rows + 1) * told
@@ -144,12 +151,11 @@ def displaced_alike(before: Frames, after: Frames, most: int, random: np.random.
     return first, second
 
 
-def answers(model: InverseDynamics, pairs: Pairs) -> tuple[Tensor, Tensor]:
+def answers(model: InverseDynamics, pairs: Pairs, done: Tensor) -> tuple[Tensor, Tensor]:
     """What the model reads off recorded frames, and what was done: (pair, dim) each."""
     parts = np.array_split(pairs.numbers, -(-len(pairs.numbers) // CHUNK))
-    found = [(model.act(before, after), actions) for before, after, actions in map(pair, map(pairs.batch, parts))]
-    read, actions = zip(*found, strict=True)
-    return torch.cat(read), torch.cat(actions)
+    read = [model.act(*pair(pairs.batch(part))) for part in parts]
+    return torch.cat(read), done[torch.from_numpy(pairs.rows(pairs.numbers))]
 
 
 def errors(

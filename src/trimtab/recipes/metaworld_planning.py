@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import version
@@ -28,12 +28,16 @@ from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._adaptations import ADAPTATIONS, TRAININGS
+from trimtab.recipes._continuations import continued, expert_clips, video_distance
 from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, SEEN, demonstrations
 from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO, TRUTHS, write_report
 from trimtab.training import Budget, record_settings
 
 FIRST_START = 100_000
 """The seed of the first start state; demonstrations begin at 0, and play at 1000."""
+
+FIRST_CLIP = 300_000
+"""The seed of the first start state of the clips that videos are compared with."""
 
 SHOWN = 2
 """Episodes of each cell that are kept to be shown."""
@@ -48,6 +52,7 @@ class Scale:
         methods: names, of ADAPTATIONS and TRUTHS.
         num_seeds: trainings of each.
         num_starts: start states of a task, the same for all.
+        num_clips: of the experts at the novel tasks, that videos are compared with.
         teraflops: floating-point operations of one training, in 10^12.
         num_steps: sampling steps of a plan.
         replan_every: actions that are played of a plan.
@@ -59,7 +64,8 @@ class Scale:
     methods: Sequence[str] = (*TRUTHS, *ADAPTATIONS)
     num_seeds: int = 3
     num_starts: int = 10
-    teraflops: float = 40.0
+    num_clips: int = 64
+    teraflops: float = 200.0
     num_steps: int = 4
     replan_every: int = 4
     horizon: int = 4
@@ -67,7 +73,7 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(num_seeds=1, num_starts=4, teraflops=10.0),
+    "smoke": Scale(num_seeds=1, num_starts=4, teraflops=40.0),
     "tiny": Scale(),
     "paper": Scale(num_starts=30, teraflops=1e6, num_steps=25, replan_every=1, horizon=8),
 }
@@ -82,6 +88,7 @@ def metaworld_planning(
     random_share: float = 0.0,
     teraflops: float | None = None,
     num_starts: int | None = None,
+    num_clips: int | None = None,
     num_steps: int | None = None,
     replan_every: int | None = None,
     prior: str = "tabletop",
@@ -105,6 +112,7 @@ def metaworld_planning(
         random_share: of the demonstrations' actions, 0 to 1, that are random instead of the expert's.
         teraflops: operations of one training, in 10^12, instead of the scale's.
         num_starts: start states of each task, instead of the scale's.
+        num_clips: clips of the experts that videos are compared with, instead of the scale's.
         num_steps: sampling steps of a plan, instead of the scale's.
         replan_every: actions that are played of a plan, instead of the scale's.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
@@ -114,7 +122,10 @@ def metaworld_planning(
         output: run folder, by default runs/metaworld-planning-<scale>; report.html in it is the result.
         cells: the folder of the cells, by default `cells` in the output.
     """
-    own = {"teraflops": teraflops, "num_starts": num_starts, "num_steps": num_steps, "replan_every": replan_every}
+    own = {
+        "teraflops": teraflops, "num_starts": num_starts, "num_clips": num_clips, "num_steps": num_steps,
+        "replan_every": replan_every,
+    }  # fmt: skip
     size = Scale(**{**vars(SCALES[scale]), **{name: value for name, value in own.items() if value is not None}})
     output = output or Path(f"runs/metaworld-planning-{scale}")
     cells = cells or output / "cells"
@@ -141,7 +152,16 @@ def metaworld_planning(
         cell = bench.cell(task, method, seed)
         write_whole(path, json.dumps(cell, indent=1) + "\n")
         console.print(f"{sum(cell['success'])} of {len(cell['success'])} succeeded")
-    report = write_report(output / "report.html", cells_in(cells), pictures=output / "pictures")
+    for method in (name for name in chosen if name in ADAPTATIONS):
+        trained = ADAPTATIONS[method].training is not None
+        for seed in (range(size.num_seeds) if seeds is None else seeds) if trained else (0,):
+            path = cells / "videos" / cell_name("novel", method, seed, random_share)
+            if not path.exists():
+                console.rule(f"videos of {method}, seed {seed}")
+                write_whole(path, json.dumps(bench.likeness(method, seed), indent=1) + "\n")
+    report = write_report(
+        output / "report.html", cells_in(cells), cells_in(cells / "videos"), pictures=output / "pictures"
+    )
     console.print(f"open {report.resolve()}")
 
 
@@ -158,7 +178,7 @@ def cells_in(folder: Path) -> list[dict[str, Any]]:
     """All cells, in the order of methods and tasks."""
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
     order = [*TRUTHS, *ADAPTATIONS]
-    return sorted(found, key=lambda cell: (order.index(cell["method"]), cell["task"], cell["seed"]))
+    return sorted(found, key=lambda cell: (order.index(cell["method"]), cell.get("task", ""), cell["seed"]))
 
 
 @dataclass(frozen=True)
@@ -201,9 +221,34 @@ class Bench:
             "steps": [episode.num_steps for episode in played],
             "returns": [round(episode.total_reward, 2) for episode in played],
             "training": facts,
+            **self.record(method),
+        }
+
+    def likeness(self, method: str, seed: int) -> dict[str, Any]:
+        """How far from the experts' videos is what one method, trained if need be, imagines of the novel tasks."""
+        adaptation = ADAPTATIONS[method]
+        trained, _ = self.train(adaptation.training, seed)
+        held = expert_clips(
+            self.prior, NOVEL, self.size.num_clips, first_start=FIRST_CLIP, folder=self.datasets / "metaworld-novel",
+            words=adaptation.words(),
+        )  # fmt: skip
+        denoiser = adaptation.compose(self.prior, trained, adaptation.guidance, adaptation.strength)
+        imagined = continued(denoiser, self.sampler(), held, seed)
+        return {
+            "method": method,
+            "seed": seed,
+            "random_share": self.random_share,
+            "FVD with given frames": asdict(video_distance(imagined, held, self.output / "features")),
+            **self.record(method),
+        }
+
+    def record(self, method: str) -> dict[str, Any]:
+        """Under what, when and with what a cell was made."""
+        names = ("trimtab", "torch", "numpy", "metaworld", "mujoco")
+        return {
             "protocol": self.protocol(method),
             "date": datetime.now(UTC).date().isoformat(),
-            "versions": {package: version(package) for package in ("trimtab", "torch", "numpy", "metaworld", "mujoco")},
+            "versions": {package: version(package) for package in names},
         }
 
     def protocol(self, method: str) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,20 +15,14 @@ from trimtab.control.episodes import run_episodes
 from trimtab.control.video_planner import Imagination, VideoPlanner
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
-from trimtab.core.values import Video
-from trimtab.data.clips import Clips
-from trimtab.diffusion import sampling
 from trimtab.metrics.distributions import fvd
 from trimtab.priors import pixel_unet
 from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC
-from trimtab.recipes._coinrun import Held
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, VALIDATION, encoder
+from trimtab.recipes._continuations import continued, validation_clips
+from trimtab.recipes._held import Held
+from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION, encoder
 from trimtab.recipes.metaworld_planning import SCALES, Bench, reading, scene, slug
-from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.training import record_settings
-
-FIRST_START = 200_000
-"""The seed of the first start state, of those that plans are chosen on; those that they are measured on begin at 100000."""
 
 FIGURES: dict[str, Callable[[Sequence[float]], int]] = {
     "success": lambda values: int(np.argmax(values)),
@@ -81,7 +74,7 @@ def metaworld_sweep(
     name = INVERSE if form == "inverse" else PROBABILISTIC
     adaptation = ADAPTATIONS[name]
     trained, _ = bench.train(adaptation.training, seed)
-    held = continuations(bench, num_clips)
+    held = validation_clips(bench.prior, num_clips, datasets)
     found: dict[str, dict[str, float]] = {}
     for guidance in guidances:
         for strength in strengths:
@@ -107,7 +100,7 @@ def successes(bench: Bench, denoiser: Denoiser, num_starts: int, seed: int) -> l
         denoiser, bench.prior, bench.sampler(), encode=encoder(), horizon=bench.size.horizon, seed=seed
     )
     player = VideoPlanner(imagine, reading(bench.reader), replan_every=bench.size.replan_every)
-    starts = [FIRST_START + number for number in range(num_starts)]
+    starts = [FIRST_VALIDATION + number for number in range(num_starts)]
     return [one.success for task in VALIDATION for one in run_episodes(scene(task, num_starts), player, starts)]
 
 
@@ -116,34 +109,11 @@ def quality(bench: Bench, denoiser: Denoiser, held: Held, num_samples: int, seed
 
     The spread is the deviation of a pixel over samples, on the scale of -1 to 1, meaned over everything else.
     """
-    samples = torch.stack([continued(bench, denoiser, held, seed + number) for number in range(num_samples)])
+    samples = torch.stack([continued(denoiser, bench.sampler(), held, seed + number) for number in range(num_samples)])
     return {
         "FVD with given frames": fvd(samples[0], held.clip.video, held.context),
         "spread": samples.std(0).mean().item(),
     }
-
-
-@torch.no_grad()
-def continued(bench: Bench, denoiser: Denoiser, held: Held, seed: int) -> Video:
-    """What follows the first frames of recorded clips."""
-    sample: Callable[..., Video] = partial(bench.sampler(), denoiser)
-    noise = sampling.start_noise(tuple(held.clip.video.shape[1:]), seed, held.indices.tolist())
-    parts = [sample(noise[i : i + 16], held.part(i, 16).given.without("actions")) for i in range(0, len(noise), 16)]
-    return torch.cat(parts)
-
-
-def continuations(bench: Bench, num_clips: int) -> Held:
-    """Clips of the experts at the validation tasks, in the robot's look."""
-    episodes = metaworld_episodes(
-        tasks=VALIDATION,
-        num_episodes=16,
-        seed=FIRST_START,
-        action_repeat=ACTION_REPEAT,
-        max_episode_steps=MAX_STEPS,
-        output=bench.datasets / "metaworld-validation",
-    )
-    clips = Clips(episodes, bench.prior.num_context, bench.prior.num_frames, encode=encoder())
-    return Held.of(clips, clips.evenly(num_clips, per_level=num_clips))
 
 
 def draw(

@@ -22,10 +22,10 @@ from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.metrics.text_match import which_text
 from trimtab.priors import pixel_unet
 from trimtab.recipes._adaptations import ADAPTATIONS
-from trimtab.recipes._coinrun import Held
+from trimtab.recipes._continuations import continued, validation_clips
+from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import encoder
 from trimtab.recipes.metaworld_planning import SCALES, Bench
-from trimtab.recipes.metaworld_sweep import continuations, continued
 from trimtab.recipes.score_alignment import recorded
 from trimtab.recipes.score_voices import bars, likeness, table
 from trimtab.recipes.tabletop_prior_card import told
@@ -62,14 +62,14 @@ def motion_isolation(
     bench = Bench(pixel_unet.load(prior), SCALES[scale], Path(), 0.0, datasets, planning)  # nothing is planned or read
     customised = ADAPTATIONS["subject customization"]
     trained, _ = bench.train(customised.training, seed)
-    held = continuations(bench, num_clips)
+    held = validation_clips(bench.prior, num_clips, bench.datasets)
     named = retold(held, customised.naming)
     alone = ADAPTATIONS[PRIOR].compose(bench.prior, None, customised.guidance, None)
     denoiser = customised.compose(bench.prior, trained, customised.guidance, None)
     videos = {
-        PRIOR: continued(bench, alone, held, seed),
-        WITHOUT: continued(bench, denoiser, held, seed),
-        WITH: continued(bench, denoiser, named, seed),
+        PRIOR: continued(alone, bench.sampler(), held, seed),
+        WITHOUT: continued(denoiser, bench.sampler(), held, seed),
+        WITH: continued(denoiser, bench.sampler(), named, seed),
     }
     found = {name: {**likeness(video, held), **motion(video, videos[PRIOR], held)} for name, video in videos.items()}
     written = {

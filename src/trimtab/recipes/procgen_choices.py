@@ -13,7 +13,8 @@ from torch import nn
 
 from trimtab.core.files import write_whole
 from trimtab.priors import pixel_unet
-from trimtab.recipes._coinrun import VALIDATION_LEVELS, Held, training_clips, validation
+from trimtab.recipes._coinrun import COINRUN_ACTIONS, VALIDATION_LEVELS, training_clips, validation
+from trimtab.recipes._held import Held
 from trimtab.recipes._methods import TRAININGS, Training
 from trimtab.recipes.procgen_prior import LENGTHS
 from trimtab.training import record_settings
@@ -68,7 +69,7 @@ def procgen_choices(
         folder = output / f"{name}-{rate:g}"
         if (folder / "loss.json").exists():
             return float(json.loads((folder / "loss.json").read_text()))
-        _, task = TRAININGS[name].assembled(frozen, seed)
+        _, task = TRAININGS[name].assembled(frozen, seed, COINRUN_ACTIONS)
         run, _ = TRAININGS[name].fitted(
             task, clips, teraflops, batch_size=batch_size, lengths=LENGTHS, dry_run=dry_run, folder=folder,
             title=folder.name, learning_rate=rate, seed=seed,

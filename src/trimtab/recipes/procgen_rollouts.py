@@ -25,9 +25,11 @@ from trimtab.metrics.horizon import trusted_horizon
 from trimtab.metrics.protocol import Evaluation
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._coinrun import TEST_LEVELS, Held, from_bytes, sampler, to_bytes
+from trimtab.recipes._benchmark import Scale
+from trimtab.recipes._coinrun import TEST_LEVELS
+from trimtab.recipes._held import Held, from_bytes, sampler, to_bytes
 from trimtab.recipes._methods import METHODS, slug
-from trimtab.recipes.procgen_benchmark import SCALES, Scale
+from trimtab.recipes.procgen_benchmark import SCALES
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.report import Report

@@ -22,9 +22,9 @@ from trimtab.diffusion import sampling
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._coinrun import Held
+from trimtab.recipes._continuations import validation_clips
+from trimtab.recipes._held import Held
 from trimtab.recipes.metaworld_planning import SCALES, Bench
-from trimtab.recipes.metaworld_sweep import continuations
 from trimtab.recipes.tabletop_prior_card import told
 from trimtab.training import record_settings
 
@@ -67,7 +67,7 @@ def score_alignment(
     record_settings(output, "score-alignment", settings)
     bench = Bench(pixel_unet.load(prior), SCALES[scale], Path(), 0.0, datasets, planning)  # nothing is planned or read
     trained, _ = bench.train("in-domain", seed)
-    held = continuations(bench, num_clips)
+    held = validation_clips(bench.prior, num_clips, bench.datasets)
     indices = spread(bench.prior.schedule.num_levels, num_levels)
     found = alignment(bench.prior, trained, held, indices.tolist(), seed)
     levels = bench.prior.schedule.level(torch.from_numpy(indices)).sigma.tolist()

@@ -24,9 +24,10 @@ from trimtab.metrics.i3d import I3D
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.priors import pixel_unet
 from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC
-from trimtab.recipes._coinrun import Held
+from trimtab.recipes._continuations import continued, validation_clips
+from trimtab.recipes._held import Held
 from trimtab.recipes.metaworld_planning import SCALES, Bench, slug
-from trimtab.recipes.metaworld_sweep import continuations, continued, successes
+from trimtab.recipes.metaworld_sweep import successes
 from trimtab.recipes.score_alignment import recorded
 from trimtab.training import record_settings
 
@@ -86,7 +87,7 @@ def score_voices(
     record_settings(output, "score-voices", settings)
     bench = Bench(pixel_unet.load(prior), SCALES[scale], reader, 0.0, datasets, planning)
     trained, _ = bench.train("in-domain", seed)
-    held = continuations(bench, num_clips)
+    held = validation_clips(bench.prior, num_clips, bench.datasets)
     found: dict[str, dict[str, Interval]] = {}
     for name, weights in weights_of_voices().items():
         path = output / "cells" / f"{slug(name)}.json"
@@ -94,7 +95,7 @@ def score_voices(
             denoiser = composed(bench.prior, trained, weights)
             cell = {
                 "success": success(bench, denoiser, num_starts, seed),
-                **likeness(continued(bench, denoiser, held, seed), held),
+                **likeness(continued(denoiser, bench.sampler(), held, seed), held),
             }
             keep(path, cell)
         found[name] = kept(path)

@@ -18,7 +18,7 @@ from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.training import Budget, record_settings
 
 TABLETOP = PixelUNetSettings(
-    sizes={"widths": (96, 160, 256), "depths": (1, 2, 3), "patch": 4, "text_dim": MiniLM.dim, "context_optional": True},
+    sizes={"widths": (64, 128, 256), "depths": (1, 2, 4), "text_dim": MiniLM.dim, "context_optional": True},
     num_context=1,
     frame_rate=20.0,
     schedule="linear",
@@ -37,7 +37,7 @@ def tabletop_prior(
     learning_rate: float = 1e-3,
     cool_down: float = 0.0,
     seed: int = 0,
-    initial: str | None = None,
+    initial: str | None = "procgen",
     dry_run: bool = False,
     num_episodes: int = 30,
     data: Path = Path("datasets/tabletop"),
@@ -51,7 +51,8 @@ def tabletop_prior(
         learning_rate: of AdamW, in this piece.
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
-        initial: start from the weights of this prior, a name or a path, instead of random ones.
+        initial: the prior whose weights to start from, a name or a path, told texts or not; by default that of games,
+            which knows how to tell a picture from noise and what moves from what stands; None for random ones.
         dry_run: only say what it will need in memory, time and disk.
         num_episodes: of each task, three in a look.
         data: where the recorded episodes are, or will be.
@@ -63,7 +64,7 @@ def tabletop_prior(
     clips = Clips(tabletop_episodes(num_episodes=num_episodes, folder=data), num_context=1, encode=encoder())
     prior = PixelUNet(TABLETOP)
     if initial is not None:
-        prior.load_state_dict(load(initial).state_dict())
+        prior.inherit(load(initial))
     run = fit_or_forecast(
         dry_run,
         frames_task(prior, PURE, seed, draws=2, forgotten=FORGOTTEN),

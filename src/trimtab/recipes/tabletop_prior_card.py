@@ -28,7 +28,7 @@ from trimtab.metrics.text_match import Matching, TextMatch, prefers, which_text
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._coinrun import Held, held_out_loss
+from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import encoder
 from trimtab.recipes.tabletop_prior import tabletop_episodes
 from trimtab.report import film_strip
@@ -90,7 +90,7 @@ def tabletop_prior_card(
         num_episodes=3, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=datasets / "tabletop-heldout"
     )
     clips = Clips(episodes, model.num_context, model.num_frames, encode=encoder())
-    held = Held.of(clips, clips.evenly(num_clips, per_level=num_clips))
+    held = Held.of(clips, clips.evenly(num_clips, per_level=None))
     tasks = list(TEXTS)
     texts = encoder()(list(TEXTS.values()))
     asked = which_text(told(held), texts)
@@ -206,6 +206,7 @@ def card_text(card: dict[str, Any]) -> str:
             "",
             f"Data: {training['num_episodes']} episodes of each of {len(TEXTS)} MetaWorld tasks by their scripted experts, "
             "in looks (camera, colours, lights, background) that never are the simulator's own. Training: "
+            f"from {'the weights of ' + str(training['initial']) if training['initial'] else 'random weights'}, "
             f"{training['steps']} steps of {training['batch_size']} clips, {training['hours']} hours; "
             f"`trimtab tabletop-prior`, seed {training['seed']}. {training['note']}".strip(),
             "",

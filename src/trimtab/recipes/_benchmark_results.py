@@ -1,0 +1,112 @@
+"""A benchmark's cells as one: figures over training seeds, and what must not be put into one table; knows no page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
+from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
+from trimtab.metrics.protocol import Evaluation, compared
+from trimtab.recipes._methods import Method
+
+Cell = Interval | str | float | int
+
+
+class Results:
+    """All cells of one protocol, by method and seed.
+
+    Args:
+        cells: finished ones.
+        known: all methods that there are.
+
+    Raises:
+        ValueError: there is no cell, or the cells were not measured alike or not trained for as many operations.
+    """
+
+    def __init__(self, cells: Sequence[Evaluation], known: Mapping[str, Method]) -> None:
+        if not cells:
+            raise ValueError("there is no finished cell to report; run the benchmark first")
+        self.known = known
+        self.cells: dict[str, list[Evaluation]] = {}
+        for cell in cells:
+            self.cells.setdefault(cell.protocol["notes"]["method"], []).append(cell)
+        self.first = cells[0]
+        for cell in cells[1:]:
+            compared(self.first, cell, REPEAT_LAST_FRAME, REPEAT_LAST_FRAME)  # refuses what was measured otherwise
+        check_budgets(cells)
+        self.levels = torch.tensor(self.first.protocol["levels"])
+
+    @property
+    def methods(self) -> list[str]:
+        """Those of the main table, in the order of the cells."""
+        return [name for name in self.cells if self.known[name].varies is None]
+
+    def needs_weights(self, method: str) -> str:
+        return "–" if method not in self.known else "yes" if self.known[method].needs_weights else "no"
+
+    def notes(self, method: str) -> Mapping[str, Any]:
+        """Of the first seed."""
+        notes: Mapping[str, Any] = self.cells[method][0].protocol["notes"]
+        return notes
+
+    def figure(self, method: str, metric: str) -> Cell:
+        """A metric over seeds: clips averaged over seeds, levels resampled; of distances the mean over seeds."""
+        try:
+            if method in (REAL, REPEAT_LAST_FRAME):
+                return self.first.figure(method, metric).overall
+            found = [cell.figure(method, metric) for cell in self.cells[method]]
+        except KeyError:
+            return "–"
+        if found[0].values:
+            return mean_interval(torch.tensor([figure.values for figure in found]).mean(0), self.levels)
+        return mean_of([figure.overall for figure in found])
+
+    def across_seeds(self, method: str, metric: str) -> Cell:
+        """The mean over training seeds, with its own interval (Student's t)."""
+        try:
+            means = [cell.figure(method, metric).overall.mean for cell in self.cells[method]]
+        except KeyError:
+            return "–"
+        return seed_interval(means) if len(means) > 1 else means[0]
+
+    def difference(self, method: str, other: str, metric: str) -> Cell:
+        """A method minus another, clip by clip, averaged over seeds."""
+        values = []
+        for name in (method, other):
+            figures = [cell.figure(name, metric) for cell in self.cells[name]]
+            if not all(figure.values for figure in figures):
+                return "–"
+            values.append(torch.tensor([figure.values for figure in figures]).mean(0))
+        return paired_interval(values[0], values[1], self.levels)
+
+    def loss(self, method: str) -> Cell:
+        if method not in self.cells:
+            return "–"
+        return mean_of([Interval(**cell.protocol["notes"]["denoising loss"]) for cell in self.cells[method]])
+
+
+def check_budgets(cells: Sequence[Evaluation]) -> None:
+    """Raises ValueError unless some number of operations, in whole steps, is what all trainings took."""
+    least: list[tuple[float, str]] = []
+    most: list[tuple[float, str]] = []
+    for notes in (cell.protocol["notes"] for cell in cells):
+        if training := notes["training"]:
+            name, step = f"{notes['method']}, seed {notes['seed']}", training["teraflops a step"]
+            least.append(((training["steps"] - 0.5) * step, name))
+            most.append(((training["steps"] + 0.5) * step, name))
+    if least and max(least)[0] > min(most)[0]:
+        raise ValueError(
+            f"these cells are of several budgets: {max(least)[1]} was trained for more than {max(least)[0]:.3g} teraflops, "
+            f"{min(most)[1]} for fewer than {min(most)[0]:.3g}; keep the cells of each in a folder of their own"
+        )
+
+
+def mean_of(intervals: Sequence[Interval]) -> Interval:
+    """Mean, and mean ends: an interval of one seed's figure, not of the mean over seeds."""
+    mean, low, high = (
+        sum(getattr(some, end) for some in intervals) / len(intervals) for end in ("mean", "low", "high")
+    )
+    return Interval(mean, low, high, intervals[0].num_clips, intervals[0].num_clusters)

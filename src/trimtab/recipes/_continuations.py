@@ -1,0 +1,86 @@
+"""What the robot's experts do next, and what is imagined in its place; knows no method, and plans nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trimtab.core.contracts import Denoiser
+from trimtab.core.values import Video
+from trimtab.data.clips import Clips
+from trimtab.diffusion import sampling
+from trimtab.metrics.distributions import distance_interval, frechet_distance
+from trimtab.metrics.features import in_parts, real_features
+from trimtab.metrics.i3d import I3D, with_context
+from trimtab.metrics.intervals import Interval
+from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes._held import Held
+from trimtab.recipes._metaworld import ACTION_REPEAT, FIRST_VALIDATION, MAX_STEPS, VALIDATION, encoder
+from trimtab.recipes.record_metaworld import metaworld_episodes
+
+PART = 16
+"""Clips that are imagined together."""
+
+NUM_EPISODES = 24
+"""Of each task; an interval of a distance needs twenty start states."""
+
+
+def expert_clips(
+    prior: PixelUNet,
+    tasks: Sequence[str],
+    num_clips: int,
+    *,
+    first_start: int,
+    folder: Path,
+    words: Callable[[Sequence[str]], Tensor] | None = None,
+) -> Held:
+    """Clips of the experts at these tasks, in the robot's look, from start states of their own, with their texts.
+
+    Args:
+        prior: that says how long a clip is.
+        tasks: of which `NUM_EPISODES` each are recorded, if they are not there.
+        num_clips: spread over the start states.
+        first_start: the seed of the first start state.
+        folder: of the recorded set.
+        words: the texts as token states; those of the task alone by default.
+    """
+    episodes = metaworld_episodes(
+        tasks=tuple(tasks),
+        num_episodes=NUM_EPISODES,
+        seed=first_start,
+        action_repeat=ACTION_REPEAT,
+        max_episode_steps=MAX_STEPS,
+        output=folder,
+    )
+    clips = Clips(episodes, prior.num_context, prior.num_frames, encode=words or encoder())
+    return Held.of(clips, clips.evenly(num_clips, per_level=None))
+
+
+def validation_clips(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:
+    """Clips of the experts at the validation tasks."""
+    folder = datasets / "metaworld-validation"
+    return expert_clips(prior, VALIDATION, num_clips, first_start=FIRST_VALIDATION, folder=folder)
+
+
+@torch.no_grad()
+def continued(denoiser: Denoiser, sample: Callable[..., Video], held: Held, seed: int) -> Video:
+    """What follows the first frames of clips, by ``sample(denoiser, noise, given)``."""
+    noise = sampling.start_noise(tuple(held.clip.video.shape[1:]), seed, held.indices.tolist())
+    parts = range(0, len(noise), PART)
+    return torch.cat(
+        [sample(denoiser, noise[i : i + PART], held.part(i, PART).given.without("actions")) for i in parts]
+    )
+
+
+def video_distance(imagined: Video, held: Held, cache: Path | None = None) -> Interval:
+    """The Frechet video distance of what is imagined from what the experts did, given frames put before both.
+
+    Its interval is over start states, of which it needs twenty. The features of the real clips are kept in `cache`.
+    """
+    network = I3D()
+    real = real_features(network, with_context(held.clip.video, held.context), cache)
+    features = in_parts(network, with_context(imagined, held.context), of="I3D features")
+    return distance_interval(frechet_distance, features, real, held.levels)

@@ -1,0 +1,97 @@
+"""Held-out clips, and how a model is asked about them; knows no method, and not what the clips show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trimtab.core.contracts import Denoiser
+from trimtab.core.values import Clip, Video
+from trimtab.data.clips import Clips
+from trimtab.diffusion import sampling
+from trimtab.diffusion.losses import DenoisingLoss
+from trimtab.priors.pixel_unet import PixelFrames, PixelUNet
+
+
+@dataclass(frozen=True)
+class Held:
+    """Held-out clips that everything is measured on.
+
+    Attributes:
+        indices: their numbers.
+        clip: their videos, and what a model is told of each.
+        context: the frames before, of which a judge may see more than a model.
+        actions: that led to each frame.
+        levels: the level of each, resampled as a whole.
+    """
+
+    indices: np.ndarray
+    clip: Clip
+    context: Video
+    actions: Tensor
+    levels: Tensor
+
+    @classmethod
+    def of(cls, clips: Clips, indices: np.ndarray, num_told: int | None = None) -> Held:
+        """The windows with these numbers; a model is told the last `num_told` frames of their context, or all."""
+        clip = clips.batch(indices)
+        context, actions = clip.given.context, clip.given.actions
+        assert context is not None
+        assert actions is not None  # every recorded clip has both
+        if num_told is not None:
+            clip = replace(clip, given=replace(clip.given, context=context[:, -num_told:]))
+        return cls(indices, clip, context, actions, torch.from_numpy(clips.levels(indices)))
+
+    @property
+    def told(self) -> Video:
+        """The context that a model is told."""
+        assert self.clip.given.context is not None
+        return self.clip.given.context
+
+    def part(self, first: int, size: int) -> Clip:
+        """Some of the clips."""
+        choose = itemgetter(slice(first, first + size))
+        return Clip(choose(self.clip.video), self.clip.given.map(choose))
+
+
+@torch.no_grad()
+def held_out_loss(model: Denoiser, prior: PixelUNet, held: Held, num_draws: int = 1, batch_size: int = 32) -> Tensor:
+    """The velocity loss on each held-out clip, (clip,), the same noise for every model, averaged over draws."""
+    task = DenoisingLoss(model, prior.schedule, seed=12345, codec=prior.codec)
+    total = torch.zeros(len(held.indices))
+    for first in range(0, len(held.indices), batch_size):
+        clip, samples = held.part(first, batch_size), held.indices[first : first + batch_size].tolist()
+        for draw in range(num_draws):
+            total[first : first + batch_size] += task(clip, step=draw, samples=samples)
+    return total / num_draws
+
+
+def mean_loss(model: Denoiser, prior: PixelUNet, held: Held) -> dict[str, float]:
+    """One figure for the curve."""
+    return {"held_out_loss": held_out_loss(model, prior, held).mean().item()}
+
+
+def sampler(
+    prior: PixelUNet, num_steps: int, sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
+) -> Callable[..., Video]:
+    """From noise to a clip in `num_steps` calls of the denoiser: ``sample(denoiser, noise, given)``.
+
+    What is believed of frames is clamped to -1 .. 1, of latents it is not.
+    """
+    clamp = (-1.0, 1.0) if prior.codec.space == PixelFrames.space else None
+    return partial(sample, pairs=sampling.pairs(prior.schedule, num_steps), clamp=clamp)
+
+
+def to_bytes(video: Video) -> Tensor:
+    """Frames as they are stored, uint8, rounded."""
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_bytes(stored: Tensor) -> Video:
+    return stored.float() / 127.5 - 1

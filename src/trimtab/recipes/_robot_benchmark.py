@@ -1,0 +1,174 @@
+"""What the benchmarks of robots share: action vectors, methods, trainings, and recorded episodes; knows no robot.
+
+The layout is that of AVID's latent models (arXiv 2410.12822; methods 1.10-1.11): velocities on a schedule that ends in pure
+noise, with the first frame given clean, beside every noisy frame, in training as in sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trimtab.adapters.avid import AVID
+from trimtab.adapters.controlnet import ControlNet
+from trimtab.adapters.finetune import Finetune
+from trimtab.adapters.from_scratch import FromScratch
+from trimtab.data.clips import Clips
+from trimtab.data.episodes import Episodes
+from trimtab.diffusion.losses import DenoisingLoss
+from trimtab.diffusion.schedules import Schedule
+from trimtab.metrics.actions import JudgeFile
+from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes._benchmark import Domain
+from trimtab.recipes._benchmark_report import Words
+from trimtab.recipes._held import Held
+from trimtab.recipes._methods import FORGOTTEN, METHODS, PASSES, Method, Training
+from trimtab.recipes.procgen_prior import frames_task
+
+SCHEDULE = "linear, zero terminal SNR"
+
+JUDGED = 2
+"""Frames before a clip, off which a judge reads its first action; the model is told as many as it always is."""
+
+ROBOT_METHODS: dict[str, Method] = {
+    **{
+        name: method
+        for name, method in METHODS.items()
+        if method.varies is None and method.training != "classifier"  # whose gradient is infinite in pure noise
+    },
+    "finetuning with language": Method("finetune-language", needs_weights=True, told_text=True),
+}
+
+SMOKE = ("frozen prior", "from scratch", "product of experts", "AVID", "ControlNet")
+"""The few methods of the smallest scale."""
+
+
+def velocity_task(denoiser: Any, schedule: Schedule, seed: int, **options: Any) -> nn.Module:
+    """AVID's loss of its latent models."""
+    return DenoisingLoss(denoiser, schedule, seed=seed, **options)
+
+
+def robot_trainings(
+    patch: int,
+    *,
+    learn: Callable[..., nn.Module] = frames_task,
+    rate: float = 1e-3,
+    finetuning: float = 1e-3,
+    passes: int = PASSES,
+) -> dict[str, Training]:
+    """What `ROBOT_METHODS` need trained.
+
+    Args:
+        patch: of the prior's network, in which what is trained beside it looks at frames, too.
+        learn: called as ``learn(model, schedule, seed)``, gives the loss.
+        rate: learning rate.
+        finetuning: learning rate where all weights of the prior are trained.
+        passes: how often AVID is trained on each batch.
+    """
+    own, rates = {"patch": patch}, (rate,)
+    small = {"widths": (64, 96, 160), "depths": (1, 1, 2), **own}
+    beside = partial(Training, AVID, task=learn, rates=rates, passes=passes)
+    untold: dict[str, Any] = {"num_actions": None, "action_dim": None}
+    return {
+        "scratch": Training(FromScratch, own, learn, rates),
+        "forgetful": Training(FromScratch, own, partial(learn, forgotten={"actions": FORGOTTEN}), rates),
+        "controlnet": Training(ControlNet, {}, learn, rates),
+        "controlnet-small": Training(ControlNet, small, learn, rates),
+        "finetune": Training(Finetune, {}, learn, (finetuning,)),
+        "finetune-language": Training(Finetune, untold, learn, (finetuning,)),
+        "lora": Training(Finetune, {"rank": 40}, learn, rates),
+        "avid": beside(own),
+        "avid-no-mask": beside({"learn_mask": False, **own}),
+        "avid-blind": beside({"see_prior": False, **own}),
+        "avid-neither": beside({"learn_mask": False, "see_prior": False, **own}),
+    }
+
+
+def patch_of(prior: PixelUNet) -> int:
+    """Of the prior's network. Raises ValueError for a network that has none."""
+    sizes = prior.network.sizes
+    if "patch" not in sizes:
+        raise ValueError(f"this benchmark needs a prior of change_unet, this one is of {prior.settings.model}")
+    patch: int = sizes["patch"]
+    return patch
+
+
+def only(name: str, training: Training) -> float:
+    """The learning rate of a training that leaves no choice."""
+    (rate,) = training.rates
+    return rate
+
+
+def checked_judge(path: Path, prior: PixelUNet, action_dim: int, remedy: str) -> JudgeFile:
+    """A judge that can read these videos. Raises ValueError for any other, or none, with what to do about that."""
+    file = JudgeFile(path)
+    if not path.exists():
+        raise ValueError(f"no judge of actions at {path}; {remedy}")
+    settings, sides = file.card["settings"], prior.frame_shape[1:]
+    if not file.reads_vectors or settings["num_actions"] != action_dim or (settings["frame_size"],) * 2 != sides:
+        raise ValueError(
+            f"the judge {path} reads {settings['num_actions']} {file.card.get('actions', 'discrete')} actions off frames "
+            f"of side {settings['frame_size']}, not vectors of {action_dim} numbers off frames of {sides}; {remedy}"
+        )
+    return file
+
+
+def robot(
+    prior: PixelUNet,
+    training: Episodes,
+    validation: Episodes,
+    test: Episodes,
+    *,
+    levels: Mapping[str, str],
+    title: str,
+    names: Sequence[str],
+    idle: Float[Tensor, " dim"],
+    encode: Callable[[Sequence[str]], Tensor],
+    judge_file: JudgeFile | None,
+) -> Domain:
+    """Recorded episodes as what a prior is adapted to, all that there are; each is resampled as a whole.
+
+    Args:
+        prior: whose clips to cut out of them.
+        training, validation, test: recorded apart.
+        levels, judge_file: as of `Domain`.
+        title: of the report.
+        names: of the numbers of an action.
+        idle: the action that does nothing.
+        encode: what episodes show, in words, to token states, for a prior that hears any.
+    """
+    words = Words(title, "episode", tuple(f"{name}, {way}" for name in names for way in ("low", "high")))
+
+    num_context = prior.num_context if judge_file is None else max(prior.num_context, JUDGED)
+
+    def domain(say: Callable[[Sequence[str]], Tensor] | None, in_words: Domain | None) -> Domain:
+        return Domain(
+            training=lambda _: Clips(training, prior.num_context, prior.num_frames, say),
+            validation=lambda num: held_of(Clips(validation, num_context, prior.num_frames, say), num, prior),
+            test=lambda num: held_of(Clips(test, num_context, prior.num_frames, say), num, prior),
+            levels=levels,
+            actions={"action_dim": len(names)},
+            idle=idle,
+            words=words,
+            judge_file=judge_file,
+            in_words=in_words,
+        )
+
+    return domain(None, domain(encode, None) if "text" in prior.uses else None)
+
+
+def held_of(clips: Clips, num_clips: int, prior: PixelUNet) -> Held:
+    """So many clips of one set, spread over its levels and over each one's episodes, with the episode of each."""
+    (episodes,) = clips.sets
+    indices = clips.evenly(num_clips, per_level=None)
+    of = np.repeat(np.arange(len(episodes)), np.maximum(episodes.lengths - clips.window + 1, 0))
+    held = Held.of(clips, indices, num_told=prior.num_context)
+    return replace(held, levels=torch.from_numpy(of[indices]))

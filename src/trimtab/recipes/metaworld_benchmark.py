@@ -1,0 +1,133 @@
+"""Which way of adapting the tabletop prior is best? Every method on a robot's action vectors, at equal compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from trimtab.data.episodes import Episodes
+from trimtab.environments.metaworld import TEXTS
+from trimtab.priors import pixel_unet
+from trimtab.recipes._benchmark import Bench, Scale
+from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, UNPLAYED, encoder
+from trimtab.recipes._pairs import ACTION
+from trimtab.recipes._robot_benchmark import (
+    ROBOT_METHODS,
+    SCHEDULE,
+    SMOKE,
+    checked_judge,
+    only,
+    patch_of,
+    robot,
+    robot_trainings,
+)
+from trimtab.recipes.record_metaworld import metaworld_episodes
+from trimtab.training import record_settings
+
+SCALES = {
+    "smoke": Scale((*SMOKE, "finetuning with language"), 1, teraflops=100.0, num_clips=128, num_steps=4),
+    "tiny": Scale(tuple(ROBOT_METHODS), 3, teraflops=200.0, num_clips=256, num_steps=4),
+}
+
+TASKS = tuple(task for task in TEXTS if task not in UNPLAYED)
+
+TRAINING_SEED, VALIDATION_SEED, TEST_SEED = 1000, 3000, 4000
+"""Of the first episode of each task; the judge learned from others, those from 2000 on."""
+
+NUM_EPISODES = 24
+"""Of each task, to train on."""
+
+
+def metaworld_benchmark(
+    *,
+    scale: Literal["smoke", "tiny"] = "smoke",
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    teraflops: float | None = None,
+    num_clips: int | None = None,
+    num_steps: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float = 1e-3,
+    prior: str = "tabletop",
+    judge: Path = Path("runs/metaworld-judge/metaworld.safetensors"),
+    dry_run: bool = False,
+    datasets: Path = Path("datasets"),
+    output: Path | None = None,
+    cells: Path | None = None,
+) -> None:
+    """Train every method for the same number of operations on a robot at play, measure all on other episodes, and compare.
+
+    The half of AVID's paper that is about a real robot, in miniature: continuous actions, and the layout of its latent
+    models around the tabletop prior, which is given one frame, and told no text but for "finetuning with language".
+
+    What is finished is not done again: each method and seed leaves a small file, a cell, and the report is made of all
+    cells that are there. An interrupted training goes on.
+
+    Args:
+        scale: smoke has six methods and one seed, tiny every method and three.
+        methods: only these; "repeat last frame" is a row anyway.
+        seeds: only these, of weights and batches.
+        teraflops: operations of one training, in 10^12, instead of the scale's.
+        num_clips: test clips, instead of the scale's.
+        num_steps: sampling steps a clip, instead of the scale's.
+        batch_size: clips in a training step, instead of the scale's.
+        learning_rate: of all trainings.
+        prior: the name of a prior that ships with the package, or the path of one.
+        judge: reads the actions off videos; what `trimtab metaworld-judge` made.
+        dry_run: only say what the trainings will need in memory, time and disk.
+        datasets: where recorded episodes are kept.
+        output: run folder, by default runs/metaworld-benchmark-<scale>; report.html in it is the result.
+        cells: the folder of the cells, by default `cells` in the output.
+    """
+    own = {"teraflops": teraflops, "num_clips": num_clips, "num_steps": num_steps, "batch_size": batch_size}
+    output = output or Path(f"runs/metaworld-benchmark-{scale}")
+    settings = {"scale": scale, **own, "learning_rate": learning_rate, "prior": prior, "judge": judge}
+    record_settings(output, "metaworld-benchmark", settings)
+    frozen = pixel_unet.load(prior, schedule=SCHEDULE)
+    judge_file = checked_judge(
+        judge, frozen, len(ACTION), "train one by `trimtab metaworld-judge` and pass it as --judge"
+    )
+    trainings = robot_trainings(patch_of(frozen), rate=learning_rate, finetuning=learning_rate)
+    size = SCALES[scale].but({**own, "trainings": trainings})
+    training = played(TRAINING_SEED, NUM_EPISODES, datasets / "metaworld-play")
+    validation = held_out(VALIDATION_SEED, size.num_choosing, datasets)
+    test = held_out(TEST_SEED, size.num_clips, datasets)
+    domain = robot(
+        frozen, training, validation, test, levels=seeds_of(training=training, validation=validation, test=test),
+        title="Adapting the tabletop prior to a robot's actions", names=ACTION, idle=torch.zeros(len(ACTION)),
+        encode=encoder(), judge_file=judge_file,
+    )  # fmt: skip
+    bench = Bench(frozen, domain, size, output, only, ROBOT_METHODS)
+    bench.run(methods, seeds, cells or output / "cells", dry_run=dry_run)
+
+
+def held_out(first_seed: int, num_clips: int, datasets: Path) -> Episodes:
+    """About one episode a clip."""
+    num_episodes = -(-num_clips // len(TASKS))
+    return played(first_seed, num_episodes, datasets / f"metaworld-play-{first_seed}-{num_episodes}")
+
+
+def played(first_seed: int, num_episodes: int, folder: Path) -> Episodes:
+    """The robot at play: at the tasks that inverse dynamics learn from, in their way, from this seed on."""
+    return metaworld_episodes(
+        tasks=TASKS,
+        num_episodes=num_episodes,
+        random_share=0.5,
+        random_hold=4,
+        seed=first_seed,
+        action_repeat=ACTION_REPEAT,
+        max_episode_steps=MAX_STEPS,
+        output=folder,
+    )
+
+
+def seeds_of(**sets: Episodes) -> dict[str, str]:
+    """The seeds of the episodes of each set, for the record. Raises ValueError if two sets share one."""
+    seeds = {name: set(episodes.levels.tolist()) for name, episodes in sets.items()}
+    ranges = {name: f"seeds {min(some)}-{max(some)}" for name, some in seeds.items()}
+    if sum(map(len, seeds.values())) > len(set.union(*seeds.values())):
+        raise ValueError(f"what is trained on, chosen on and measured on must not share a seed, these do: {ranges}")
+    return ranges

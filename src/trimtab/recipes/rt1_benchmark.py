@@ -1,0 +1,173 @@
+"""AVID's methods on RT1, or any set of robot episodes in RLDS form, at equal compute: a toy, or AVID's own experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Float
+from torch import Tensor
+
+from trimtab.data.episodes import Episodes
+from trimtab.diffusion import sampling
+from trimtab.networks.encoders import MiniLM
+from trimtab.priors import pixel_unet
+from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes._benchmark import Bench, Scale
+from trimtab.recipes._methods import Training
+from trimtab.recipes._robot_benchmark import (
+    ROBOT_METHODS,
+    SCHEDULE,
+    SMOKE,
+    checked_judge,
+    only,
+    patch_of,
+    robot,
+    robot_trainings,
+    velocity_task,
+)
+from trimtab.recipes.import_rlds import rlds_episodes, scaled
+from trimtab.training import record_settings
+
+ACTION = ("x", "y", "z", "roll", "pitch", "yaw", "gripper")
+"""What the numbers of an RT1 action move."""
+
+SPLITS = {"training": "train[:94%]", "validation": "train[94%:95%]", "test": "train[95%:]"}
+"""AVID trains on the first 95% and measures on the rest; the last of the first are to choose on."""
+
+SCALES = {
+    "smoke": Scale((*SMOKE, "finetuning with language"), 1, teraflops=100.0, num_clips=128, num_steps=4),
+    "paper": Scale(
+        tuple(ROBOT_METHODS), 1, teraflops=None, avid_steps=500_000, num_clips=1024, batch_size=64, lengths=(15,),
+        num_steps=50, sample=sampling.ddim, fitting={"warm_up": 250, "cool_down": 0.0, "average_decay": 0.9995},
+    ),
+}  # fmt: skip
+
+FRAMES = {"smoke": (64, 64), "paper": (320, 512)}
+"""Height and width."""
+
+EPISODES = {"smoke": 500, "paper": None}
+"""To train on; None for all."""
+
+SAID = "Robot arm performs the task: "
+"""What AVID puts before what an episode shows."""
+
+NUM_TOKENS = 48
+"""Of a text: instructions of RT1 are longer than MetaWorld's."""
+
+
+def rt1_benchmark(
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")],
+    *,
+    scale: Literal["smoke", "paper"] = "smoke",
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    teraflops: float | None = None,
+    num_clips: int | None = None,
+    num_episodes: int | None = None,
+    num_steps: int | None = None,
+    batch_size: int | None = None,
+    prior: str = "tabletop",
+    judge: Path | None = None,
+    dry_run: bool = False,
+    datasets: Path = Path("datasets"),
+    output: Path | None = None,
+    cells: Path | None = None,
+) -> None:
+    """Train every method for the same number of operations on a set in RLDS form, measure all on its last 5%, and compare.
+
+    What is finished is not done again: each method and seed leaves a small file, a cell, and the report is made of all
+    cells that are there. An interrupted training goes on.
+
+    Args:
+        folder: of one version of the set, such as fractal20220817_data/0.1.0.
+        scale: smoke has six methods and frames of 64 x 64; paper is AVID's own experiment, for GPUs and a prior of such
+            clips: every method, frames of 320 x 512, one given and 15 predicted, batches of 64, the operations of 500
+            thousand steps of AVID, and DDIM of 50 steps.
+        methods: only these; "repeat last frame" is a row anyway.
+        seeds: only these, of weights and batches.
+        teraflops: operations of one training, in 10^12, instead of the scale's.
+        num_clips: test clips, instead of the scale's.
+        num_episodes: to train on, instead of the scale's.
+        num_steps: sampling steps a clip, instead of the scale's.
+        batch_size: clips in a training step, instead of the scale's.
+        prior: the name of a prior that ships with the package, or the path of one.
+        judge: reads the actions off videos, a file as of `trimtab metaworld-judge`; without it no figure of actions is made.
+        dry_run: only say what the trainings will need in memory, time and disk.
+        datasets: where imported episodes are kept.
+        output: run folder, by default runs/rt1-benchmark-<scale>; report.html in it is the result.
+        cells: the folder of the cells, by default `cells` in the output.
+    """
+    own = {"teraflops": teraflops, "num_clips": num_clips, "num_steps": num_steps, "batch_size": batch_size}
+    output = output or Path(f"runs/rt1-benchmark-{scale}")
+    settings = {"folder": folder, "scale": scale, **own, "num_episodes": num_episodes, "prior": prior, "judge": judge}
+    record_settings(output, "rt1-benchmark", settings)
+    frozen = pixel_unet.load(prior, schedule=SCHEDULE)
+    check_fits(frozen, FRAMES[scale], max(SCALES[scale].lengths))
+    remedy = "pass another as --judge, or none"
+    judge_file = None if judge is None else checked_judge(judge, frozen, len(ACTION), remedy)
+    size = SCALES[scale].but({**own, "trainings": trainings_beside(frozen, scale)})
+    sets = imported(folder, num_episodes or EPISODES[scale], size, FRAMES[scale], datasets)
+    domain = robot(
+        frozen, *sets, levels=SPLITS, title="Adapting a video prior to RT1", names=ACTION, idle=idle(sets[0]),
+        encode=said, judge_file=judge_file,
+    )  # fmt: skip
+    bench = Bench(frozen, domain, size, output, only, ROBOT_METHODS)
+    bench.run(methods, seeds, cells or output / "cells", dry_run=dry_run)
+
+
+def check_fits(prior: PixelUNet, frame: tuple[int, int], num_frames: int) -> None:
+    """Raises ValueError for a prior of other clips: one frame given, so many predicted, of this height and width."""
+    shape = tuple(prior.codec.encode(torch.zeros(1, 1, 3, *frame)).shape[2:])
+    if (prior.num_context, prior.num_frames, prior.frame_shape) != (1, num_frames, shape):
+        raise ValueError(
+            f"this scale needs a prior that is given 1 frame and predicts {num_frames} of {shape}, this one is given "
+            f"{prior.num_context} and predicts {prior.num_frames} of {prior.frame_shape}; pass another as --prior, or take "
+            "another --scale"
+        )
+
+
+def trainings_beside(prior: PixelUNet, scale: Literal["smoke", "paper"]) -> dict[str, Training]:
+    """As the embedded models are trained, or as AVID's latent models are (methods 1.11, 2.7)."""
+    if scale == "smoke":
+        return robot_trainings(patch_of(prior))
+    learn = partial(velocity_task, codec=prior.codec)
+    return robot_trainings(patch_of(prior), learn=learn, rate=1e-4, finetuning=2e-5, passes=1)
+
+
+def imported(
+    folder: Path, num_episodes: int | None, size: Scale, frame: tuple[int, int], datasets: Path
+) -> list[Episodes]:
+    """The sets to train on, to choose on and to measure on, with the statistics of the first.
+
+    Of the last two there are some episodes more than clips, since some may be too short for one.
+    """
+    source, (height, width) = folder.resolve(), frame
+    counts = {"training": num_episodes, "validation": 2 * size.num_choosing, "test": 2 * size.num_clips}
+    sets: list[Episodes] = []
+    for part, split in SPLITS.items():
+        name = f"{source.parent.name}-{source.name}-{part}-{counts[part] or 'all'}-{height}x{width}"
+        statistics = sets[0].folder if sets else None
+        sets.append(
+            rlds_episodes(
+                folder, output=datasets / name, split=split, max_episodes=counts[part], height=height, width=width,
+                statistics=statistics,
+            )
+        )  # fmt: skip
+    return sets
+
+
+def idle(episodes: Episodes) -> Float[Tensor, " dim"]:
+    """The action that moves nothing, the gripper open, in the units of a set."""
+    still = np.array([[0.0] * (len(ACTION) - 1) + [1.0]], np.float32)
+    return torch.from_numpy(scaled(still, episodes.provenance["statistics"])[0])
+
+
+def said(texts: Sequence[str]) -> Tensor:
+    """What episodes show, in AVID's words, to token states."""
+    return MiniLM(NUM_TOKENS)([SAID + text for text in texts])

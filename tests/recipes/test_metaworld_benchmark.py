@@ -1,0 +1,193 @@
+"""The benchmark of action vectors from end to end at toy size, on drawn dots: nothing is rendered."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tiny import tabletop
+from trimtab.adapters.finetune import Finetune
+from trimtab.adapters.from_scratch import FromScratch
+from trimtab.data.clips import Clips
+from trimtab.data.episodes import Episodes, EpisodeWriter
+from trimtab.environments.metaworld import TEXTS
+from trimtab.metrics.actions import VECTORS, ActionJudge, JudgeFile
+from trimtab.metrics.evaluation import REPEAT_LAST_FRAME
+from trimtab.networks import storage
+from trimtab.priors import pixel_unet
+from trimtab.recipes import metaworld_benchmark as recipe
+from trimtab.recipes._benchmark import cells_in
+from trimtab.recipes._methods import METHODS
+from trimtab.recipes._robot_benchmark import ROBOT_METHODS, SCHEDULE, held_of, patch_of, robot_trainings
+from trimtab.recipes.metaworld_benchmark import SCALES, metaworld_benchmark, seeds_of
+
+TASKS = ("door-open", "drawer-open")
+TRIED = ("frozen prior", "action guidance", "ControlNet, small", "AVID", "finetuning with language")
+LENGTH = 14
+
+
+def dots(folder: Path, seeds: range, tasks: tuple[str, ...]) -> Episodes:
+    """Of each task an episode of each seed: a dot that goes where the first two numbers of the action say."""
+    with EpisodeWriter(folder, frame_rate=20.0, action_dim=4, provenance={"environment": "dots"}) as writer:
+        for task in tasks:
+            for seed in seeds:
+                actions = np.random.default_rng(seed).uniform(-1, 1, (LENGTH, 4)).astype(np.float32)
+                frames, places = np.zeros((LENGTH, 64, 64, 3), np.uint8), np.cumsum(2 * actions[:, :2], 0).astype(int)
+                for frame, (x, y) in zip(frames, places, strict=True):
+                    frame[28 + y : 36 + y, 28 + x : 36 + x] = 255
+                writer.add_episode(frames, actions, level=seed, task=TEXTS[task])
+    return Episodes.open(folder)
+
+
+def drawn(**settings: Any) -> Episodes:
+    """In place of `metaworld_episodes`."""
+    if settings["output"].exists():
+        return Episodes.open(settings["output"])
+    return dots(settings["output"], range(settings["seed"], settings["seed"] + settings["num_episodes"]), TASKS)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A benchmark that has run once, and what it takes to run it again."""
+
+    settings: dict[str, Any]
+    folder: Path
+
+    @property
+    def cells(self) -> Path:
+        return self.folder / "run" / "cells"
+
+    def again(self, **changes: Any) -> None:
+        metaworld_benchmark(**{**self.settings, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A step or two of training a method, measured on a few episodes; ratios are made of that few here."""
+    folder, judge = tmp_path_factory.mktemp("benchmark"), tmp_path_factory.mktemp("judge") / "metaworld.safetensors"
+    torch.manual_seed(0)
+    tabletop.prior({"widths": (32, 32, 32), "depths": (1, 1, 1), "patch": 8}).save(folder / "prior.safetensors")
+    JudgeFile(judge).save(ActionJudge(4, 4, frame_size=64, crop=64), {"actions": VECTORS})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "metaworld_episodes", drawn)
+        patch.setattr(recipe, "TASKS", TASKS)
+        patch.setattr(recipe, "NUM_EPISODES", 4)
+        patch.setitem(SCALES, "smoke", replace(SCALES["smoke"], lengths=(1, 2)))
+        patch.setattr("trimtab.recipes._inspection.NUM_ASKED", 4)
+        patch.setattr("trimtab.metrics.evaluation.LEAST_LEVELS", 4)
+        run = Finished(
+            {
+                "prior": str(folder / "prior.safetensors"), "judge": judge, "datasets": folder / "datasets",
+                "methods": TRIED, "seeds": (0,), "teraflops": 0.02, "num_clips": 6, "num_steps": 2, "batch_size": 2,
+                "output": folder / "run",
+            },
+            folder,
+        )  # fmt: skip
+        run.again()
+        yield run
+
+
+def test_every_cell_has_the_error_of_actions_and_its_ratio(finished: Finished) -> None:
+    cells = {cell.protocol["notes"]["method"]: cell for cell in cells_in(finished.cells, ROBOT_METHODS)}
+    assert list(cells) == list(TRIED)
+    for name, cell in cells.items():
+        notes = cell.protocol["notes"]
+        assert (cell.protocol["num_levels"], cell.protocol["num_context"]) == (6, 2)  # the judge sees two frames
+        error, ratio = (cell.figure(name, metric).overall.mean for metric in ("action error", "action error ratio"))
+        assert ratio == pytest.approx(error / cell.figure("real", "action error").overall.mean, rel=1e-4)
+        assert cell.figure(REPEAT_LAST_FRAME, "action error ratio").overall.mean > 0
+        assert notes["levels"] == {
+            "training": "seeds 1000-1003", "validation": "seeds 3000-3002", "test": "seeds 4000-4002",
+        }  # fmt: skip
+        assert ("listening" in notes) == (name not in ("frozen prior", "finetuning with language"))
+        assert ("mask" in notes) == (name == "AVID")
+    guided = cells["action guidance"].protocol["notes"]
+    tried = guided["strengths tried (LPIPS on validation levels)"]
+    assert tried[str(guided["strength"])] == min(tried.values())
+    assert cells["AVID"].protocol["notes"]["training"]["frames"] == 2 * 4 * LENGTH
+
+
+def test_the_prior_diffuses_up_to_pure_noise(finished: Finished) -> None:
+    prior = pixel_unet.load(finished.settings["prior"], schedule=SCHEDULE)
+    assert prior.schedule.may_be_pure
+    for cell in cells_in(finished.cells, ROBOT_METHODS):
+        assert cell.protocol["notes"]["prior"] == prior.fingerprint
+
+
+def test_the_page_names_actions_and_episodes(finished: Finished) -> None:
+    page = (finished.folder / "run" / "report.html").read_text()
+    for said in (*TRIED, "x, low", "gripper, high", "held-out episodes", "action error ratio"):
+        assert said in page
+    assert "levels;" not in page
+    header = (finished.folder / "run" / "table.md").read_text().splitlines()[0]
+    assert "action error ratio" in header
+    assert "accuracy" not in header
+    pictures, _ = storage.read(finished.folder / "run" / "pictures" / "avid-0.safetensors")
+    under = [name for name in pictures if name.startswith("under")]
+    assert sorted(under) == sorted(f"under {number}" for number in range(8))
+
+
+def test_what_is_finished_is_not_done_again(finished: Finished) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.cells.iterdir()}
+    finished.again()
+    assert {path: path.stat().st_mtime_ns for path in finished.cells.iterdir()} == before
+
+
+def test_language_is_heard_by_finetuning_with_it_alone(finished: Finished) -> None:
+    folder = finished.folder / "run" / "trainings"
+    assert (folder / "finetune-language-0").is_dir()
+    trainings = robot_trainings(8)
+    model, _ = trainings["finetune-language"].assembled(tabletop.prior(), 0, {"action_dim": 4})
+    assert isinstance(model, Finetune)
+    assert model.uses == {"context", "text"}
+    alone, _ = trainings["scratch"].assembled(tabletop.prior(), 0, {"action_dim": 4})
+    assert isinstance(alone, FromScratch)
+    assert alone.uses == {"context", "actions"}
+    assert [name for name, method in ROBOT_METHODS.items() if method.told_text] == ["finetuning with language"]
+
+
+def test_all_methods_but_classifier_guidance_and_the_variations_are_there(finished: Finished) -> None:
+    usual = {name for name, method in METHODS.items() if method.varies is None}
+    assert set(ROBOT_METHODS) == usual - {"classifier guidance"} | {"finetuning with language"}
+    assert {method.training for method in ROBOT_METHODS.values()} - {None} == set(robot_trainings(4))
+    prior = pixel_unet.load(finished.settings["prior"])
+    for training in robot_trainings(patch_of(prior)).values():
+        training.assembled(prior, 0, {"action_dim": 4})
+
+
+def test_a_model_is_told_one_frame_of_those_that_the_judge_sees(finished: Finished, tmp_path: Path) -> None:
+    prior, episodes = tabletop.prior(), dots(tmp_path / "set", range(6), TASKS)
+    held = held_of(Clips(episodes, 2, prior.num_frames), 10, prior)
+    assert held.context.shape[:2] == (10, 2)
+    assert torch.equal(held.told, held.context[:, 1:])
+    assert len(held.levels.unique()) == 10  # two tasks have the same seeds, and are other episodes
+    for number, episode in zip(range(10), held.levels.tolist(), strict=True):
+        actions = torch.from_numpy(episodes.episode(episode)[1].copy())
+        windows = actions.unfold(0, prior.num_frames, 1).movedim(-1, 1)
+        assert (windows == held.actions[number]).all(2).all(1).any()
+
+
+def test_what_does_not_fit_is_refused(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no methods"):
+        finished.again(methods=("classifier guidance",))
+    with pytest.raises(ValueError, match="other settings"):
+        finished.again(learning_rate=0.1)
+    with pytest.raises(ValueError, match=r"no judge of actions at .*; train one by `trimtab metaworld-judge`"):
+        finished.again(judge=tmp_path / "none.safetensors", output=tmp_path / "run")
+    JudgeFile(tmp_path / "small.safetensors").save(ActionJudge(4, 4, frame_size=16, crop=16), {"actions": VECTORS})
+    with pytest.raises(
+        ValueError, match=r"reads 4 vectors actions off frames of side 16, not vectors of 4 numbers off"
+    ):
+        finished.again(judge=tmp_path / "small.safetensors", output=tmp_path / "other")
+    tabletop.prior({**tabletop.SIZES, "text_dim": None}).save(tmp_path / "deaf.safetensors")
+    with pytest.raises(ValueError, match="are told texts, and the clips have none"):
+        finished.again(prior=str(tmp_path / "deaf.safetensors"), output=tmp_path / "deaf")
+
+
+def test_sets_that_share_a_seed_are_refused(tmp_path: Path) -> None:
+    one, other = (dots(tmp_path / f"{first}", range(first, first + 3), TASKS[:1]) for first in (0, 2))
+    with pytest.raises(ValueError, match="must not share a seed"):
+        seeds_of(training=one, test=other)

@@ -1,0 +1,170 @@
+"""The benchmark on a small RLDS set from end to end at toy size: with frames, and at the paper's settings with latents."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from data.rlds_files import rt1_episode, write_set
+from tiny import tabletop
+from trimtab.core.values import Video
+from trimtab.data.clips import Clips
+from trimtab.data.episodes import Episodes
+from trimtab.diffusion import sampling
+from trimtab.diffusion.losses import DenoisingLoss, velocity_loss
+from trimtab.metrics.protocol import Evaluation
+from trimtab.networks import storage
+from trimtab.priors import pixel_unet
+from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes import rt1_benchmark as recipe
+from trimtab.recipes._benchmark import cells_in
+from trimtab.recipes._held import held_out_loss
+from trimtab.recipes._inspection import Imaginer
+from trimtab.recipes._robot_benchmark import ROBOT_METHODS, held_of
+from trimtab.recipes.import_rlds import rlds_episodes
+from trimtab.recipes.rt1_benchmark import ACTION, FRAMES, SCALES, check_fits, idle, rt1_benchmark, trainings_beside
+
+
+class Unshuffled:
+    """A lossless codec: squares of pixels as channels, half as bright."""
+
+    space = "squares of two pixels, halved"
+    frames_per_latent = 1
+
+    def encode(self, frames: Video) -> Video:
+        return functional.pixel_unshuffle(frames.flatten(0, 1) / 2, 2).unflatten(0, frames.shape[:2])
+
+    def decode(self, latents: Video) -> Video:
+        return functional.pixel_shuffle(latents.flatten(0, 1) * 2, 2).unflatten(0, latents.shape[:2])
+
+
+def latent_prior() -> PixelUNet:
+    """Of 3 frames of 32 x 64 as latents, from one."""
+    made = tabletop.prior(
+        {**tabletop.SIZES, "patch": 4}, num_frames=3, frame_shape=(12, 16, 32), schedule=recipe.SCHEDULE
+    )
+    made.codec = Unshuffled()  # type: ignore[assignment]
+    made.space = made.codec.space
+    return made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two hundred episodes: 188 to train on, 2 to choose on, 10 to measure on."""
+    episodes = [rt1_episode(number, 10) for number in range(200)]
+    return write_set(tmp_path_factory.mktemp("rt1") / "0.1.0", [episodes[:120], episodes[120:]])
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run")
+    tabletop.prior().save(output / "prior.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "smoke", replace(SCALES["smoke"], lengths=(8,)))
+        patch.setattr("trimtab.recipes._inspection.NUM_ASKED", 4)
+        rt1_benchmark(
+            folder, methods=("frozen prior", "AVID"), teraflops=0.02, num_clips=5, num_episodes=20, num_steps=2,
+            batch_size=2, prior=str(output / "prior.safetensors"), datasets=output / "datasets", output=output / "run",
+        )  # fmt: skip
+    return output
+
+
+def test_a_set_in_rlds_form_becomes_a_table(run: Path) -> None:
+    cells = {cell.protocol["notes"]["method"]: cell for cell in cells_in(run / "run" / "cells", ROBOT_METHODS)}
+    assert list(cells) == ["frozen prior", "AVID"]
+    for name, cell in cells.items():
+        assert cell.protocol["num_context"] == 1
+        assert (cell.protocol["num_clips"], cell.protocol["num_levels"]) == (5, 5)
+        assert cell.figure(name, "LPIPS").overall.mean > 0
+        assert not any("action" in metric for metric in cell.protocol["metrics"])  # without a judge
+        assert cell.protocol["notes"]["levels"]["test"] == "train[95%:]"
+    assert cells["AVID"].protocol["notes"]["listening"]["protocol"]["idle"] is not None
+    pictures, _ = storage.read(run / "run" / "pictures" / "avid-0.safetensors")
+    assert sum(name.startswith("under") for name in pictures) == 2 * len(ACTION)
+    assert "gripper, high" in (run / "run" / "report.html").read_text()
+
+
+def test_parts_are_apart_and_share_the_statistics_of_training(run: Path) -> None:
+    parts = {path.name.split("-")[2]: Episodes.open(path) for path in (run / "datasets").glob("rt1*")}
+    assert {name: len(some) for name, some in parts.items()} == {"training": 20, "validation": 2, "test": 10}
+    assert parts["test"].levels.tolist() == list(range(190, 200))
+    assert parts["validation"].levels.tolist() == [188, 189]
+    assert parts["training"].levels.max() < 20
+    for some in parts.values():
+        assert some.provenance["statistics"] == parts["training"].provenance["statistics"]
+    used = parts["training"].provenance["statistics"]
+    still = idle(parts["test"])
+    np.testing.assert_allclose(still[:6] * np.array(used["deviation"]) + np.array(used["mean"]), 0, atol=1e-5)
+    assert still[6] == 1
+
+
+def test_the_papers_settings_run_with_latents(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixel_unet, "load", lambda name, schedule: latent_prior())
+    monkeypatch.setitem(FRAMES, "paper", (32, 64))
+    shorter = replace(SCALES["paper"], lengths=(3,), avid_steps=3, batch_size=2, num_steps=3)
+    monkeypatch.setitem(SCALES, "paper", shorter)
+    monkeypatch.setattr("trimtab.recipes._inspection.NUM_ASKED", 3)
+    methods = ("from scratch", "AVID", "finetuning with language")
+    rt1_benchmark(
+        folder, scale="paper", methods=methods, num_clips=3, num_episodes=10, datasets=tmp_path / "datasets",
+        output=tmp_path / "run",
+    )  # fmt: skip
+    cells = {path.stem: Evaluation.from_json(path.read_text()) for path in (tmp_path / "run" / "cells").iterdir()}
+    assert len(cells) == 3
+    notes = {name: cell.protocol["notes"] for name, cell in cells.items()}
+    assert notes["avid-0"]["training"]["steps"] == 3
+    assert notes["from-scratch-0"]["training"]["steps"] > 3  # as many operations, and no prior to ask
+    assert [some["training"]["learning_rate"] for some in notes.values()] == [
+        2e-5 if name.startswith("finetuning") else 1e-4 for name in notes
+    ]
+    assert all(some["sampler"] == "ddim, 3 steps" for some in notes.values())
+    log = (tmp_path / "run" / "trainings" / "avid-0" / "log.jsonl").read_text().splitlines()
+    assert json.loads(log[0])["rate"] == pytest.approx(1e-4 / 250)  # it warms up
+
+
+def test_frames_become_latents_and_latents_frames(folder: Path, tmp_path: Path) -> None:
+    prior = latent_prior()
+    episodes = rlds_episodes(folder, split="train[:6]", height=32, width=64, output=tmp_path / "set")
+    held = held_of(Clips(episodes, prior.num_context, prior.num_frames), 4, prior)
+    video = Imaginer(prior, prior, held, num_steps=3, sample=sampling.ddim).all()
+    assert video.shape == held.clip.video.shape
+    noise = sampling.start_noise((3, *prior.frame_shape), 0, held.indices.tolist())
+    encoded = replace(held.clip.given, context=prior.codec.encode(held.told))
+    latents = sampling.ddim(prior, noise, encoded, pairs=sampling.pairs(prior.schedule, 3))
+    expected = prior.codec.decode(latents).clamp(-1, 1)
+    torch.testing.assert_close(video, expected, atol=1.01 / 255, rtol=0)  # but for the rounding to bytes
+    loss = DenoisingLoss(prior, prior.schedule, loss=velocity_loss, seed=12345)
+    clip = replace(held.clip, video=prior.codec.encode(held.clip.video), given=encoded)
+    with torch.no_grad():
+        torch.testing.assert_close(held_out_loss(prior, prior, held), loss(clip, step=0, samples=held.indices.tolist()))
+
+
+def test_the_papers_losses_are_of_latents_and_its_rates_its_own() -> None:
+    prior = latent_prior()
+    trainings = trainings_beside(prior, "paper")
+    for name, training in trainings.items():
+        if name == "controlnet-small":  # of three resolutions
+            continue
+        _, task = training.assembled(prior, 0, {"action_dim": 7})
+        assert isinstance(task, DenoisingLoss)
+        assert task.codec is prior.codec
+        assert task.loss is velocity_loss
+        assert (training.passes, training.rates) == (1, (2e-5 if name.startswith("finetune") else 1e-4,))
+
+
+def test_a_prior_of_other_clips_is_refused(tmp_path: Path, folder: Path) -> None:
+    tabletop.prior().save(tmp_path / "prior.safetensors")
+    settings: dict[str, Any] = {"prior": str(tmp_path / "prior.safetensors"), "output": tmp_path / "run"}
+    with pytest.raises(
+        ValueError, match=r"predicts 15 of \(3, 320, 512\), this one is given 1 and predicts 8 of \(3, 64"
+    ):
+        rt1_benchmark(folder, scale="paper", **settings)
+    check_fits(tabletop.prior(), (64, 64), 8)
+    check_fits(latent_prior(), (32, 64), 3)
+    with pytest.raises(ValueError, match="no judge of actions at"):
+        rt1_benchmark(folder, judge=tmp_path / "none", prior=settings["prior"], output=tmp_path / "other")
