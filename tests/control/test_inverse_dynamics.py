@@ -32,7 +32,7 @@ def pooled(frames: Tensor) -> Tensor:
     return functional.adaptive_avg_pool2d(frames, 2).flatten(1)
 
 
-@pytest.mark.parametrize("encoder", ["efficientnet-lite0", pooled])
+@pytest.mark.parametrize("encoder", ["efficientnet-lite0", pooled, None])
 def test_it_learns_how_a_square_moves(encoder) -> None:
     model = InverseDynamics(2, SIZE, 8, encoder)
     before, after, actions = square_world(512, 0)
@@ -67,7 +67,7 @@ def test_the_encoder_stays_frozen() -> None:
         assert (value.grad is None) == name.startswith("encoder."), name
 
 
-@pytest.mark.parametrize("encoder", ["efficientnet-lite0", pooled])
+@pytest.mark.parametrize("encoder", ["efficientnet-lite0", pooled, None])
 def test_it_is_kept_without_the_encoder(encoder, tmp_path: Path) -> None:
     model = InverseDynamics(2, SIZE, 4, encoder).eval()
     path = tmp_path / "model.safetensors"

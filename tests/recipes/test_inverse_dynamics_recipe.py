@@ -146,7 +146,7 @@ def test_recipe_leaves_a_model_with_its_errors(
     assert json.loads((output / "forecast.json").read_text())["steps"] == 3
     assert not (output / "results.json").exists()
     run()
-    assert "held-out error  read off frames          the mean  R^2" in capsys.readouterr().out
+    assert "held-out error  read off frames             the mean  R^2" in capsys.readouterr().out
     results = json.loads((output / "results.json").read_text())
     assert (results["num_train_episodes"], results["num_test_episodes"]) == (3, 2)
     assert [data["environment"] for data in results["data"]] == ["grey"]

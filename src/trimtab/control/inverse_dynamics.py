@@ -1,7 +1,8 @@
 """Inverse dynamics: which action leads from one frame to the next; knows no simulator, and not who drew the frames.
 
 A video plan becomes actions by it (UniPi, arXiv 2302.00111; Adapt2Act reads VC-1's features by one linear layer). Frozen
-features of what is in a frame say little of how far a small thing has moved, so a small stem is trained beside them.
+features of what is in a frame say little of how far a small thing has moved, so a small stem is trained beside them. And
+they are soon known by heart: in scenes that it has seen in passing only, the stem alone reads better.
 """
 
 from __future__ import annotations
@@ -42,14 +43,17 @@ class InverseDynamics(nn.Module):
         dim: numbers in an action.
         frame_size: side of the square frames, a multiple of 8.
         width: channels of the stem's first convolution.
-        encoder: "efficientnet-lite0", or any frozen network or function from frames to features (see `Encoder`).
+        encoder: "efficientnet-lite0", or any frozen network or function from frames to features (see `Encoder`); None for
+            the stem alone.
 
     Raises:
         ValueError: a size is out of range; or the encoder is unknown, or its weights are not at hand.
         FileNotFoundError: the package that carries the embedded encoder's weights is missing.
     """
 
-    def __init__(self, dim: int = 4, frame_size: int = 64, width: int = 32, encoder: str | Encoder = EMBEDDED) -> None:
+    def __init__(
+        self, dim: int = 4, frame_size: int = 64, width: int = 32, encoder: str | Encoder | None = EMBEDDED
+    ) -> None:
         super().__init__()
         if dim < 1 or width < 1 or frame_size < 8 or frame_size % 8:
             raise ValueError(
@@ -60,7 +64,7 @@ class InverseDynamics(nn.Module):
             self.encoder.eval().requires_grad_(False)
         self.settings: dict[str, Any] = {"dim": dim, "frame_size": frame_size, "width": width}
         features, rows, columns = self.see(torch.zeros(1, 3, frame_size, frame_size)).shape[1:]
-        self.compare = nn.Conv2d(2 * features, 32, 1)
+        self.compare = nn.Conv2d(2 * features, 32, 1) if features else None
         self.stem = nn.Sequential(
             nn.Conv2d(9, width, 5, 2, 2),
             nn.ReLU(),
@@ -72,7 +76,7 @@ class InverseDynamics(nn.Module):
         )
         self.head = nn.Sequential(
             nn.ReLU(),
-            nn.Linear(16 * (frame_size // 8) ** 2 + 32 * rows * columns, 256),
+            nn.Linear(16 * (frame_size // 8) ** 2 + (32 * rows * columns if features else 0), 256),
             nn.ReLU(),
             nn.Linear(256, dim),
         )
@@ -86,7 +90,9 @@ class InverseDynamics(nn.Module):
 
     @torch.no_grad()
     def see(self, frames: Frames) -> Float[Tensor, "batch feature rows columns"]:
-        """The frozen features of frames; a vector has one row and one column."""
+        """The frozen features of frames, none without an encoder; a vector has one row and one column."""
+        if self.encoder is None:
+            return frames.new_zeros(len(frames), 0, 1, 1)
         seen = self.encoder(frames)
         return seen if seen.ndim == 4 else seen[..., None, None]
 
@@ -94,8 +100,10 @@ class InverseDynamics(nn.Module):
         """The action between two frames in [-1, 1], not clamped; what is seen in both may be passed if it is known."""
         seen_before, seen_after = seen or self.see(torch.cat([before, after])).chunk(2)
         moved = torch.cat([before, after, after - before], dim=1).contiguous(memory_format=torch.channels_last)
-        changed = self.compare(torch.cat([seen_after, seen_after - seen_before], dim=1))
-        return self.head(torch.cat([self.stem(moved).flatten(1), changed.flatten(1)], dim=1))
+        read = [self.stem(moved)]
+        if self.compare is not None:
+            read.append(self.compare(torch.cat([seen_after, seen_after - seen_before], dim=1)))
+        return self.head(torch.cat([part.flatten(1) for part in read], dim=1))
 
     def loss(
         self, before: Frames, after: Frames, actions: Action, seen: tuple[Tensor, Tensor] | None = None
@@ -123,7 +131,8 @@ class InverseDynamics(nn.Module):
     def save(self, path: Path) -> None:
         """Write the trained part, atomically, and beside it by what the frozen encoder is recognised."""
         trained = {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
-        storage.write(path, trained, {**self.settings, "recognise": self._recognise()})
+        recognise = None if self.encoder is None else self._recognise()
+        storage.write(path, trained, {**self.settings, "recognise": recognise})
 
     def _recognise(self) -> float:
         """A number that another encoder would hardly give: the size of its features of one picture."""
@@ -132,8 +141,8 @@ class InverseDynamics(nn.Module):
         return float(self.see(picture[None].to(next(self.parameters()).device)).norm())
 
 
-def load(path: Path, encoder: str | Encoder = EMBEDDED) -> InverseDynamics:
-    """The model that `save` wrote, in eval mode, behind the encoder that it was trained with.
+def load(path: Path, encoder: str | Encoder | None = EMBEDDED) -> InverseDynamics:
+    """The model that `save` wrote, in eval mode, behind the encoder that it was trained with, if it was with any.
 
     Raises:
         ValueError: the file is damaged or something else, or the encoder is another.
@@ -142,8 +151,8 @@ def load(path: Path, encoder: str | Encoder = EMBEDDED) -> InverseDynamics:
     if "recognise" not in settings:
         raise ValueError(f"{path} holds no inverse dynamics; train it with `trimtab inverse-dynamics`")
     expected = settings.pop("recognise")
-    model = InverseDynamics(**settings, encoder=encoder)
-    if not math.isclose(found := model._recognise(), expected, rel_tol=1e-3):
+    model = InverseDynamics(**settings, encoder=None if expected is None else encoder)
+    if expected is not None and not math.isclose(found := model._recognise(), expected, rel_tol=1e-3):
         raise ValueError(
             f"{path} was trained with another encoder (its features of a test picture had size {expected:.6g}, this one's "
             f"have {found:.6g}); pass the one it was trained with"

@@ -43,6 +43,7 @@ def inverse_dynamics(
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     width: int = 32,
+    encoder: str | None = None,
     shift: int = 4,
     seed: int = 0,
     dry_run: bool = False,
@@ -63,6 +64,8 @@ def inverse_dynamics(
         batch_size: pairs of frames a step.
         learning_rate: the highest; it warms up over the first tenth and then falls to zero.
         width: of the trained stem.
+        encoder: what frozen features it reads beside the stem's, such as efficientnet-lite0; none by default, as scenes of
+            which it saw little are read better by the stem alone.
         shift: by up to so many pixels both frames of a pair are displaced alike in training, for the stem.
         seed: of the choice of episodes, the weights and the batches.
         dry_run: only say what the training will need in memory, time and disk.
@@ -74,7 +77,7 @@ def inverse_dynamics(
     train, test = divided(episodes, held_out, seed)
     done = (moved if learn == "motion" else commanded)(episodes)
     torch.manual_seed(seed)
-    model = InverseDynamics(len(ACTION), episodes[0].frames.shape[1], width)
+    model = InverseDynamics(len(ACTION), episodes[0].frames.shape[1], width, encoder)
     run = fit_or_forecast(
         dry_run, Reading(model, train, done, shift, WITHHELD, seed), train, Budget(steps=num_steps), folder=output,
         title="inverse dynamics",
@@ -186,8 +189,8 @@ def errors(
 
 def table(found: dict[str, dict[str, Any]]) -> str:
     """The errors as text, a line for each part of the action, beside that of always answering the mean."""
-    lines = [f"{'held-out error':16}{'read off frames':25}{'the mean':10}R^2"]
+    lines = [f"{'held-out error':16}{'read off frames':28}{'the mean':10}R^2"]
     for name, figures in found.items():
         error, explained = (str(Interval(**figures[key])) for key in ("squared_error", "r_squared"))
-        lines.append(f"{name:16}{error:25}{figures['of_the_mean']['mean']:<10.4g}{explained}")
+        lines.append(f"{name:16}{error:28}{figures['of_the_mean']['mean']:<10.4g}{explained}")
     return "\n".join(lines)
