@@ -18,6 +18,7 @@ from trimtab.core.values import Clip, Conditioning, NoiseLevel, Video
 from trimtab.data import samples
 from trimtab.data.clips import Clips
 from trimtab.diffusion.losses import DenoisingLoss
+from trimtab.models import avid_unet
 from trimtab.networks import precision, storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import SHIPPED, PixelUNet, PixelUNetSettings, load
@@ -276,6 +277,10 @@ def test_a_prior_of_other_sizes_is_nothing_to_begin_with(sizes: dict[str, Any]) 
     prior = PixelUNet(replace(other.settings, sizes={**other.settings.sizes, **sizes}))
     with pytest.raises(ValueError, match="another network's weights"):
         prior.inherit(other)
+    avid = PixelUNet(replace(other.settings, model="avid_unet", sizes=avid_unet.TINY))
+    for first, second in ((prior, avid), (avid, prior), (avid, avid)):
+        with pytest.raises(ValueError, match="two of change_unet can"):
+            first.inherit(second)
 
 
 def test_it_is_trained_on_clips_whose_context_is_forgotten() -> None:

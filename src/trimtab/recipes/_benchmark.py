@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich import print
 from rich.console import Console
 from torch import Tensor
 
@@ -196,11 +198,14 @@ class Bench:
             notes["mask"] = statistics.to_dict()
             pictures["mask"] = statistics.maps
         storage.write(self.output / "pictures" / f"{slug(name)}-{seed}.safetensors", pictures, {"method": name})
-        return evaluate(
+        began = time.monotonic()
+        found = evaluate(
             {name: video}, held.clip.video, context=held.context, actions=held.actions,
             levels=held.levels, judge_file=domain.judge_file, effects=domain.tables, notes=notes, distributions=True,
             cache=self.output / "features",
         )  # fmt: skip
+        print(f"measured {len(video)} clips by all metrics in {(time.monotonic() - began) / 60:.1f} minutes")
+        return found
 
     def train(self, name: str, seed: int, *, dry_run: bool = False) -> tuple[Any, dict[str, Any]]:
         """What a method needs trained, and the facts of its training; both are kept in the run folder."""
