@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rlds_files import rt1_episode, write_set
 
+from tiny.rlds_files import rt1_episode, write_set
 from trimtab.data.clips import Clips
 from trimtab.data.tfrecords import DamagedRecord
 from trimtab.recipes.import_rlds import import_rlds, opened, rlds_episodes, scaled

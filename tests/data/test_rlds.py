@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from rlds_files import EXAMPLES, STEPS, encode, nested, picture, rt1_episode, tensor, write_records, write_set
 
+from tiny.rlds_files import EXAMPLES, STEPS, encode, nested, picture, rt1_episode, tensor, write_records, write_set
 from trimtab.data.rlds import RLDS, Feature, Recorded
 from trimtab.data.tfrecords import DamagedRecord, parse_example
 

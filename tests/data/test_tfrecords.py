@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rlds_files import encode, write_records
 from tensorboard.compat.tensorflow_stub import pywrap_tensorflow
 
+from tiny.rlds_files import encode, write_records
 from trimtab.data.tfrecords import (
     DamagedRecord,
     byte_strings,

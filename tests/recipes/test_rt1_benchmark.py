@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from data.rlds_files import rt1_episode, write_set
 from tiny import tabletop
+from tiny.rlds_files import rt1_episode, write_set
 from trimtab.core.values import Video
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
