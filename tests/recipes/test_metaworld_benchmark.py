@@ -18,6 +18,7 @@ from trimtab.metrics.actions import VECTORS, ActionJudge, JudgeFile
 from trimtab.metrics.evaluation import REPEAT_LAST_FRAME
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
+from trimtab.recipes import _metaworld
 from trimtab.recipes import metaworld_benchmark as recipe
 from trimtab.recipes._benchmark import cells_in
 from trimtab.recipes._methods import METHODS
@@ -72,8 +73,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     tabletop.prior({"widths": (32, 32, 32), "depths": (1, 1, 1), "patch": 8}).save(folder / "prior.safetensors")
     JudgeFile(judge).save(ActionJudge(4, 4, frame_size=64, crop=64), {"actions": VECTORS})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "metaworld_episodes", drawn)
-        patch.setattr(recipe, "TASKS", TASKS)
+        patch.setattr(_metaworld, "metaworld_episodes", drawn)
+        patch.setattr(recipe, "PLAYED", TASKS)
         patch.setattr(recipe, "NUM_EPISODES", 4)
         patch.setitem(SCALES, "smoke", replace(SCALES["smoke"], lengths=(1, 2)))
         patch.setattr("trimtab.recipes._inspection.NUM_ASKED", 4)

@@ -18,7 +18,7 @@ from trimtab.metrics.actions import ActionJudge, JudgeFile, action_errors, vecto
 from trimtab.recipes import _metaworld
 from trimtab.recipes import metaworld_judge as recipe
 from trimtab.recipes._pairs import Part, divided
-from trimtab.recipes.metaworld_judge import Reading, answers, other_play, triples_of
+from trimtab.recipes.metaworld_judge import Reading, answers, triples_of
 
 SIDE = 16
 
@@ -153,11 +153,10 @@ def test_its_episodes_are_the_robot_at_play_but_others(
         asked.append(settings)
         return episodes
 
-    for module in (_metaworld, recipe):
-        monkeypatch.setattr(module, "metaworld_episodes", recorded)
+    monkeypatch.setattr(_metaworld, "metaworld_episodes", recorded)
     _metaworld.play(tmp_path, 24)
-    other_play(tmp_path, 24)
-    learned, _, judged = asked
+    _metaworld.at_play(tmp_path / "judge", seed=recipe.FIRST_SEED, num_episodes=24)
+    _, learned, judged = asked
     assert {name for name in learned if learned[name] != judged[name]} == {"seed", "output"}
     seeds = [set(range(some["seed"], some["seed"] + some["num_episodes"])) for some in (learned, judged)]
     assert not seeds[0] & seeds[1]

@@ -25,6 +25,9 @@ FIRST_VALIDATION = 200_000
 UNPLAYED = (*NOVEL, *(task for task in VALIDATION if task not in SEEN))
 """Tasks that nothing which belongs to this robot may see done before it is measured or chosen for on them."""
 
+PLAYED = tuple(task for task in TEXTS if task not in UNPLAYED)
+"""All others."""
+
 NUM_TOKENS = 24
 """Of a text, for the tabletop prior and all that is composed with it."""
 
@@ -46,20 +49,30 @@ def demonstrations(random_share: float, datasets: Path, num_episodes: int = 25) 
     )
 
 
-def play(datasets: Path, num_episodes: int = 24) -> tuple[Episodes, Episodes]:
-    """What inverse dynamics learn from, each choice held for a while: the robot at all other tasks, where every second
-    choice is random, and roaming the scenes of those, where all are, so that it knows the places and not the tasks.
+def at_play(folder: Path, *, seed: int, num_episodes: int) -> Episodes:
+    """The robot at every task but those unplayed, every second choice random, each held for a while.
+
+    Args:
+        folder: of the set.
+        seed: of the first episode of each task; what learns and what judges take others.
+        num_episodes: of each task.
     """
-    among_others = metaworld_episodes(
-        tasks=tuple(task for task in TEXTS if task not in UNPLAYED),
+    return metaworld_episodes(
+        tasks=PLAYED,
         num_episodes=num_episodes,
         random_share=0.5,
         random_hold=4,
-        seed=1000,
+        seed=seed,
         action_repeat=ACTION_REPEAT,
         max_episode_steps=MAX_STEPS,
-        output=datasets / "metaworld-play",
+        output=folder,
     )
+
+
+def play(datasets: Path, num_episodes: int = 24) -> tuple[Episodes, Episodes]:
+    """What inverse dynamics learn from: the robot at play, and roaming the scenes of the unplayed tasks, where all choices
+    are random, so that it knows the places and not the tasks.
+    """
     roaming = metaworld_episodes(
         tasks=UNPLAYED,
         num_episodes=2 * num_episodes,
@@ -70,4 +83,4 @@ def play(datasets: Path, num_episodes: int = 24) -> tuple[Episodes, Episodes]:
         max_episode_steps=MAX_STEPS,
         output=datasets / "metaworld-roam",
     )
-    return among_others, roaming
+    return at_play(datasets / "metaworld-play", seed=1000, num_episodes=num_episodes), roaming

@@ -9,10 +9,9 @@ from typing import Literal
 import torch
 
 from trimtab.data.episodes import Episodes
-from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
 from trimtab.recipes._benchmark import Bench, Scale
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, UNPLAYED, encoder
+from trimtab.recipes._metaworld import PLAYED, at_play, encoder
 from trimtab.recipes._pairs import ACTION
 from trimtab.recipes._robot_benchmark import (
     ROBOT_METHODS,
@@ -24,15 +23,12 @@ from trimtab.recipes._robot_benchmark import (
     robot,
     robot_trainings,
 )
-from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.training import record_settings
 
 SCALES = {
     "smoke": Scale((*SMOKE, "finetuning with language"), 1, teraflops=100.0, num_clips=128, num_steps=4),
     "tiny": Scale(tuple(ROBOT_METHODS), 3, teraflops=200.0, num_clips=256, num_steps=4),
 }
-
-TASKS = tuple(task for task in TEXTS if task not in UNPLAYED)
 
 TRAINING_SEED, VALIDATION_SEED, TEST_SEED = 1000, 3000, 4000
 """Of the first episode of each task; the judge learned from others, those from 2000 on."""
@@ -92,7 +88,7 @@ def metaworld_benchmark(
     )
     trainings = robot_trainings(patch_of(frozen), rate=learning_rate, finetuning=learning_rate)
     size = SCALES[scale].but({**own, "trainings": trainings})
-    training = played(TRAINING_SEED, NUM_EPISODES, datasets / "metaworld-play")
+    training = at_play(datasets / "metaworld-play", seed=TRAINING_SEED, num_episodes=NUM_EPISODES)
     validation = held_out(VALIDATION_SEED, size.num_choosing, datasets)
     test = held_out(TEST_SEED, size.num_clips, datasets)
     domain = robot(
@@ -106,22 +102,9 @@ def metaworld_benchmark(
 
 def held_out(first_seed: int, num_clips: int, datasets: Path) -> Episodes:
     """About one episode a clip."""
-    num_episodes = -(-num_clips // len(TASKS))
-    return played(first_seed, num_episodes, datasets / f"metaworld-play-{first_seed}-{num_episodes}")
-
-
-def played(first_seed: int, num_episodes: int, folder: Path) -> Episodes:
-    """The robot at play: at the tasks that inverse dynamics learn from, in their way, from this seed on."""
-    return metaworld_episodes(
-        tasks=TASKS,
-        num_episodes=num_episodes,
-        random_share=0.5,
-        random_hold=4,
-        seed=first_seed,
-        action_repeat=ACTION_REPEAT,
-        max_episode_steps=MAX_STEPS,
-        output=folder,
-    )
+    num_episodes = -(-num_clips // len(PLAYED))
+    folder = datasets / f"metaworld-play-{first_seed}-{num_episodes}"
+    return at_play(folder, seed=first_seed, num_episodes=num_episodes)
 
 
 def seeds_of(**sets: Episodes) -> dict[str, str]:

@@ -16,18 +16,19 @@ from torch.nn import functional
 from trimtab.core.values import Clip
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
-from trimtab.environments.metaworld import TEXTS
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import VECTORS, ActionJudge, JudgeFile
 from trimtab.networks.precision import fast_products
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, UNPLAYED
+from trimtab.recipes._metaworld import at_play
 from trimtab.recipes._pairs import ACTION, Part, divided
 from trimtab.recipes.inverse_dynamics import errors, table
 from trimtab.recipes.procgen_judge import degrade
-from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.training import Budget, record_settings
 
 CHUNK = 256
+
+FIRST_SEED = 2000
+"""Of the first episode of each task; inverse dynamics learn from those from 1000 on."""
 
 
 def metaworld_judge(
@@ -66,7 +67,8 @@ def metaworld_judge(
     """
     settings = {name: value for name, value in locals().items() if name != "dry_run"}
     record_settings(output, "metaworld-judge", settings)
-    episodes = Episodes.open(data) if data else other_play(datasets, num_episodes)
+    folder = datasets / "metaworld-judge"
+    episodes = Episodes.open(data) if data else at_play(folder, seed=FIRST_SEED, num_episodes=num_episodes)
     pairs, held = divided(episodes, held_out, seed)
     train, test = (triples_of(episodes, part.episodes) for part in (pairs, held))
     torch.manual_seed(seed)
@@ -97,20 +99,6 @@ def metaworld_judge(
     }
     JudgeFile(output / "metaworld.safetensors").save(judge, card)
     print(table(found))
-
-
-def other_play(datasets: Path, num_episodes: int) -> Episodes:
-    """The robot at play as in `_metaworld.play`, in other episodes: other start states, other random actions."""
-    return metaworld_episodes(
-        tasks=tuple(task for task in TEXTS if task not in UNPLAYED),
-        num_episodes=num_episodes,
-        random_share=0.5,
-        random_hold=4,
-        seed=2000,
-        action_repeat=ACTION_REPEAT,
-        max_episode_steps=MAX_STEPS,
-        output=datasets / "metaworld-judge",
-    )
 
 
 class Reading(nn.Module):
