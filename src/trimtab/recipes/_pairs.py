@@ -49,10 +49,12 @@ def commanded(sets: Sequence[Episodes]) -> Float[Tensor, "row 4"]:
 
 
 def moved(sets: Sequence[Episodes]) -> Float[Tensor, "row 4"]:
-    """For every row of the sets, one after another, the action that would hold the motion until the next frame up.
+    """For every row of the sets, one after another, the action that would keep up the motion to the next frame.
 
     The arm lags behind its command, so a command is half seen in the frame that it leads to, half in the next; how far
     the hand has moved is all seen. The gripper's number is as commanded: what it holds stops its motion.
+
+    Numbers lie in -1 .. 1; a motion is in units of what a full action moves in a frame, `REACH` times the action repeat.
 
     Raises:
         ValueError: a set does not tell where the hand was.

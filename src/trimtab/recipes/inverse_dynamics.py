@@ -56,8 +56,8 @@ def inverse_dynamics(
             at play. At the tasks that no plan is measured on, half of the choices are random and held for a while, since
             the expert's own can be guessed from where the arm is; in the scenes of the others all are: of these it may see
             what they look like, and not what is to be done.
-        learn: to answer the action that holds the hand's motion between the frames up, which is all seen in them; or the
-            command that was given, of which, as the arm lags behind, the frames show a part.
+        learn: to answer the action that would keep up the hand's motion, which is all seen in the two frames; or the
+            command that was given, of which, as the arm lags behind, they show a part.
         num_episodes: to record of each task.
         held_out: the share of the episodes that it is measured on.
         num_steps: optimizer steps.
