@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.metrics import evaluation
-from trimtab.metrics.distributions import distance_interval, fid, frechet_distance, fvd, kid, temporal_error
+from trimtab.metrics.distributions import distance_jackknife, fid, frechet_distance, fvd, kid, temporal_error
 from trimtab.metrics.evaluation import (
     DISTANCES,
     LEAST_CLIPS,
@@ -113,8 +113,8 @@ def test_distances_are_those_of_the_functions_for_one(clips: Mapping[str, Tensor
             assert (found.per_step, found.values) == ((), ())
             assert (found.difference is None) == (name == REPEAT_LAST_FRAME)
     sets = [i3d(video, context) for video in (clips["close"], real, context[:, -1:].expand_as(real))]
-    paired = distance_interval(frechet_distance, *sets[:2], clips["levels"], reference=sets[2], seed=3)
-    assert table.figure("close", "FVD with given frames").difference == paired
+    close, still = (distance_jackknife(frechet_distance, some, sets[1], clips["levels"], seed=3) for some in sets[::2])
+    assert table.figure("close", "FVD with given frames").difference == (close - still).interval
     assert table.protocol["left_out"] == {}
     assert DISTANCES.items() <= table.protocol["metrics"].items()
     weights = [table.protocol[name]["sha256"] for name in ("inception", "i3d")]
@@ -197,9 +197,9 @@ def test_too_few_levels_clips_and_frames_leave_distances_out() -> None:
 def test_the_least_number_of_levels_is_that_of_the_interval() -> None:
     features = torch.randn(2, LEAST_LEVELS_OF_DISTANCE, 3)
     levels = torch.arange(LEAST_LEVELS_OF_DISTANCE)
-    assert distance_interval(frechet_distance, *features, levels).num_clusters == LEAST_LEVELS_OF_DISTANCE
+    assert distance_jackknife(frechet_distance, *features, levels).num_clusters == LEAST_LEVELS_OF_DISTANCE
     with pytest.raises(ValueError, match="20 clusters or more"):
-        distance_interval(frechet_distance, *features[:, 1:], levels[1:])
+        distance_jackknife(frechet_distance, *features[:, 1:], levels[1:])
 
 
 @pytest.mark.slow

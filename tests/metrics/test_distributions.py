@@ -15,7 +15,7 @@ from trimtab.data import samples
 from trimtab.metrics.distributions import (
     DISTRIBUTION_METRICS,
     changes,
-    distance_interval,
+    distance_jackknife,
     fid,
     frechet_distance,
     fvd,
@@ -68,6 +68,15 @@ def test_frechet_distance_of_equal_sets_is_zero_and_leading_axes_are_pooled() ->
     items = drawn(4, 5, 8)
     assert 0 <= frechet_distance(items, items.flatten(0, 1).flip(0)) < 1e-9
     assert frechet_distance(items, 2 * items) == frechet_distance(items.flatten(0, 1), 2 * items.flatten(0, 1))
+
+
+def test_frechet_distance_counts_equal_items_as_often_as_they_come() -> None:
+    """Such as the frames of a still video; against the formula, with the covariance of all items."""
+    first, second = drawn(30, 6).repeat(5, 1)[:-7], drawn(200, 6, seed=1)
+    covariances = [np.cov(items.numpy(), rowvar=False) for items in (first, second)]
+    traces = np.trace(sum(covariances) - 2 * scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real)
+    expected = (first.mean(0) - second.mean(0)).square().sum().item() + traces
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-9)
 
 
 class Known(nn.Module):
@@ -135,9 +144,9 @@ def test_interval_covers_the_expected_figure() -> None:
     expected = np.mean([frechet_distance(generated, real) for generated, real, _ in sets])
     by_level = by_clip = 0
     for generated, real, levels in sets:
-        interval = distance_interval(frechet_distance, generated, real, levels)
+        interval = distance_jackknife(frechet_distance, generated, real, levels).interval
         by_level += interval.low <= expected <= interval.high
-        interval = distance_interval(frechet_distance, generated, real, torch.arange(len(levels)))
+        interval = distance_jackknife(frechet_distance, generated, real, torch.arange(len(levels))).interval
         by_clip += interval.low <= expected <= interval.high
     assert 0.90 <= by_level / 200 <= 0.99
     assert by_clip < by_level - 10
@@ -145,22 +154,23 @@ def test_interval_covers_the_expected_figure() -> None:
 
 def test_interval_says_what_it_stands_on_and_pairs_methods() -> None:
     generated, real, levels = clustered(0)
-    interval = distance_interval(frechet_distance, generated, real, levels)
+    measured = distance_jackknife(frechet_distance, generated, real, levels)
+    interval = measured.interval
     assert interval.mean == frechet_distance(generated, real)
     assert (interval.num_clips, interval.num_clusters) == (180, 60)
     worse = generated + 0.05
-    paired = distance_interval(frechet_distance, worse, real, levels, reference=generated)
+    paired = (distance_jackknife(frechet_distance, worse, real, levels) - measured).interval
     assert paired.mean == pytest.approx(frechet_distance(worse, real) - interval.mean)
     assert paired.low > 0
     assert paired.high - paired.low < 0.5 * (interval.high - interval.low)
-    assert paired == distance_interval(frechet_distance, worse, real, levels, reference=generated)
+    assert interval == distance_jackknife(frechet_distance, generated, real, levels).interval
 
 
 def test_interval_takes_out_whole_clips_of_frames() -> None:
     """Five frames a clip that are all alike: the same figure as five copies, and the same blocks."""
     generated, real, levels = clustered(0)
     frames = [features[:, None].expand(-1, 5, -1) for features in (generated, real)]
-    one, many = (distance_interval(kernel_distance, *sets, levels) for sets in ((generated, real), frames))
+    one, many = (distance_jackknife(kernel_distance, *sets, levels).interval for sets in ((generated, real), frames))
     assert many.high - many.low == pytest.approx(one.high - one.low, rel=0.05)
 
 
@@ -168,9 +178,9 @@ def test_interval_takes_out_whole_clips_of_frames() -> None:
 def test_what_has_no_interval_is_refused() -> None:
     generated, real, levels = clustered(0)
     with pytest.raises(ValueError, match="20 clusters or more, not 1"):
-        distance_interval(frechet_distance, generated, real, torch.zeros_like(levels))
+        distance_jackknife(frechet_distance, generated, real, torch.zeros_like(levels))
     with pytest.raises(ValueError, match="one cluster a clip"):
-        distance_interval(frechet_distance, generated, real, levels, reference=generated[:, :2])
+        distance_jackknife(frechet_distance, generated, real[:, :2], levels)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ A figure is a distance between two sets of features, so features are made once a
     inception, i3d = Inception(), I3D()
     frames, real_frames = inception(generated), inception(real)
     frechet_distance(frames, real_frames), kernel_distance(frames, real_frames)  # FID, KID
-    distance_interval(frechet_distance, i3d(generated, context), i3d(real, context), levels)  # FVD with its interval
+    fvd = distance_jackknife(frechet_distance, i3d(generated, context), i3d(real, context), levels)
+    fvd.interval, (fvd - other_fvd).interval  # with its interval, and less that of another method on the same clips
 
 A Frechet distance of few items is too large, by an amount that depends on their number: compare figures of one number
 of clips only. FVD of few clips hardly reacts to shuffled frames, so print `temporal_error` beside it.
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Num
 from torch import Tensor
@@ -25,7 +25,7 @@ from trimtab.metrics.actions import Context
 from trimtab.metrics.frames import Lpips, PerFrame, check_videos
 from trimtab.metrics.i3d import I3D, with_context
 from trimtab.metrics.inception import PROTOCOLS, Inception
-from trimtab.metrics.intervals import Interval
+from trimtab.metrics.intervals import Jackknife, jackknife
 
 DISTRIBUTION_METRICS = {
     "FID": f"Frechet distance, unbiased covariances, all frames pooled; {PROTOCOLS['tensorflow 1']}; lower is better",
@@ -36,10 +36,6 @@ DISTRIBUTION_METRICS = {
     "real, first frame against the last of the context; lower is better",
 }
 """What exactly is measured with the default networks, by figure, as in `evaluation.FRAME_METRICS`."""
-
-_BLOCKS = 20
-_QUANTILE = 2.093
-"""97.5% of Student's t distribution with 19 degrees of freedom, one less than blocks."""
 
 
 def fid(generated: Video, real: Video, network: Inception | None = None) -> float:
@@ -139,50 +135,37 @@ def kernel_distance(generated: Float[Tensor, "*generated feature"], real: Float[
     return within - 2 * _kernel_sum(items, real_items) / (len(items) * len(real_items))
 
 
-def distance_interval(
+def distance_jackknife(
     distance: Callable[[Tensor, Tensor], float],
     generated: Float[Tensor, "clip *inner feature"],
     real: Float[Tensor, "clip *inner feature"],
     clusters: Num[Tensor, " clip"],
     *,
-    reference: Float[Tensor, "clip *inner feature"] | None = None,
+    of: str = "distance",
     seed: int = 0,
-) -> Interval:
-    """A distance with its 95% interval over clusters, or with `reference` that distance less the reference's.
+) -> Jackknife:
+    """A distance of all clips and without each block of clusters: its ``interval``, and that of a difference of two.
 
-    A jackknife: clusters are dealt into 20 blocks, the figure is made 20 times without one of them, and its scatter
-    gives the interval. A bootstrap does not fit: a drawn set repeats clips, which makes a Frechet distance larger than
-    that of the set itself. The interval is for the figure of as many clips as these; what few clips add is in it still.
+    A bootstrap does not fit: a drawn set repeats clips, which makes a Frechet distance larger than that of the set
+    itself. The interval is for the figure of as many clips as these; what few clips add is in it still.
 
     Args:
         distance: `frechet_distance` or `kernel_distance`.
         generated: features of each clip, or of each frame of it.
         real: features of the same clips' real continuations.
         clusters: the cluster (level) of each clip.
-        reference: features of another method on the same clips.
-        seed: of the dealing.
+        of: what is measured, for the bar.
+        seed: of the dealing into blocks.
 
     Raises:
         ValueError: shapes differ, there are fewer than 20 clusters, or what `distance` refuses.
     """
-    shapes = {tuple(features.shape) for features in (generated, real, reference) if features is not None}
-    if len(shapes) > 1 or clusters.shape != generated.shape[:1]:
+    if real.shape != generated.shape or clusters.shape != generated.shape[:1]:
+        shapes = {tuple(generated.shape), tuple(real.shape)}
         raise ValueError(
             f"an interval needs features of one shape and one cluster a clip, not {shapes} and {tuple(clusters.shape)}"
         )
-    names, index = np.unique(clusters.cpu().numpy(), return_inverse=True)
-    if len(names) < _BLOCKS:
-        raise ValueError(f"an interval needs clips of {_BLOCKS} clusters or more, not {len(names)}")
-
-    def figure(kept: Tensor) -> float:
-        value = distance(generated[kept], real[kept])
-        return value if reference is None else value - distance(reference[kept], real[kept])
-
-    block = np.random.default_rng(seed).permutation(len(names))[index] % _BLOCKS
-    whole = figure(torch.ones(len(index), dtype=torch.bool))
-    without = np.array([figure(torch.from_numpy(block != number)) for number in range(_BLOCKS)])
-    margin = _QUANTILE * float(np.sqrt((_BLOCKS - 1) * without.var()))
-    return Interval(whole, whole - margin, whole + margin, len(index), len(names))
+    return jackknife(lambda kept: distance(generated[kept], real[kept]), clusters, of=of, seed=seed)
 
 
 def _items(*sets: Tensor) -> list[Float[Tensor, "item feature"]]:
@@ -199,7 +182,8 @@ def _items(*sets: Tensor) -> list[Float[Tensor, "item feature"]]:
 def _mean_and_root(items: Float[Tensor, "item feature"]) -> tuple[Tensor, Tensor]:
     """The mean, and a matrix R for which R^T R is the unbiased covariance."""
     mean = items.mean(0)
-    root = (items - mean) / (len(items) - 1) ** 0.5
+    alike, counts = items.unique(dim=0, return_counts=True)  # the frames of a still video are one row of R
+    root = (alike - mean) * (counts.to(items) / (len(items) - 1)).sqrt().unsqueeze(1)
     return mean, torch.linalg.qr(root, mode="r").R if len(root) > root.shape[1] else root
 
 

@@ -16,7 +16,7 @@ from trimtab.core.values import Video
 from trimtab.metrics.actions import Actions, Context, JudgeFile, Vectors, action_errors, is_recognised
 from trimtab.metrics.distributions import (
     DISTRIBUTION_METRICS,
-    distance_interval,
+    distance_jackknife,
     frechet_distance,
     kernel_distance,
     temporal_error,
@@ -66,7 +66,7 @@ much as repeating the last frame is from real, 639. Figures of 64 are still for 
 """
 
 LEAST_LEVELS_OF_DISTANCE = 20
-"""As many blocks as `distance_interval` deals levels into."""
+"""As many blocks as `jackknife` deals levels into."""
 
 
 def evaluate(
@@ -320,10 +320,11 @@ def _distance_figures(
     metric: str, sets: Mapping[str, Tensor], levels: Int[Tensor, " batch"], reference: str, seed: int
 ) -> Iterator[Figure]:
     distance = kernel_distance if metric == "KID" else frechet_distance
-    for method, features in sets.items():
-        if method == REAL:
-            continue
-        overall, difference = distance_interval(distance, features, sets[REAL], levels, seed=seed), None
-        if method != reference:
-            difference = distance_interval(distance, features, sets[REAL], levels, reference=sets[reference], seed=seed)
-        yield Figure(method, metric, overall, per_step=(), difference=difference)
+    measured = {
+        method: distance_jackknife(distance, features, sets[REAL], levels, of=f"{metric} of {method}", seed=seed)
+        for method, features in sets.items()
+        if method != REAL
+    }
+    for method, value in measured.items():
+        difference = None if method == reference else (value - measured[reference]).interval
+        yield Figure(method, metric, value.interval, per_step=(), difference=difference)

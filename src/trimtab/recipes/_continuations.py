@@ -12,7 +12,7 @@ from trimtab.core.contracts import Denoiser
 from trimtab.core.values import Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
-from trimtab.metrics.distributions import distance_interval, frechet_distance
+from trimtab.metrics.distributions import distance_jackknife, frechet_distance
 from trimtab.metrics.features import in_parts, real_features
 from trimtab.metrics.i3d import I3D, with_context
 from trimtab.metrics.intervals import Interval
@@ -83,4 +83,4 @@ def video_distance(imagined: Video, held: Held, cache: Path | None = None) -> In
     network = I3D()
     real = real_features(network, with_context(held.clip.video, held.context), cache)
     features = in_parts(network, with_context(imagined, held.context), of="I3D features")
-    return distance_interval(frechet_distance, features, real, held.levels)
+    return distance_jackknife(frechet_distance, features, real, held.levels, of="FVD").interval

@@ -18,7 +18,7 @@ from trimtab.adapters.composition import Composition, Voice
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
 from trimtab.core.values import Video, Weights
-from trimtab.metrics.distributions import distance_interval, frechet_distance
+from trimtab.metrics.distributions import distance_jackknife, frechet_distance
 from trimtab.metrics.frames import Lpips
 from trimtab.metrics.i3d import I3D
 from trimtab.metrics.intervals import Interval, mean_interval
@@ -143,7 +143,7 @@ def likeness(
     if len(clusters.unique()) >= LEAST_EPISODES:
         network = features()
         sets = network(video, held.context), network(held.clip.video, held.context)
-        figures["FVD with given frames"] = distance_interval(frechet_distance, *sets, clusters)
+        figures["FVD with given frames"] = distance_jackknife(frechet_distance, *sets, clusters).interval
     return figures
 
 
