@@ -1,19 +1,11 @@
 """MetaWorld is seeded bit for bit, a sound Gymnasium vector environment, solved by its experts, and recorded as it was."""
 
-import hashlib
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from gymnasium.error import ClosedEnvironmentError, ResetNeeded
-from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
-from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
 
 from trimtab.data.clips import Clips
 from trimtab.data.layout import TASKS_PATH
@@ -32,12 +24,12 @@ def first_frame(task: str = "coffee-push", seed: int = 3, **options: Any) -> np.
 
 
 def test_every_task_has_a_text_an_environment_and_an_expert() -> None:
-    _, environments, experts = import_metaworld()
+    environments, experts = import_metaworld()
     assert {f"{task}-v3" for task in TEXTS} <= set(environments) & set(experts)
     assert len(set(TEXTS.values())) == len(TEXTS) >= 15
 
 
-def test_a_seed_gives_the_same_frames_whatever_was_played_before_and_in_another_process() -> None:
+def test_a_seed_gives_the_same_frames_whatever_was_played_before() -> None:
     def play(environment: MetaWorld) -> tuple[np.ndarray, list[np.ndarray]]:
         first, _ = environment.reset(seed=3)
         return first, [environment.step(environment.expert_actions())[0] for _ in range(10)]
@@ -53,60 +45,6 @@ def test_a_seed_gives_the_same_frames_whatever_was_played_before_and_in_another_
     other, _ = environment.reset(seed=[3, 9])
     assert np.array_equal(other[0], first[0])
     assert not np.array_equal(other[1], first[1])
-    environment.close()
-
-    code = (
-        "import hashlib; from trimtab.environments.metaworld import MetaWorld\n"
-        "frames, _ = MetaWorld('coffee-push').reset(seed=3); print(hashlib.sha256(frames[0].tobytes()).hexdigest())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == hashlib.sha256(first[0].tobytes()).hexdigest()
-    assert done.stderr == ""  # nothing is complained of, though it was not closed
-
-
-@pytest.mark.parametrize("size", [64, 128])
-def test_shapes_and_spaces(size: int) -> None:
-    environment = MetaWorld("door-close", 2, size=size, action_repeat=4, max_episode_steps=3)
-    assert environment.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
-    assert environment.metadata["render_fps"] == environment.frame_rate == 20
-    assert environment.observation_space == batch_space(environment.single_observation_space, 2)
-    assert environment.action_space == batch_space(environment.single_action_space, 2)
-    frames, facts = environment.reset(seed=0)
-    environment.action_space.seed(0)
-    for step in range(3):
-        assert frames.shape == (2, size, size, 3)
-        assert environment.observation_space.contains(frames)
-        assert np.array_equal(environment.render(), frames)
-        assert facts["state"].shape == (2, 4)
-        assert facts["state"].dtype == np.float32
-        assert facts["success"].dtype == bool
-        assert facts["text"].tolist() == ["close the door"] * 2
-        assert environment.action_space.contains(environment.expert_actions())
-        frames, rewards, terminated, truncated, facts = environment.step(environment.action_space.sample())
-        assert [values.shape for values in (rewards, terminated, truncated)] == [(2,)] * 3
-        assert (rewards > 0).all()
-        assert (truncated == (step == 2)).all()
-        assert not terminated.any()
-    environment.close()
-
-
-def test_an_episode_that_is_over_gives_way_to_the_next() -> None:
-    environment = DictInfoToList(RecordEpisodeStatistics(MetaWorld("reach", 2, max_episode_steps=4)))
-    first, facts = environment.reset(seed=0)
-    assert [fact["seed"] for fact in facts] == [0, 1]
-    for _ in range(4):
-        *_, truncated, facts = environment.step(np.ones((2, 4), np.float32))
-    assert truncated.all()
-    assert [fact["episode"]["l"] for fact in facts] == [4, 4]
-    frames, rewards, _, truncated, facts = environment.step(np.ones((2, 4), np.float32))
-    assert not truncated.any()
-    assert not rewards.any()
-    assert [fact["episode_number"] for fact in facts] == [1, 1]
-    assert not np.array_equal(frames, first)
-    again, _ = environment.reset(seed=0)
-    assert np.array_equal(again, first)
-    following, _ = environment.reset()
-    assert np.array_equal(following, frames)
     environment.close()
 
 
@@ -209,62 +147,21 @@ def test_looks_differ_and_are_functions_of_their_seed() -> None:
         assert not np.array_equal(first_frame(look=Look(0, **{**nothing, **change})), own)
 
 
-def test_wrong_arguments_are_refused() -> None:
-    for arguments, options, message in (
-        (("door-shut",), {}, "no task 'door-shut'; the tasks are assembly"),
-        ((["door-close", "door-close-v3"],), {}, "no task 'door-close-v3'"),
-        (("door-close",), {"camera": "corner9"}, "cameras are close, corner"),
-        (("door-close",), {"size": 100}, r"of \(64, 128\) pixels"),
-        (("door-close", 0), {}, "num_envs >= 1"),
-        ((["door-close"], 2), {}, "one for each of num_envs"),
-        (("door-close",), {"action_repeat": 0}, ">= 1, got 0 and 200"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            MetaWorld(*arguments, **options)
+def test_success_and_what_the_expert_does_are_of_their_kinds() -> None:
+    environment = MetaWorld("door-close", 2)
+    _, facts = environment.reset(seed=0)
+    assert facts["success"].dtype == bool
+    assert facts["success"].shape == (2,)
+    assert environment.action_space.contains(environment.expert_actions())
+    environment.close()
+
+
+def test_unknown_cameras_and_looks_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="cameras are close, corner"):
+        MetaWorld("door-close", camera="corner9")
     for wrong in ({"seed": -1}, {"seed": 0, "turn": -1.0}, {"seed": 0, "colours": 1.5}):
         with pytest.raises(ValueError, match="a look has"):
             Look(**wrong)
-
-    environment = MetaWorld("door-close")
-    with pytest.raises(ResetNeeded):
-        environment.step(np.zeros((1, 4)))
-    for seed in (-1, [0, 1]):
-        with pytest.raises(ValueError, match=r"seed is one whole number or 1"):
-            environment.reset(seed=seed)
-    with pytest.raises(ValueError, match=r"takes no options, got \['frames'\]"):
-        environment.reset(options={"frames": 0})
-    environment.reset(seed=0)
-    with pytest.raises(ValueError, match=r"lie in -1 .. 1, got 0 .. 1.5; clip them"):
-        environment.step(np.array([[0.0, 1.5, 0.0, 0.0]]))
-    for actions in (np.zeros((1, 3)), np.zeros(4), np.zeros((1, 4), int), np.full((1, 4), np.nan)):
-        with pytest.raises(ValueError, match=r"\(1, 4\) floats|lie in -1"):
-            environment.step(actions)
-    environment.close()
-    with pytest.raises(ClosedEnvironmentError):
-        environment.reset(seed=0)
-
-
-def test_importing_does_not_import_the_simulator_and_without_it_the_error_says_what_to_install() -> None:
-    code = (
-        "import sys, trimtab.environments.metaworld as module; assert 'mujoco' not in sys.modules;"
-        "sys.modules['metaworld.env_dict'] = None; module.MetaWorld('reach')"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.strip().splitlines()[-1].endswith("pip install 'trimtab[robots]'")
-
-
-def test_sixty_frames_a_second_are_rendered() -> None:
-    """In seconds of the processor's time, which others who use the machine take less from."""
-    environment = MetaWorld("coffee-push")
-    environment.reset(seed=0)
-    rates = []
-    for _ in range(4):
-        begun = time.process_time()
-        for _ in range(20):
-            environment._copies[0].frame()
-        rates.append(20 / (time.process_time() - begun))
-    environment.close()
-    assert max(rates) >= 60
 
 
 def test_a_recorded_set_holds_what_was_played(tmp_path: Path) -> None:
