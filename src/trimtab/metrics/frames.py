@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -76,19 +76,19 @@ def psnr(generated: Video, real: Video) -> PerFrame:
 def ssim(generated: Video, real: Video) -> PerFrame:
     """Structural similarity (Wang et al. 2004), 11 x 11 Gaussian window of sigma 1.5, values in [0, 1]; 1 is identical.
 
-    Averaged over the positions whose window lies inside the frame, as scikit-image and torchmetrics up to 1.4 do; later
-    torchmetrics averages over the reflected border too, so its map of positions is taken and the border cut off here.
+    Averaged over the positions whose window lies inside the frame, as scikit-image, by which it is computed on the CPU, and
+    torchmetrics up to 1.4 do; later torchmetrics averages over the reflected border too.
     Raises ValueError for a wrong shape, dtype or range, and for frames smaller than the window.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure
+    from skimage.metrics import structural_similarity
 
     _check_size("SSIM", real, 11)
 
     def measure(first: Images, second: Images) -> Tensor:
-        _, similarity = structural_similarity_index_measure(
-            (first + 1) / 2, (second + 1) / 2, data_range=1.0, reduction="none", return_full_image=True
-        )
-        return similarity[..., 5:-5, 5:-5].mean((1, 2, 3))
+        pairs = zip(*(((images + 1) / 2).cpu().numpy() for images in (first, second)), strict=True)
+        options: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+        values = [structural_similarity(*pair, data_range=1.0, channel_axis=0, **options) for pair in pairs]
+        return torch.tensor(values, dtype=torch.float32, device=first.device)
 
     return _over_frames(measure, generated, real)
 
@@ -181,8 +181,9 @@ class Lpips(nn.Module):
         _check_size("LPIPS", real, self.backbone.smallest)
 
         def measure(first: Images, second: Images) -> Tensor:
-            together = self.features(torch.cat([first, second]))
-            return self.between(((layer[: len(first)], layer[len(first) :]) for layer in together), len(first))
+            looked_at, where = torch.cat([first, second]).unique(dim=0, return_inverse=True)  # once at a still video
+            one, other = where.split(len(first))
+            return self.between(((layer[one], layer[other]) for layer in self.features(looked_at)), len(first))
 
         return _over_frames(measure, generated, real, self.backbone.chunk)
 
