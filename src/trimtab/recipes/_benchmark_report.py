@@ -75,7 +75,8 @@ def write_report(
     report = Report(
         words.title,
         f"{len(results.methods)} methods, training seeds of each: {max(map(len, results.cells.values()))}, "
-        f"{protocol['num_clips']} clips of {protocol['num_levels']} held-out {words.level}s",
+        f"{protocol['num_clips']} clips of {protocol['num_levels']} held-out {words.level}s, "
+        f"prior {protocol['notes']['prior']}",
     )
     report.summary(findings(results))
     shown = {name: kept for name in results.methods if (kept := kept_pictures(pictures, name))}

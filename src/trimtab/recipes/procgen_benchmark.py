@@ -108,7 +108,7 @@ def coinrun(prior: PixelUNet, datasets: Path, policy: Policy) -> Domain:
         levels={"training": TRAINING_LEVELS, "validation": VALIDATION_LEVELS, "test": TEST_LEVELS},
         actions=COINRUN_ACTIONS,
         idle=IDLE,
-        words=Words("Adapting the Procgen prior to coinrun", "level", ACTION_NAMES),
+        words=Words("Adapting a prior to coinrun", "level", ACTION_NAMES),
         judge_file=COINRUN_JUDGE,
         effects=COINRUN_EFFECTS,
         tables=COINRUN_TABLES,
