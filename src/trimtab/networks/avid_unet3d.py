@@ -166,8 +166,8 @@ class ToldTrunk(Trunk):
 
     Args:
         in_channels, width, heads, head_dim, multiples, num_actions: as in `AvidUNet3D`.
-        blind: whether what is said of actions passes through one more matrix, zero at first, and is added to what is said
-            without any (ControlNet's copy); else it takes its place.
+        blind: whether what is said of actions passes through one more matrix, zero after `adopt`, and is added to what is
+            said without any (ControlNet's copy); else it takes its place.
     """
 
     def __init__(
@@ -186,9 +186,6 @@ class ToldTrunk(Trunk):
         self.null_action = nn.Parameter(torch.randn(width))
         self.action_mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width))
         self.blind = nn.Linear(4 * width, 4 * width) if blind else None
-        if self.blind is not None:
-            for parameter in self.blind.parameters():
-                nn.init.zeros_(parameter)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -221,9 +218,12 @@ class ToldTrunk(Trunk):
         if unlike:
             raise ValueError(f"these are another network's weights: {unlike} are missing or of another shape")
         self.load_state_dict(own | {name: weights[name] for name in known})
-        if self.blind is None:
-            with torch.no_grad():
+        with torch.no_grad():
+            if self.blind is None:
                 self.action.weight.copy_(self.null_action.expand_as(self.action.weight))
+            else:
+                self.blind.weight.zero_()
+                self.blind.bias.zero_()
 
     def features(
         self, video: Video, step: Tensor, actions: Tensor | None = None, known: Tensor | None = None
