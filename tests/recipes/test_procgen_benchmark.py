@@ -16,13 +16,14 @@ from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.recipes import _coinrun
 from trimtab.recipes import procgen_rollouts as rollouts
 from trimtab.recipes._benchmark import cells_in
-from trimtab.recipes._benchmark_results import check_budgets
+from trimtab.recipes._benchmark_report import Words, write_report
+from trimtab.recipes._benchmark_results import ALIKE, Results, check_alike, check_budgets
 from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, TRAININGS
 from trimtab.recipes.procgen_benchmark import SCALES, procgen_benchmark
 from trimtab.recipes.procgen_choices import chosen, procgen_choices
 from trimtab.recipes.procgen_prior import PAPER
 
-CHEAP = ("frozen prior", "from scratch", "product of experts", "AVID", "AVID, small")
+CHEAP = ("frozen prior", "from scratch", "product of experts", "AVID", "AVID, small", "AVID, asked")
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,16 @@ def test_what_is_finished_is_not_done_again(finished: Finished, capsys: pytest.C
 
 def test_the_page_stands_alone_and_shows_every_method(finished: Finished) -> None:
     page = (finished.folder / "run" / "report.html").read_text()
-    for name in (*CHEAP[:4], REPEAT_LAST_FRAME, "Do they listen?", "The masks", "Other sizes, less data"):
+    for name in (*CHEAP[:4], CHEAP[5], REPEAT_LAST_FRAME, "Do they listen?", "The masks", "Other sizes, less data"):
         assert name in page
+    for shown in (
+        "the mean mask at each place",
+        "AVID: one start",
+        "product of experts: one start",
+        "LPIPS against trained",
+    ):
+        assert shown in page
+    assert "LPIPS against frames" not in page  # no variation has fewer
     assert "src=http" not in page.replace('"', "")
     table = (finished.folder / "run" / "table.md").read_text().splitlines()
     assert len(table) == 2 + 2 + 4  # head, real, repeat, and the methods that are no variations
@@ -162,8 +171,53 @@ def test_the_models_dream_on(finished: Finished, monkeypatch: pytest.MonkeyPatch
     assert table.figure("AVID", "LPIPS") != table.figure("AVID, frames handed over", "LPIPS")
     page = (run / "rollouts.html").read_text()
     assert all(f"{name} can be trusted for" in page for name in CHEAP)
+    finished.again()  # now the benchmark's page says so, too
+    assert "AVID can be trusted for" in (run / "report.html").read_text()
     with pytest.raises(ValueError, match="no finished cell of seed 0"):
         rollouts.models_of(tmp_path, tmp_path, pixel_unet.load(finished.settings["prior"]), SCALES["smoke"], seed=0)
+
+
+def test_only_other_sizes_are_points_of_the_curve_over_sizes(finished: Finished) -> None:
+    results = Results(cells_in(finished.cells), METHODS)
+    sizes = [
+        cell.protocol["notes"]["training"]["parameters"]
+        for name in ("AVID, small", "AVID")
+        for cell in results.cells[name]
+    ]
+    assert [size for size, _ in results.points("AVID", "parameters", "LPIPS")] == sizes
+    assert len(results.points("AVID", "frames", "LPIPS")) == 1
+    assert results.points("from scratch", "parameters", "no such metric") == []
+
+
+@pytest.mark.parametrize("key", ALIKE)
+def test_cells_of_another_prior_sampler_or_division_are_not_put_into_one_table(finished: Finished, key: str) -> None:
+    cells = cells_in(finished.cells)
+    notes = cells[0].protocol["notes"] | {key: "another"}
+    with pytest.raises(ValueError, match=rf"was measured with another {key}: .*, not another"):
+        check_alike(cells[1:], notes)
+    with pytest.raises(ValueError, match=f"another {key}: another, not"):
+        Results([cells[1], replace(cells[0], protocol={**cells[0].protocol, "notes": notes})], METHODS)
+
+
+def test_cells_of_another_sampler_are_refused_before_anything_is_trained(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="another sampler"):
+        finished.again(num_steps=3, methods=("ControlNet",), output=tmp_path, cells=finished.cells)
+    assert not (tmp_path / "trainings").exists()
+
+
+def test_figures_over_seeds_are_of_every_metric(finished: Finished, tmp_path: Path) -> None:
+    cells = cells_in(finished.cells)
+    other = next(cell for cell in cells if cell.protocol["notes"]["method"] == "AVID")
+    second = replace(other, protocol={**other.protocol, "notes": other.protocol["notes"] | {"seed": 1}})
+    found = Results([*cells, second], METHODS)
+    same = found.across_seeds("AVID", "PSNR")
+    assert same.low == same.mean == same.high == pytest.approx(other.figure("AVID", "PSNR").overall.mean)
+    assert found.loss_across_seeds("AVID").num_clips == 2
+    page = write_report(
+        tmp_path / "page.html", [*cells, second], pictures=finished.folder / "run" / "pictures", methods=METHODS,
+        words=Words("title", "level", ("left",)),
+    ).read_text()  # fmt: skip
+    assert page.count("Across training seeds") == 3
 
 
 def test_cells_of_two_budgets_are_not_put_into_one_table(finished: Finished) -> None:

@@ -31,6 +31,7 @@ from trimtab.metrics.protocol import Evaluation
 from trimtab.networks import storage
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._benchmark_report import Words, write_report
+from trimtab.recipes._benchmark_results import check_alike
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._inspection import Imaginer, listening_of, masks_of, under_every
 from trimtab.recipes._methods import METHODS, TRAININGS, Method, Training, slug
@@ -136,7 +137,8 @@ class Bench:
     def run(self, methods: Sequence[str] | None, seeds: Iterable[int] | None, cells: Path, *, dry_run: bool) -> None:
         """Make the cells that are missing, of all the scale's methods and seeds or of these, and the report of all.
 
-        Raises ValueError for a method that there is not, or that is told what nobody says.
+        Raises ValueError for a method that there is not, or that is told what nobody says, and for cells of another prior,
+        sampler or division of levels in the same folder.
         """
         names, console = self.size.methods if methods is None else methods, Console()
         if unknown := [name for name in names if name not in self.methods]:
@@ -145,6 +147,7 @@ class Bench:
             raise ValueError(
                 f"{deaf} are told texts, and the clips have none, or this prior hears none; leave them out"
             )
+        check_alike(cells_in(cells, self.methods), self.facts)
         for seed in range(self.size.num_seeds) if seeds is None else seeds:
             for name in names:
                 path = cells / f"{slug(name)}-{seed}.json"
@@ -162,6 +165,15 @@ class Bench:
                 methods=self.methods, words=self.domain.words,
             )  # fmt: skip
             console.print(f"open {report.resolve()}")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What all cells of a folder agree in."""
+        return {
+            "levels": dict(self.domain.levels),
+            "prior": self.prior.fingerprint,
+            "sampler": f"{self.size.sample.__name__}, {self.size.num_steps} steps",
+        }
 
     def cell(self, name: str, seed: int) -> Evaluation:
         """One method with one seed, trained, chosen for and measured."""
@@ -181,9 +193,7 @@ class Bench:
             "strength": strength,
             "strengths tried (LPIPS on validation levels)": tried,
             "denoising loss": asdict(mean_interval(losses, held.levels)),
-            "levels": dict(domain.levels),
-            "prior": self.prior.fingerprint,
-            "sampler": f"{self.size.sample.__name__}, {self.size.num_steps} steps",
+            **self.facts,
             "date": datetime.now(UTC).date().isoformat(),
             "versions": {package: version(package) for package in ("trimtab", "torch", "numpy")},
         }

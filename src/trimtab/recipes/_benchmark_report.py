@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from trimtab.core.files import write_whole
@@ -28,7 +29,9 @@ PICTURES: dict[str, Literal["min", "max"] | None] = {
 DISTANCES: dict[str, Literal["min", "max"] | None] = {
     "FID": "min",
     "KID": "min",
+    "FID with given frames": "min",
     "FVD with given frames": "min",
+    "FVD": "min",
     "temporal error": "min",
 }
 ACTIONS: dict[str, Literal["min", "max"] | None] = {
@@ -40,7 +43,15 @@ ACTIONS: dict[str, Literal["min", "max"] | None] = {
     "action error ratio": "min",
 }
 ALL = {**PICTURES, **DISTANCES, **ACTIONS}
-SEEDS = ("LPIPS", "SSIM", "FID", "FVD with given frames", "action accuracy (effects)", "action error ratio")
+VARIED_IN = (
+    "LPIPS",
+    "SSIM",
+    "sharpness",
+    "FID",
+    "FVD with given frames",
+    "action accuracy (effects)",
+    "action error ratio",
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ def write_report(
         f"{protocol['num_clips']} clips of {protocol['num_levels']} held-out {words.level}s, "
         f"prior {protocol['notes']['prior']}",
     )
-    report.summary(findings(results))
+    report.summary([*findings(results), *horizons(path.with_name("rollouts.json"))])
     shown = {name: kept for name in results.methods if (kept := kept_pictures(pictures, name))}
     strips(report, results, shown, words)
     tables(report, results, words)
@@ -101,7 +112,13 @@ def kept_pictures(folder: Path, method: str) -> dict[str, Tensor]:
 def findings(results: Results) -> list[str]:
     """What the numbers say, in sentences."""
     said = []
-    sides = {"LPIPS": min, "FVD with given frames": min, "action accuracy (effects)": max, "action error ratio": min}
+    sides = {
+        "LPIPS": min,
+        "FVD with given frames": min,
+        "action accuracy (effects)": max,
+        "action error ratio (effects)": min,
+        "action error ratio": min,
+    }
     for metric, best in sides.items():
         for words, group in (
             (
@@ -121,6 +138,18 @@ def findings(results: Results) -> list[str]:
                 word = "below" if difference.high < 0 else "above" if difference.low > 0 else "not told apart from"
                 said.append(f"AVID's LPIPS is {word} that of {name} ({difference}).")
     return said
+
+
+def horizons(rollouts: Path) -> list[str]:
+    """How far each method can be trusted, in sentences, if `trimtab procgen-rollouts` left its figures there."""
+    if not rollouts.exists():
+        return []
+    found = Evaluation.from_json(rollouts.read_text())
+    length = found.protocol["num_predicted"]
+    return [
+        f"{name} can be trusted for {frames} of {length} frames of a longer rollout."
+        for name, frames in found.protocol["notes"]["trusted frames"].items()
+    ]
 
 
 def strips(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]], words: Words) -> None:
@@ -156,7 +185,17 @@ def tables(report: Report, results: Results, words: Words) -> None:
                 for name in names
             ],
             f"{caption}: {protocol['num_clips']} clips of {protocol['num_levels']} {words.level}s.",
-            note="; ".join(f"{name}: {definitions[name]}" for name in there) + ".",
+            note=". ".join(
+                [
+                    "; ".join(f"{name}: {definitions[name]}" for name in there),
+                    *(
+                        f"Left out, {name}: {protocol['left_out'][name]}"
+                        for name in metrics
+                        if name in protocol["left_out"]
+                    ),
+                ]
+            )
+            + ".",
             best={name: best for name, best in there.items() if best},
         )
     trained = [name for name in results.methods if results.notes(name)["training"]]
@@ -177,15 +216,17 @@ def tables(report: Report, results: Results, words: Words) -> None:
                 f"The same clips compared one by one: {caption}.",
             )
     if any(len(results.cells[name]) > 1 for name in trained):
-        main = [name for name in SEEDS if name in definitions]
-        report.table(
-            ["method", "seeds", *main],
-            [
-                [name, len(results.cells[name]), *(results.across_seeds(name, metric) for metric in main)]
-                for name in trained
-            ],
-            "Across training seeds: mean, and the interval of Student's t.",
-        )
+        for caption, metrics in (("frames", PICTURES), ("sets of clips, and change", DISTANCES), ("actions", ACTIONS)):
+            main = [name for name in metrics if name in definitions]
+            report.table(
+                ["method", "seeds", "denoising loss", *main],
+                [
+                    [name, len(results.cells[name]), results.loss_across_seeds(name),
+                     *(results.across_seeds(name, metric) for metric in main)]
+                    for name in trained
+                ],
+                f"Across training seeds, {caption}: mean, and the interval of Student's t.",
+            )  # fmt: skip
     steps = list(range(1, protocol["num_predicted"] + 1))
     per_step = {REPEAT_LAST_FRAME: list(results.first.figure(REPEAT_LAST_FRAME, "LPIPS").per_step)}
     per_step |= {name: list(results.cells[name][0].figure(name, "LPIPS").per_step) for name in results.methods}
@@ -233,20 +274,19 @@ def listening(report: Report, results: Results, shown: Mapping[str, Mapping[str,
         "Score: the mean cost of wrong actions, over the error under true ones; 0 is deaf.",
         best={"score": "max"},
     )
-    for name in ("AVID", "from scratch"):
-        under = shown.get(name, {})
+    for name, under in shown.items():
         rows = {
             action: under[key] for number, action in enumerate(words.actions) if (key := f"under {number}") in under
         }
         if rows:
             report.strips(
                 rows, f"{name}: one start and one noise under every action, held for the whole clip.",
-                given=shown[name]["given"][:1], stills=(0,),
+                given=under["given"][:1], stills=(0,),
             )  # fmt: skip
 
 
 def masks(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """What each learned mask does."""
+    """What each learned mask does, in figures and as maps."""
     found = {name: mask for name in results.methods if (mask := results.notes(name).get("mask"))}
     if not found:
         return
@@ -269,42 +309,57 @@ def masks(report: Report, results: Results, shown: Mapping[str, Mapping[str, Ten
             curves[name] = (places, values)
         report.curves(curves, f"Mean trust in the prior by {what} (0 is clean, 1 pure noise)."
                       if what == "noise level" else f"Mean trust in the prior by {what}.", what, "mask")  # fmt: skip
+    for name in found:
+        if (maps := shown.get(name, {}).get("mask")) is not None:
+            noises = [f"noise {float(noise):.2f}" for noise in found[name]["by_noise"]]
+            report.strips(
+                {"mean mask": maps}, f"{name}: the mean mask at each place, over clips.", labels=noises,
+                stills=sorted({0, len(noises) - 1}),
+            )  # fmt: skip
 
 
 def variations(report: Report, results: Results) -> None:
-    """Quality against the adapter's size and against the data's."""
+    """Quality against the adapter's size and against the data's, and what else was tried."""
     varied = [name for name in results.cells if results.known[name].varies]
     if not varied:
         return
-    report.section("Other sizes, less data", "One training seed each.")
-    for key, words in (("parameters", "trained parameters"), ("frames", "frames to train on")):
-        for metric in ("LPIPS", "action accuracy (effects)"):
-            curves: dict[str, tuple[list[float], list[float]]] = {}
-            for method in dict.fromkeys(results.known[name].varies for name in varied):
-                if method is None or method not in results.cells:
-                    continue
-                usual = results.notes(method)["training"]
-                other = "frames" if key == "parameters" else "parameters"
-                points = [
-                    (results.notes(name)["training"][key], results.cells[name][0].figure(name, metric).overall.mean)
-                    for name in (method, *(name for name in varied if results.known[name].varies == method))
-                    if results.notes(name)["training"][other] == usual[other]
-                ]
-                if len(points) > 1:
-                    curves[method] = tuple(map(list, zip(*sorted(points), strict=True)))  # type: ignore[assignment]
+    report.section("Other sizes, less data, and what else was tried", "One training seed each.")
+    others = [name for name in varied if results.known[name].along is None]
+    if others:
+        usual = dict.fromkeys(str(results.known[name].varies) for name in others)
+        rows = [name for name in (*usual, *others) if name in results.cells]
+        metrics = [name for name in VARIED_IN if name in results.first.protocol["metrics"]]
+        report.table(
+            ["method", "denoising loss", *metrics],
+            [[name, results.loss(name), *(results.figure(name, metric) for metric in metrics)] for name in rows],
+            "The method itself, and variations of it.",
+        )
+    bases = dict.fromkeys(str(results.known[name].varies) for name in varied)
+    for along, words in (("parameters", "trained parameters"), ("frames", "frames to train on")):
+        for metric in ("LPIPS", "action accuracy (effects)", "action error ratio"):
+            points = {method: results.points(method, along, metric) for method in bases}
+            curves = {method: np.array(some).T for method, some in points.items() if len(some) > 1}
             if curves:
-                report.curves(curves, f"{metric} against {words}.", words, metric, log_x=True)
+                report.curves(
+                    {method: (x, y) for method, (x, y) in curves.items()},
+                    f"{metric} against {words}.",
+                    words,
+                    metric,
+                    log_x=True,
+                )
 
 
 def markdown(results: Results) -> str:
     """The main table, for docs."""
     metrics = [name for name in ALL if name in results.first.protocol["metrics"]]
     metrics = [name for name in metrics if name != "action accuracy (15 actions)"]
-    rows = [["method", "needs weights", "denoising loss", *metrics, "wrong actions cost"]]
+    rows = [["method", "needs weights", "trained parameters", "denoising loss", *metrics, "wrong actions cost"]]
     rows.append(["---"] * len(rows[0]))
     for name in (REAL, REPEAT_LAST_FRAME, *results.methods):
         heard = results.notes(name).get("listening") if name in results.cells else None
         score = f"{Interval(**heard['score'])}" if heard else "–"
         figures = [results.loss(name), *(results.figure(name, metric) for metric in metrics)]
-        rows.append([name, results.needs_weights(name), *map(str, figures), score])
+        trained = results.notes(name)["training"] if name in results.cells else None
+        parameters = f"{trained['parameters']:,}" if trained else "–"
+        rows.append([name, results.needs_weights(name), parameters, *map(str, figures), score])
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)

@@ -14,6 +14,9 @@ from trimtab.recipes._methods import Method
 
 Cell = Interval | str | float | int
 
+ALIKE = ("prior", "sampler", "levels")
+"""What the notes of all cells of a table agree in."""
+
 
 class Results:
     """All cells of one protocol, by method and seed.
@@ -23,7 +26,8 @@ class Results:
         known: all methods that there are.
 
     Raises:
-        ValueError: there is no cell, or the cells were not measured alike or not trained for as many operations.
+        ValueError: there is no cell, or the cells are of several priors or samplers, were not measured alike, or were not
+            trained for as many operations.
     """
 
     def __init__(self, cells: Sequence[Evaluation], known: Mapping[str, Method]) -> None:
@@ -34,6 +38,7 @@ class Results:
         for cell in cells:
             self.cells.setdefault(cell.protocol["notes"]["method"], []).append(cell)
         self.first = cells[0]
+        check_alike(cells, self.first.protocol["notes"])
         for cell in cells[1:]:
             compared(self.first, cell, REPEAT_LAST_FRAME, REPEAT_LAST_FRAME)  # refuses what was measured otherwise
         check_budgets(cells)
@@ -82,10 +87,38 @@ class Results:
             values.append(torch.tensor([figure.values for figure in figures]).mean(0))
         return paired_interval(values[0], values[1], self.levels)
 
+    def points(self, method: str, along: str, metric: str) -> list[tuple[float, float]]:
+        """A metric of a method and of its variations along "parameters" or "frames", in the order of these."""
+        alike = [name for name in self.cells if (self.known[name].varies, self.known[name].along) == (method, along)]
+        found = []
+        for name in (method, *alike):
+            cells = self.cells.get(name)
+            if cells and metric in cells[0].protocol["metrics"]:
+                training = cells[0].protocol["notes"]["training"]
+                found.append((float(training[along]), cells[0].figure(name, metric).overall.mean))
+        return sorted(found)
+
     def loss(self, method: str) -> Cell:
-        if method not in self.cells:
-            return "–"
-        return mean_of([Interval(**cell.protocol["notes"]["denoising loss"]) for cell in self.cells[method]])
+        return mean_of(self.losses(method)) if method in self.cells else "–"
+
+    def loss_across_seeds(self, method: str) -> Cell:
+        means = [interval.mean for interval in self.losses(method)]
+        return seed_interval(means) if len(means) > 1 else means[0]
+
+    def losses(self, method: str) -> list[Interval]:
+        """Of each seed."""
+        return [Interval(**cell.protocol["notes"]["denoising loss"]) for cell in self.cells[method]]
+
+
+def check_alike(cells: Sequence[Evaluation], facts: Mapping[str, Any]) -> None:
+    """Raises ValueError unless all cells are of these facts: of one prior, sampler and division of levels."""
+    for notes in (cell.protocol["notes"] for cell in cells):
+        for key in ALIKE:
+            if notes[key] != facts[key]:
+                raise ValueError(
+                    f"{notes['method']}, seed {notes['seed']}, was measured with another {key}: {notes[key]}, not "
+                    f"{facts[key]}; keep the cells of each in a folder of their own"
+                )
 
 
 def check_budgets(cells: Sequence[Evaluation]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -110,6 +110,7 @@ class Method:
         compose: called as ``compose(prior, trained, strength)``, gives the denoiser.
         strengths: among which one is chosen on validation levels, when the training is done; none if there is no strength.
         varies: the method that this is a variation of, which is shown beside it, in figures of its own.
+        along: what a variation differs in: in how many weights or frames, as points of one curve, or in something else.
         told_text: whether it is told what the clips show, in words, in training and when it is measured.
     """
 
@@ -118,6 +119,7 @@ class Method:
     compose: Callable[..., Denoiser] = alone
     strengths: Sequence[float] = ()
     varies: str | None = None
+    along: Literal["parameters", "frames"] | None = None
     told_text: bool = False
 
 
@@ -218,7 +220,9 @@ METHODS: dict[str, Method] = {
 }
 
 METHODS |= {
-    f"{method}, {variation}": Method(f"{name}-{variation}", varies=method)
+    f"{method}, {variation}": Method(
+        f"{name}-{variation}", varies=method, along="parameters" if variation in SIZES else "frames"
+    )
     for method, name in VARIED.items()
     for variation in (*SIZES, *FRAMES)
 }

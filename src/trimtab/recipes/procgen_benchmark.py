@@ -35,11 +35,12 @@ SCALES = {
         ("frozen prior", "from scratch", "product of experts", "AVID", "ControlNet"), 1, teraflops=100.0, num_clips=128,
         num_frames=50_000,
     ),
-    "tiny": Scale(tuple(METHODS), 3, teraflops=200.0, num_clips=256, num_frames=50_000),
+    "tiny": Scale(tuple(METHODS), 3, teraflops=60.0, num_clips=128, num_frames=50_000),
     "paper": Scale(
         tuple(name for name, method in METHODS.items() if method.training in {None, *PAPER_TRAININGS}), 1,
         teraflops=3e6, num_clips=1024, num_frames=500_000, batch_size=64, lengths=(8,), num_steps=200,
         sample=sampling.ancestral, trainings=PAPER_TRAININGS,
+        fitting={"warm_up": 1000, "cool_down": 0.0, "weight_decay": 0.0, "average_decay": 0.999},
     ),
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,25 +68,27 @@ def procgen_rollouts(
     """
     settings: dict[str, Any] = json.loads((benchmark / "settings.json").read_text())["settings"]
     prior, output = pixel_unet.load(settings["prior"]), output or benchmark
-    num_steps = settings["num_steps"] or SCALES[settings["scale"]].num_steps
+    scale = SCALES[settings["scale"]]
+    num_steps = settings["num_steps"] or scale.num_steps
     held = long_clips(prior, times * prior.num_frames, num_clips, datasets)
     videos: dict[str, Video] = {}
-    models = models_of(benchmark, cells or benchmark / "cells", prior, SCALES[settings["scale"]], seed)
+    models = models_of(benchmark, cells or benchmark / "cells", prior, scale, seed)
     for name, denoiser in models.items():
         hands: tuple[HandOver, ...] = ("latents", "frames") if name == "AVID" else ("latents",)
         for hand_over in hands:
             label = name if hand_over == "latents" else f"{name}, frames handed over"
-            videos[label] = rollout(denoiser, prior, held, num_steps, seed, hand_over)
+            videos[label] = rollout(denoiser, prior, held, num_steps, seed, hand_over, scale.sample)
+    horizons = {name: horizon(video, held) for name, video in videos.items()}
     table = evaluate(
         videos, held.clip.video, context=held.context, actions=held.actions, levels=held.levels,
         judge_file=COINRUN_JUDGE, effects=COINRUN_TABLES,
         notes={
             "prior": prior.fingerprint, "benchmark": settings, "test levels": TEST_LEVELS, "seed": seed,
-            "sampler": f"dpm_solver_pp_2m, {num_steps} steps, chunks of {prior.num_frames} frames",
+            "sampler": f"{scale.sample.__name__}, {num_steps} steps, chunks of {prior.num_frames} frames",
+            "trusted frames": horizons,
         },
     )  # fmt: skip
     write_whole(output / "rollouts.json", table.to_json())
-    horizons = {name: horizon(videos[name], held) for name in videos}
     page = report(output / "rollouts.html", table, horizons, videos, held, prior.num_frames)
     for name, frames in horizons.items():
         print(f"{name:32} trusted for {frames:3} of {times * prior.num_frames} frames")
@@ -122,10 +125,17 @@ def long_clips(prior: PixelUNet, length: int, num_clips: int, datasets: Path) ->
 
 @torch.no_grad()
 def rollout(
-    denoiser: Denoiser, prior: PixelUNet, held: Held, num_steps: int, seed: int, hand_over: HandOver, chunk: int = 16
+    denoiser: Denoiser,
+    prior: PixelUNet,
+    held: Held,
+    num_steps: int,
+    seed: int,
+    hand_over: HandOver,
+    sample: Callable[..., Video] = sampling.dpm_solver_pp_2m,
+    chunk: int = 16,
 ) -> Video:
     """All frames after the context, as stored, imagined in chunks of `prior.num_frames`, `chunk` clips at a time."""
-    sample, (length, *shape) = sampler(prior, num_steps), held.clip.video.shape[1:]
+    draw, (length, *shape) = sampler(prior, num_steps, sample), held.clip.video.shape[1:]
     whole: list[Tensor] = []
     for place in track(range(0, len(held.indices), chunk), "dreaming", transient=True):
         numbers = held.indices[place : place + chunk].tolist()
@@ -134,7 +144,9 @@ def rollout(
         for first in range(0, length, prior.num_frames):
             told = actions[:, first : first + prior.num_frames]
             noise = sampling.start_noise((told.shape[1], *shape), seed + first, numbers)
-            video = sample(denoiser, noise, Conditioning(context=context, actions=told))
+            drawn: dict[str, Any] = {"seed": seed + first, "samples": numbers}  # by its steps, if they draw anything
+            own = {} if sample is sampling.dpm_solver_pp_2m else drawn
+            video = draw(denoiser, noise, Conditioning(context=context, actions=told), **own)
             parts.append(to_bytes(video))
             following = video if hand_over == "latents" else from_bytes(parts[-1])
             context = torch.cat([context, following], dim=1)[:, -prior.num_context :]

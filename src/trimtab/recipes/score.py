@@ -11,25 +11,31 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from rich import print
 from torch import Tensor
 
 from trimtab.core.files import write_whole
 from trimtab.core.values import Video
 from trimtab.data.video_files import read_videos
-from trimtab.metrics.distributions import DISTRIBUTION_METRICS, changes, frechet_distance, kernel_distance
-from trimtab.metrics.evaluation import DISTANCES, FRAME_METRICS, frame_figure
+from trimtab.metrics.distributions import (
+    DISTRIBUTION_METRICS,
+    changes,
+    distance_jackknife,
+    frechet_distance,
+    kernel_distance,
+)
+from trimtab.metrics.evaluation import DISTANCES, FRAME_METRICS, LEAST_CLIPS, VGG, frame_figure
 from trimtab.metrics.features import in_parts
 from trimtab.metrics.frames import Lpips, psnr, sharpness, ssim
 from trimtab.metrics.i3d import I3D, LEAST_FRAMES
 from trimtab.metrics.inception import Inception
-from trimtab.metrics.intervals import NUM_RESAMPLES, Interval
+from trimtab.metrics.intervals import BLOCKS, NUM_RESAMPLES, Interval
 from trimtab.metrics.protocol import Evaluation, Figure
-from trimtab.metrics.weights import I3D_KINETICS, INCEPTION, LPIPS_ALEX
+from trimtab.metrics.weights import I3D_KINETICS, INCEPTION, LPIPS_ALEX, LPIPS_VGG
 from trimtab.networks import storage
 
-PAIRED = (*FRAME_METRICS, "temporal error")
+PAIRED = (*FRAME_METRICS, *VGG, "temporal error")
 
 
 def score(
@@ -42,7 +48,8 @@ def score(
     """Score generated videos against real ones, by the standard metrics.
 
     Both folders hold videos (mp4, gif, folders of pictures, npz) of one length and size. Where the names agree, each video
-    is compared with its namesake, too (PSNR, SSIM, LPIPS, sharpness, temporal error); the interval of these is over videos.
+    is compared with its namesake, too (PSNR, SSIM, LPIPS, sharpness, temporal error); intervals are over these pairs.
+    FID and FVD are left out where either folder has fewer than 64 videos: they would say more about their number.
 
     Args:
         real: folder of real videos.
@@ -63,13 +70,12 @@ def score(
             figures.append(frame_figure(name, metric, values, levels))
     else:
         left_out = dict.fromkeys(PAIRED, "the two folders hold videos of other names, so none has a real counterpart")
-    for metric, distance in distances(fake_videos, real_videos, num_context):
-        if isinstance(distance, str):
-            left_out[metric] = distance
+    for metric, found in distances(fake_videos, real_videos, num_context, levels if paired else None):
+        if isinstance(found, str):
+            left_out[metric] = found
         else:
-            overall = Interval(distance, math.nan, math.nan, len(fakes), len(fakes))
-            figures.append(Figure(name, metric, overall, per_step=(), difference=None))
-    definitions = FRAME_METRICS | DISTRIBUTION_METRICS | DISTANCES
+            figures.append(Figure(name, metric, found, per_step=(), difference=None))
+    definitions = FRAME_METRICS | VGG | DISTRIBUTION_METRICS | DISTANCES
     protocol = {
         "num_clips": len(reals),
         "num_levels": len(reals),
@@ -82,6 +88,7 @@ def score(
         "metrics": {figure.metric: definitions[figure.metric] for figure in figures},
         "left_out": left_out,
         "lpips": asdict(LPIPS_ALEX),
+        "lpips_vgg": asdict(LPIPS_VGG),
         "inception": asdict(INCEPTION),
         "i3d": asdict(I3D_KINETICS),
         "intervals": {"share": 0.95, "resampled": "videos", "num_resamples": NUM_RESAMPLES, "seed": 0},
@@ -125,6 +132,7 @@ def pairwise(fake: Video, real: Video, num_context: int) -> dict[str, Float[Tens
     clips = fake[:, num_context:], real[:, num_context:]
     measures: tuple[Callable[[Video, Video], Tensor], ...] = (psnr, ssim, lpips, sharpness)
     found = {name: measure(*clips) for name, measure in zip(FRAME_METRICS, measures, strict=True)}
+    found |= {name: in_parts(Lpips("vgg"), *clips, of=name) for name in VGG}
     if real.shape[1] > given:
         theirs, ours = (changes(some[:, given:], some[:, :given], lpips) for some in (fake, real))
         found["temporal error"] = (theirs - ours).abs()
@@ -132,16 +140,33 @@ def pairwise(fake: Video, real: Video, num_context: int) -> dict[str, Float[Tens
 
 
 def distances(
-    fake: Float[Tensor, "fakes time 3 height width"], real: Float[Tensor, "reals time 3 height width"], num_context: int
-) -> Iterator[tuple[str, float | str]]:
-    """What compares the two folders as sets, by metric: the distance, or why there is none."""
+    fake: Float[Tensor, "fakes time 3 height width"],
+    real: Float[Tensor, "reals time 3 height width"],
+    num_context: int,
+    pairs: Int[Tensor, " video"] | None = None,
+) -> Iterator[tuple[str, Interval | str]]:
+    """What compares the two folders as sets, by metric: the distance, or why there is none.
+
+    It has an interval where `pairs` says which video belongs to which, of as many as there are blocks to leave out.
+    """
+    fewest = min(len(fake), len(real))
+    too_few = f"a Frechet distance needs {LEAST_CLIPS} videos or more on each side, not {fewest}"
+
+    def figure(metric: str, distance: Callable[[Tensor, Tensor], float], fakes: Tensor, reals: Tensor) -> Interval:
+        if pairs is None or fewest < BLOCKS:
+            return Interval(distance(fakes, reals), math.nan, math.nan, len(fakes), len(fakes))
+        return distance_jackknife(distance, fakes, reals, pairs, of=metric).interval
+
     inception = Inception()
     frames = [in_parts(inception, some[:, num_context:], of="features of frames") for some in (fake, real)]
-    yield "FID", frechet_distance(*frames)
-    yield "KID", kernel_distance(*frames)
+    yield "FID", too_few if fewest < LEAST_CLIPS else figure("FID", frechet_distance, *frames)
+    yield "KID", figure("KID", kernel_distance, *frames)
     metric = "FVD with given frames" if num_context else "FVD"
     if real.shape[1] < LEAST_FRAMES:
         yield metric, f"its network sees {LEAST_FRAMES} frames or more, these videos have {real.shape[1]}"
+    elif fewest < LEAST_CLIPS:
+        yield metric, too_few
     else:
         i3d = I3D()
-        yield metric, frechet_distance(*(in_parts(i3d, some, of="features of videos") for some in (fake, real)))
+        motions = [in_parts(i3d, some, of="features of videos") for some in (fake, real)]
+        yield metric, figure(metric, frechet_distance, *motions)
