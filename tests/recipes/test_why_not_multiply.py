@@ -20,8 +20,23 @@ def given() -> experiment.Conditioning:
 
 def test_the_target_does_not_differ_from_itself(given: experiment.Conditioning) -> None:
     target, _ = experiment.worlds()
-    assert experiment.exact_divergence(target, target, given, 100) < 1e-3
-    assert 0 < experiment.sampled_divergence(target, target, given, 100, seed=0, num=64) < 0.03
+    steps = experiment.sampling.pairs(target.schedule, 100)
+    exact = experiment.exact_divergence(target, target, given, steps)
+    assert len(exact) == 10
+    assert max(exact) < 1e-3  # on the whole way
+    assert all(
+        0 < value < 0.03 for value in experiment.sampled_divergence(target, target, given, steps, seed=0, num=64)
+    )
+
+
+def test_the_expert_without_actions_believes_the_mean_over_them(given: experiment.Conditioning) -> None:
+    target, _ = experiment.worlds()
+    told = [
+        target.mean_given(experiment.Conditioning(context=given.context, actions=torch.full((3, 3), action)))
+        for action in range(3)
+    ]
+    untold = target.mean_given(given.without("actions"))
+    torch.testing.assert_close(torch.stack(told).mean(0), untold.expand_as(told[0]), atol=1e-5, rtol=0)
 
 
 def test_the_priors_divergence_is_the_closed_form(given: experiment.Conditioning) -> None:
@@ -35,8 +50,9 @@ def test_the_priors_divergence_is_the_closed_form(given: experiment.Conditioning
         ours, theirs = (mean[sample, frame, 0, row, column].item() for mean in means)
         narrow, wide = (spread[frame, 0, row, column].item() for spread in spreads)
         total += math.log(wide / narrow) + (narrow**2 + (ours - theirs) ** 2) / (2 * wide**2) - 0.5
-    found = experiment.exact_divergence(prior, target, given, 200)
-    assert found == pytest.approx(total / (3 * 3 * 64), rel=0.01)
+    found = experiment.exact_divergence(prior, target, given, experiment.sampling.pairs(target.schedule, 200))
+    assert found[-1] == pytest.approx(total / (3 * 3 * 64), rel=0.01)
+    assert found == sorted(found)  # hidden under noise at first
 
 
 def test_where_a_product_ends_is_found_by_following_one_pixel(given: experiment.Conditioning) -> None:
@@ -64,12 +80,15 @@ def test_where_a_product_ends_is_found_by_following_one_pixel(given: experiment.
 
 
 def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
-    experiment.why_not_multiply(
-        weights=(0.0, 0.5, 1.0), levels=(100, 900), minutes=0.03, num_steps=100, num_samples=4, output=tmp_path
-    )
+    experiment.why_not_multiply(weights=(0.0, 0.5, 1.0), minutes=0.03, num_steps=100, num_samples=4, output=tmp_path)
     found = json.loads((tmp_path / "why_not_multiply.json").read_text())
     product = found["divergence"]["product of experts"]
     assert product[0] > 0.3
     assert found["best weight"]["product of experts"] == 1.0  # which is the expert alone
-    assert set(found["error of the belief"]) >= {"prior alone", "AVID, trained"}
+    ways = found["divergence on the way"]
+    assert set(ways) >= {"prior alone", "product of experts, weight 0.5", "AVID, trained", experiment.FLOOR}
+    assert {len(way) for way in ways.values()} == {10} == {len(found["noise"])}
+    assert found["noise"][-1] == 0
+    assert ways["prior alone"][-1] == product[0]
+    assert ways["AVID, trained"][-1] == found["divergence"]["AVID, trained"][0]
     assert (tmp_path / "why_not_multiply.png").stat().st_size > 10_000

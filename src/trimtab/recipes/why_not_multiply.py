@@ -29,11 +29,15 @@ SHAPE = (3, 1, 8, 8)
 """Frames, channels, height and width of a clip."""
 NUM_ACTIONS = 3
 
+PARTS = 10
+"""Of the way from noise to clips, after each of which is measured."""
+
+FLOOR = "the target itself, by as many samples"
+
 
 def why_not_multiply(
     *,
     weights: Sequence[float] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.0),
-    levels: Sequence[int] = (0, 50, 100, 200, 300, 400, 500, 600, 700, 800, 900, 999),
     minutes: float = 3.0,
     num_steps: int = 200,
     num_samples: int = 256,
@@ -44,12 +48,12 @@ def why_not_multiply(
 
     All distributions are Gaussian, so that what each composition samples is known exactly: a video is a mean that the last
     context frame and the actions shift, and independent noise. The prior has other means, twice the spread, and knows no
-    actions. The expert is the target itself: nothing is left to learn, and what is wrong is the composition's alone. AVID
-    sees the prior and clips of the target, never the target's formula.
+    actions. The expert is the target itself: nothing is left to learn, and what is wrong is the composition's alone.
+    Guidance adds the expert's answer with actions less its answer without them, in which the mean over actions is right and
+    how far they spread is not known. AVID sees the prior and clips of the target, never the target's formula.
 
     Args:
         weights: of the expert; 0 is the prior alone.
-        levels: of noise, of 0 to 999, at which beliefs are compared.
         minutes: of training for AVID.
         num_steps: sampling steps.
         num_samples: of AVID for each of eight contexts and sequences of actions.
@@ -77,29 +81,28 @@ def why_not_multiply(
         "product of experts": lambda weight: product_of_experts(prior, target, weight),
         "action guidance": lambda weight: action_guidance(prior, target, weight),
     }
-    ends = {
-        name: [exact_divergence(compose(weight), target, given, num_steps) for weight in weights]
-        for name, compose in compositions.items()
-    }
-    floor = sampled_divergence(target, target, given, num_steps, seed, num_samples)
-    ends["AVID, trained"] = [sampled_divergence(avid, target, given, num_steps, seed, num_samples)] * len(weights)
-    best = {name: weights[int(np.argmin(values))] for name, values in ends.items() if name in compositions}
+    steps = sampling.pairs(target.schedule, num_steps)
+    exact = partial(exact_divergence, target=target, given=given, steps=steps)
+    sampled = partial(sampled_divergence, target=target, given=given, steps=steps, seed=seed, num=num_samples)
+    ends = {name: [exact(compose(weight))[-1] for weight in weights] for name, compose in compositions.items()}
+    by_samples = {"AVID, trained": sampled(avid), FLOOR: sampled(target)}
+    ends |= {name: [on_the_way[-1]] * len(weights) for name, on_the_way in by_samples.items()}
+    best = {name: weights[int(np.argmin(ends[name]))] for name in compositions}
     inner = {name: min(inside(weights, ends[name]), default=float("nan")) for name in compositions}
-    asked: dict[str, Denoiser] = {"prior alone": prior, "AVID, trained": avid}
-    asked |= {
-        f"{name}, weight {weight:g}": compositions[name](weight) for name in compositions for weight in (0.5, 0.8)
-    }
-    errors = {name: [error_at(denoiser, target, clips, level) for level in levels] for name, denoiser in asked.items()}
+    ways = {"prior alone": exact(prior)}
+    ways |= {f"{name}, weight {at:g}": exact(compositions[name](at)) for name in compositions for at in (0.5, 0.8)}
+    ways |= by_samples
+    noise = [part[-1][1].sigma for part in in_parts(steps)]
     found = {
-        "settings": settings | {"weights": list(weights), "levels": list(levels), "num_steps": num_steps},
-        "divergence": ends, "floor of sampling": floor, "best weight": best, "error of the belief": errors,
+        "settings": settings | {"weights": list(weights), "num_steps": num_steps, "num_samples": num_samples},
+        "divergence": ends, "best weight": best, "noise": noise, "divergence on the way": ways,
     }  # fmt: skip
     write_whole(output / "why_not_multiply.json", json.dumps(found, indent=2) + "\n")
-    plot(weights, ends, floor, levels, errors, output / "why_not_multiply.png")
-    print("divergence from the target, in nats a pixel, at weights", *(f"{weight:7.1f}" for weight in weights))
-    for name, values in ends.items():
-        print(f"  {name:40}", *(f"{value:7.4f}" for value in values))
-    print(f"  {'the target itself, by as many samples':40} {floor:7.4f}")
+    plot(weights, ends, noise, ways, output / "why_not_multiply.png")
+    for what, places, rows in (("at weights", weights, ends), ("on the way, at noise", noise, ways)):
+        print(f"divergence from the target, in nats a pixel, {what}".ljust(70), *(f"{place:7.2f}" for place in places))
+        for name, values in rows.items():
+            print(f"  {name:68}", *(f"{value:7.4f}" for value in values))
     for name in compositions:
         print(f"{name}: least at weight {best[name]:g}; strictly between prior and expert {inner[name]:.4f}")
     print(f"picture in {output / 'why_not_multiply.png'}")
@@ -113,7 +116,9 @@ def worlds() -> tuple[GaussianPrior, GaussianPrior]:
 
     mean, deviation = 0.3 * draw(0, *SHAPE), 0.1 + 0.2 * torch.sigmoid(draw(1, *SHAPE))
     shared: dict[str, Any] = {"context_weight": 0.5, "num_context": 1}
-    target = GaussianPrior(mean, deviation, action_effect=0.3 * draw(2, NUM_ACTIONS, *SHAPE[1:]), **shared)
+    effects = 0.3 * draw(2, NUM_ACTIONS, *SHAPE[1:])
+    effects = effects - effects.mean(0)  # so that without actions the mean over them is believed
+    target = GaussianPrior(mean, deviation, action_effect=effects, **shared)
     return target, GaussianPrior(mean + 0.3 * draw(3, *SHAPE), 2 * deviation, **shared)
 
 
@@ -138,48 +143,60 @@ class TargetClips:
         return Clip(self.target.mean_given(given) + self.target.deviation * noise, given)
 
 
-def exact_divergence(denoiser: Denoiser, target: GaussianPrior, given: Conditioning, num_steps: int) -> float:
-    """KL(target, samples) in nats a pixel, of a denoiser whose belief is affine and looks at each pixel alone.
+def in_parts(steps: Sequence[sampling.Step]) -> list[list[sampling.Step]]:
+    """A sampler's steps in ten parts, after each of which is measured."""
+    return [[steps[number] for number in part] for part in np.array_split(np.arange(len(steps)), PARTS)]
 
-    Then so is the way of the deterministic sampler, and two starts tell which Gaussian it ends in.
+
+def exact_divergence(
+    denoiser: Denoiser, target: GaussianPrior, given: Conditioning, steps: Sequence[sampling.Step]
+) -> list[float]:
+    """KL(target, samples) in nats a pixel after each part of the way, for a belief that is affine and sees pixels alone.
+
+    Then so is the way of the deterministic sampler, and two starts tell which Gaussian it is at; it is compared with the
+    target under as much noise.
     """
-    batch = len(given.facts()["actions"])
-    sample = partial(sampling.dpm_solver_pp_2m, pairs=sampling.pairs(target.schedule, num_steps))
-    with torch.no_grad():
-        middle, beside = (sample(denoiser, torch.full((batch, *SHAPE), start), given) for start in (0.0, 1.0))
-    return gaussian_divergence(target, given, middle, (beside - middle).abs())
+    batch, found = len(given.facts()["actions"]), []
+    middle, beside = (torch.full((batch, *SHAPE), start) for start in (0.0, 1.0))
+    for part in in_parts(steps):
+        middle, beside = (sampling.dpm_solver_pp_2m(denoiser, some, given, pairs=part) for some in (middle, beside))
+        found.append(gaussian_divergence(target, given, middle, (beside - middle).abs(), part[-1][1]))
+    return found
 
 
 def sampled_divergence(
-    denoiser: Denoiser, target: GaussianPrior, given: Conditioning, num_steps: int, seed: int, num: int
-) -> float:
+    denoiser: Denoiser,
+    target: GaussianPrior,
+    given: Conditioning,
+    steps: Sequence[sampling.Step],
+    seed: int,
+    num: int,
+) -> list[float]:
     """The same for any denoiser, by the mean and the deviation of so many samples of each condition."""
-    sample = partial(sampling.dpm_solver_pp_2m, pairs=sampling.pairs(target.schedule, num_steps))
-    means, deviations = [], []
-    for number in range(len(given.facts()["actions"])):
-        one = given.map(lambda value, number=number: value[number : number + 1].expand(num, *value.shape[1:]))  # type: ignore[misc]
-        with torch.no_grad():
-            samples = sample(denoiser, sampling.start_noise(SHAPE, seed, range(number * num, (number + 1) * num)), one)
-        means.append(samples.mean(0))
-        deviations.append(samples.std(0))
-    return gaussian_divergence(target, given, torch.stack(means), torch.stack(deviations))
+    conditions = range(len(given.facts()["actions"]))
+    each = [
+        given.map(lambda value, number=number: value[number : number + 1].expand(num, *value.shape[1:]))  # type: ignore[misc]
+        for number in conditions
+    ]
+    clips = [sampling.start_noise(SHAPE, seed, range(number * num, (number + 1) * num)) for number in conditions]
+    found = []
+    for part in in_parts(steps):
+        clips = [
+            sampling.dpm_solver_pp_2m(denoiser, some, one, pairs=part) for some, one in zip(clips, each, strict=True)
+        ]
+        mean, deviation = (torch.stack([getattr(some, moment)(0) for some in clips]) for moment in ("mean", "std"))
+        found.append(gaussian_divergence(target, given, mean, deviation, part[-1][1]))
+    return found
 
 
-def gaussian_divergence(target: GaussianPrior, given: Conditioning, mean: Video, deviation: Video) -> float:
-    """KL(target, N(mean, deviation^2)) in nats a pixel, averaged over conditions."""
-    of_target = target.deviation / deviation
-    distance = (target.mean_given(given) - mean) / deviation
+def gaussian_divergence(
+    target: GaussianPrior, given: Conditioning, mean: Video, deviation: Video, level: sampling.Level
+) -> float:
+    """KL(target under noise, N(mean, deviation^2)) in nats a pixel, averaged over conditions."""
+    noisy = ((level.alpha * target.deviation) ** 2 + level.sigma**2).sqrt()
+    of_target = noisy / deviation
+    distance = (level.alpha * target.mean_given(given) - mean) / deviation
     return (0.5 * (of_target**2 + distance**2 - 1) - of_target.log()).mean().item()
-
-
-def error_at(denoiser: Denoiser, target: GaussianPrior, clips: TargetClips, level: int, num: int = 256) -> float:
-    """The root mean square error of the believed clean video at a level, over noisy clips of the target."""
-    clip = clips.batch(np.arange(num))
-    at = target.schedule.level(torch.full((num,), level))
-    noisy = at.add_noise(clip.video, gaussian_noise(SHAPE, seed=4, step=0, samples=range(num)))
-    with torch.no_grad():
-        found, right = (some.bind(clip.given)(noisy, at).clean for some in (denoiser, target))
-    return (found - right).square().mean().sqrt().item()
 
 
 def inside(weights: Sequence[float], values: Sequence[float]) -> list[float]:
@@ -190,28 +207,26 @@ def inside(weights: Sequence[float], values: Sequence[float]) -> list[float]:
 def plot(
     weights: Sequence[float],
     ends: Mapping[str, Sequence[float]],
-    floor: float,
-    levels: Sequence[int],
-    errors: Mapping[str, Sequence[float]],
+    noise: Sequence[float],
+    ways: Mapping[str, Sequence[float]],
     path: Path,
 ) -> None:
-    """Divergence of the samples against weight; error of the belief against noise."""
+    """Divergence of the samples against weight; and on the way there, against noise."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, values in ends.items():
-        left.plot(weights, values, marker=None if name.startswith("AVID") else "o", label=name)
-    left.axhline(floor, color="0.5", linestyle=":", label="the target itself, by as many samples")
-    left.set_xlabel("weight of the expert")
-    left.set_title("divergence of the samples from the target, nats a pixel", loc="left", fontsize=10)
-    for name, values in errors.items():
-        right.plot(levels, values, marker="o", markersize=3, label=name)
-    right.set_xlabel("noise level (0 clean, 999 noise)")
-    right.set_title("error of the believed clean video, root mean square", loc="left", fontsize=10)
-    for axes in (left, right):
+    for axes, places, curves in ((left, weights, ends), (right, noise, ways)):
+        for name, values in curves.items():
+            style = {"color": "0.5", "linestyle": ":"} if name == FLOOR else {"marker": "o", "markersize": 3}
+            axes.plot(places, values, label=name, **style)
         axes.set_yscale("log")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
+    left.set_xlabel("weight of the expert")
+    left.set_title("divergence of the samples from the target, nats a pixel", loc="left", fontsize=10)
+    right.set_xlabel("noise left (deviation; sampling goes to the right)")
+    right.invert_xaxis()
+    right.set_title("the same on the way, the target under as much noise", loc="left", fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
