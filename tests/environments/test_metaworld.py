@@ -205,6 +205,21 @@ def test_a_recorded_set_holds_what_was_played(tmp_path: Path) -> None:
     assert np.array_equal(again.actions, episodes.actions)
 
 
+def test_an_episode_lingers_after_success_or_after_the_time_for_it(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"tasks": ("reach", "coffee-push"), "num_episodes": 2, "action_repeat": 4}
+    short = metaworld_episodes(**settings, max_episode_steps=10, output=tmp_path / "short")
+    whole = metaworld_episodes(**settings, max_episode_steps=10, linger=3, output=tmp_path / "whole")
+    assert short.ended.tolist() == whole.ended.tolist()
+    assert set(short.ended.tolist()) == {False, True}
+    assert whole.successes is not None
+    for number in range(4):
+        frames, longer = (some.episode(number)[0] for some in (short, whole))
+        assert len(longer) == len(frames) + 3
+        assert np.array_equal(longer[: len(frames)], frames)
+        done = whole.successes[whole.starts[number] :][: len(frames)]
+        assert done.tolist() == [False] * (len(frames) - 1) + [whole.ended[number]]
+
+
 def test_a_set_is_reused_when_asked_again_and_never_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings: dict[str, Any] = {
         "tasks": ("reach",),

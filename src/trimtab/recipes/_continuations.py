@@ -18,7 +18,7 @@ from trimtab.metrics.i3d import I3D, with_context
 from trimtab.metrics.intervals import Interval
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import ACTION_REPEAT, FIRST_VALIDATION, MAX_STEPS, VALIDATION, encoder
+from trimtab.recipes._metaworld import ACTION_REPEAT, FIRST_VALIDATION, LINGER, MAX_STEPS, VALIDATION, encoder
 from trimtab.recipes.record_metaworld import metaworld_episodes
 
 PART = 16
@@ -53,6 +53,7 @@ def expert_clips(
         seed=first_start,
         action_repeat=ACTION_REPEAT,
         max_episode_steps=MAX_STEPS,
+        linger=LINGER,
         output=folder,
     )
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=words or encoder())

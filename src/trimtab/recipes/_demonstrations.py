@@ -21,7 +21,7 @@ class Episode:
         states: (time, dim) float32.
         successes: (time,) bool, whether the task was done when the frame was reached; None if the environment does not say.
         rewards: (time - 1,), of the actions that were played.
-        ended: whether the environment ended it; else it was cut.
+        ended: whether the task was done, or the environment ended it; else it was cut.
     """
 
     frames: np.ndarray
@@ -40,6 +40,7 @@ def play(
     *,
     random_share: float = 0.0,
     random_hold: int = 1,
+    linger: int | None = None,
 ) -> Episode:
     """One episode of an environment with one copy, whose information has "state" and, if it knows any, "success".
 
@@ -50,6 +51,7 @@ def play(
         seed: of the episode and of the random actions.
         random_share: of the choices, 0 to 1, that are uniformly random instead of the expert's.
         random_hold: for how many steps each choice stands; the expert's actions follow what happens all the same.
+        linger: for how many steps it goes on once the task is done; None until the environment ends it.
     """
     random = np.random.default_rng([seed, zlib.crc32(task.encode())])
     dim = environment.action_space.shape[1]  # type: ignore[index]
@@ -64,14 +66,17 @@ def play(
 
     frame, information = environment.reset(seed=seed)
     frames, facts = [frame[0]], [information]
-    actions, rewards, over = [choose(0)], list[float](), False
+    actions, rewards, over, since_done = [choose(0)], list[float](), False, None
     while not over:
         frame, reward, terminated, truncated, information = environment.step(actions[-1][None])
         frames.append(frame[0])
         facts.append(information)
         rewards.append(float(reward[0]))
         actions.append(choose(len(actions)))
-        over = bool(terminated[0] or truncated[0])
+        if linger is not None and (since_done is not None or information["success"][0]):
+            since_done = 0 if since_done is None else since_done + 1
+        over = bool(terminated[0] or truncated[0]) or (linger is not None and since_done == linger)
     successes = np.array([one["success"][0] for one in facts]) if "success" in facts[0] else None
     states = np.stack([one["state"][0] for one in facts])
-    return Episode(np.stack(frames), np.stack(actions), states, successes, np.array(rewards), bool(terminated[0]))
+    ended = bool(terminated[0]) or since_done is not None
+    return Episode(np.stack(frames), np.stack(actions), states, successes, np.array(rewards), ended)

@@ -12,6 +12,10 @@ from trimtab.recipes.record_metaworld import metaworld_episodes
 ACTION_REPEAT, MAX_STEPS = 4, 50
 """At which MetaWorld's experts still succeed in 123 of 128 trials (`environments/metaworld.py: TEXTS`)."""
 
+LINGER = 8
+"""Steps that recorded experts go on after success: as many as a plan has frames, so that what is trained on them has seen
+plans begin wherever a robot may be before it is done."""
+
 SEEN = ("button-press", "drawer-close", "window-open")
 NOVEL = ("door-close", "handle-press", "window-close")
 """Tasks that the in-domain set shows, and tasks that it does not. The prior saw all of them, never in this look."""
@@ -45,6 +49,7 @@ def demonstrations(random_share: float, datasets: Path, num_episodes: int = 25) 
         random_share=random_share,
         action_repeat=ACTION_REPEAT,
         max_episode_steps=MAX_STEPS,
+        linger=LINGER,
         output=datasets / f"metaworld-seen-{round(100 * random_share)}",
     )
 

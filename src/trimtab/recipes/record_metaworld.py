@@ -28,6 +28,7 @@ def record_metaworld(
     size: int = 64,
     action_repeat: int = 2,
     max_episode_steps: int = 100,
+    linger: int = 0,
     first_look: int = 0,
     num_looks: int = 0,
     output: Path | None = None,
@@ -46,7 +47,9 @@ def record_metaworld(
         camera: close, corner, corner2, corner3 or topview.
         size: of a frame, 64 or 128 pixels.
         action_repeat: for how many of the simulator's 1/80 seconds an action is held.
-        max_episode_steps: episodes end when the task is done; longer ones are cut here.
+        max_episode_steps: within which the task is to be done.
+        linger: for how many steps every episode goes on after the task was done, or was to be done; a clip of so many frames
+            can then begin wherever the task is not done yet.
         first_look: the seed of the first look.
         num_looks: how many colours, lights and places of the camera the episodes of a task take in turn, no two tasks the
             same; 0 is MetaWorld's own look.
@@ -62,6 +65,7 @@ def record_metaworld(
         size=size,
         action_repeat=action_repeat,
         max_episode_steps=max_episode_steps,
+        linger=linger,
         first_look=first_look,
         num_looks=num_looks,
         output=output,
@@ -84,6 +88,7 @@ def metaworld_episodes(
     size: int = 64,
     action_repeat: int = 2,
     max_episode_steps: int = 100,
+    linger: int = 0,
     first_look: int = 0,
     num_looks: int = 0,
     output: Path | None = None,
@@ -98,10 +103,11 @@ def metaworld_episodes(
     """
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"name one task or several, each once, of {', '.join(TEXTS)}; got {' '.join(tasks) or 'none'}")
-    if min(num_episodes, random_hold) < 1 or not 0 <= random_share <= 1 or min(seed, first_look, num_looks) < 0:
+    counts = {"seed": seed, "linger": linger, "first_look": first_look, "num_looks": num_looks}
+    if min(num_episodes, random_hold) < 1 or not 0 <= random_share <= 1 or min(counts.values()) < 0:
         raise ValueError(
-            "recording needs num_episodes and random_hold >= 1, random_share in 0 .. 1 and seed, first_look and num_looks "
-            f">= 0, got {num_episodes}, {random_hold}, {random_share}, {seed}, {first_look} and {num_looks}"
+            f"recording needs num_episodes and random_hold >= 1, random_share in 0 .. 1 and {', '.join(counts)} >= 0, got "
+            f"{num_episodes}, {random_hold}, {random_share}, {', '.join(map(str, counts.values()))}"
         )
     settings: dict[str, Any] = {
         "camera": camera,
@@ -116,6 +122,7 @@ def metaworld_episodes(
         "random_share": random_share,
         "random_hold": random_hold,
         "seed": seed,
+        "linger": linger,
         "first_look": first_look,
         "num_looks": num_looks,
         **settings,
@@ -136,9 +143,12 @@ def metaworld_episodes(
                 scenes += [(task, look, numbers[i :: len(looks)]) for i, look in enumerate(looks)]
             successes = dict.fromkeys(tasks, 0)
             for task, look, those in track(scenes, description="recording MetaWorld"):
-                environment = MetaWorld(task, look=look, **settings)
+                whole = settings | {"max_episode_steps": max_episode_steps + linger}
+                environment = MetaWorld(task, look=look, end_at_success=False, **whole)
                 for number in those:
-                    episode = _play(environment, seed + number, random_share, random_hold)
+                    episode = _play(environment, seed + number, random_share, random_hold, linger)
+                    assert episode.successes is not None
+                    done = bool(episode.successes[: max_episode_steps + 1].any())
                     writer.add_episode(
                         episode.frames,
                         episode.actions,
@@ -146,20 +156,20 @@ def metaworld_episodes(
                         success=episode.successes,
                         level=seed + number,
                         task=TEXTS[task],
-                        ended=episode.ended,
+                        ended=done,
                     )
-                    successes[task] += episode.ended
+                    successes[task] += done
                 environment.close()
             writer.provenance["share_successful"] = {task: count / num_episodes for task, count in successes.items()}
 
     return recorded_once(folder, request, write)
 
 
-def _play(environment: MetaWorld, seed: int, random_share: float, random_hold: int) -> Episode:
+def _play(environment: MetaWorld, seed: int, random_share: float, random_hold: int, linger: int) -> Episode:
     """One episode of one copy, by its expert."""
 
     def expert(_: dict[str, Any]) -> np.ndarray:
         return environment.expert_actions()
 
     task = environment.tasks[0]
-    return play(environment, expert, task, seed, random_share=random_share, random_hold=random_hold)
+    return play(environment, expert, task, seed, random_share=random_share, random_hold=random_hold, linger=linger)

@@ -12,7 +12,7 @@ from trimtab.data.episodes import Episodes
 from trimtab.forecast import fit_or_forecast
 from trimtab.networks.encoders import MiniLM
 from trimtab.priors.pixel_unet import SCHEDULES, PixelUNet, PixelUNetSettings, load
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, encoder
+from trimtab.recipes._metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, encoder
 from trimtab.recipes.procgen_prior import LENGTHS, frames_task
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.training import Budget, record_settings
@@ -98,5 +98,6 @@ def tabletop_episodes(*, num_episodes: int = 30, first_look: int = 1, seed: int 
         seed=seed,
         action_repeat=ACTION_REPEAT,
         max_episode_steps=MAX_STEPS,
+        linger=LINGER,
         output=folder,
     )
