@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from trimtab.core.files import write_whole
@@ -274,15 +275,14 @@ def listening(report: Report, results: Results, shown: Mapping[str, Mapping[str,
         "Score: the mean cost of wrong actions, over the error under true ones; 0 is deaf.",
         best={"score": "max"},
     )
-    for name, under in shown.items():
-        rows = {
-            action: under[key] for number, action in enumerate(words.actions) if (key := f"under {number}") in under
-        }
-        if rows:
-            report.strips(
-                rows, f"{name}: one start and one noise under every action, held for the whole clip.",
-                given=under["given"][:1], stills=(0,),
-            )  # fmt: skip
+    keys = [f"under {number}" for number in range(len(words.actions))]
+    rows = {name: torch.cat([under[key] for key in keys]) for name, under in shown.items() if under.keys() >= {*keys}}
+    if rows:
+        given = shown[next(iter(rows))]["given"][:1].expand(len(keys), -1, -1, -1, -1)
+        report.strips(
+            rows, "One start and one noise under every action, held for the whole clip.", given=given,
+            labels=words.actions, stills=(),
+        )  # fmt: skip
 
 
 def masks(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]]) -> None:
