@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import print
+from rich.console import Console
 from torch import Tensor
 
 from trimtab.adapters.avid import AVID
@@ -99,13 +99,18 @@ def why_not_multiply(
     }  # fmt: skip
     write_whole(output / "why_not_multiply.json", json.dumps(found, indent=2) + "\n")
     plot(weights, ends, noise, ways, output / "why_not_multiply.png")
+    console = Console()
     for what, places, rows in (("at weights", weights, ends), ("on the way, at noise", noise, ways)):
-        print(f"divergence from the target, in nats a pixel, {what}".ljust(70), *(f"{place:7.2f}" for place in places))
+        console.print(
+            f"divergence from the target, in nats a pixel, {what}".ljust(70),
+            *(f"{place:7.2f}" for place in places),
+            soft_wrap=True,
+        )
         for name, values in rows.items():
-            print(f"  {name:68}", *(f"{value:7.4f}" for value in values))
+            console.print(f"  {name:68}", *(f"{value:7.4f}" for value in values), soft_wrap=True)
     for name in compositions:
-        print(f"{name}: least at weight {best[name]:g}; strictly between prior and expert {inner[name]:.4f}")
-    print(f"picture in {output / 'why_not_multiply.png'}")
+        console.print(f"{name}: least at weight {best[name]:g}; strictly between prior and expert {inner[name]:.4f}")
+    console.print(f"picture in {output / 'why_not_multiply.png'}")
 
 
 def worlds() -> tuple[GaussianPrior, GaussianPrior]:
