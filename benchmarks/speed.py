@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from statistics import median
@@ -27,21 +27,31 @@ from torch.utils.flop_counter import FlopCounterMode
 import public_layout
 from trimtab.adapters.avid import AVID
 from trimtab.adapters.classifier_guidance import ActionClassifier, ClassifierGuidance
-from trimtab.adapters.composition import action_guidance, classifier_free_guidance, product_of_experts, repeated
+from trimtab.adapters.composition import (
+    action_guidance,
+    classifier_free_guidance,
+    inverse_probabilistic_adaptation,
+    probabilistic_adaptation,
+    product_of_experts,
+    repeated,
+)
 from trimtab.adapters.from_scratch import FromScratch
 from trimtab.core.contracts import Denoiser
-from trimtab.core.values import Clip, stack
+from trimtab.core.values import Clip, Conditioning, NoiseLevel, stack
 from trimtab.data import samples
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import DenoisingLoss, clean_loss
 from trimtab.networks.avid_unet3d import AvidUNet3D
+from trimtab.networks.encoders import MiniLM
 from trimtab.networks.precision import keep_freed_memory, matrix_dtype
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.priors.remembering import Remembering
+from trimtab.recipes._metaworld import NUM_TOKENS
 from trimtab.recipes._methods import PASSES
 from trimtab.recipes.procgen_prior import frames_task
+from trimtab.recipes.tabletop_prior import TABLETOP
 from trimtab.world_model import WorldModel
 
 STEPS = 2
@@ -240,12 +250,44 @@ def compositions(batch: int = 8, rounds: int = 12) -> None:
     def alone() -> object:
         return ask_prior(noisy, level)
 
-    cases: dict[str, tuple[Denoiser, tuple[Callable[[], object], ...]]] = {
+    cases: Cases = {
         "product of experts": (product_of_experts(prior, expert, 0.5), (alone, lambda: ask_expert(noisy, level))),
         "action guidance": (action_guidance(prior, expert, 1.0), (alone, both)),
         "classifier-free guidance": (classifier_free_guidance(expert, 2.0), (both,)),
         "classifier guidance": (ClassifierGuidance(prior, classifier, 1.0), (alone, gradient)),
     }
+    compare(cases, given, noisy, level, rounds)
+
+
+def adaptations(batch: int = 8, rounds: int = 12) -> None:
+    """As `compositions`, of three voices that hear a text: a prior of the tabletop's size, and a small in-domain model."""
+    prior, clips = PixelUNet(TABLETOP).frozen(), Clips(samples.coinrun(), num_context=TABLETOP.num_context)
+    small = FromScratch(prior, text_dim=MiniLM.dim).eval()
+    text = torch.randn(batch, NUM_TOKENS, MiniLM.dim)
+    given = replace(clips.batch(clips.draw(0, 0, batch)).given.without("actions"), text=text)
+    noisy = torch.randn(batch, prior.num_frames, *prior.frame_shape)
+    level = prior.schedule.level(torch.full((batch,), prior.schedule.num_levels // 2))
+    twice = stack([given.without("text"), given])
+    once, both = ([model.bind(known) for model in (small, prior)] for known in (given, twice))
+
+    def networks(guided: int, other: int) -> tuple[Callable[[], object], ...]:
+        return lambda: both[guided](*repeated(noisy, level, 2)), lambda: once[other](noisy, level)
+
+    standard = probabilistic_adaptation(small, prior, guidance=2.5, prior_strength=0.1, normalise=True)
+    inverse = inverse_probabilistic_adaptation(small, prior, guidance=2.5, in_domain_strength=0.5, normalise=True)
+    cases: Cases = {
+        "probabilistic adaptation": (standard, networks(0, 1)),
+        "inverse probabilistic adaptation": (inverse, networks(1, 0)),
+    }
+    compare(cases, given, noisy, level, rounds)
+
+
+Cases = dict[str, tuple[Denoiser, tuple[Callable[[], object], ...]]]
+"""Compositions by name, and the calls of networks that each is made of."""
+
+
+def compare(cases: Cases, given: Conditioning, noisy: Tensor, level: NoiseLevel, rounds: int) -> None:
+    """Print what each composition costs beyond its networks."""
     for name, (composed, networks) in cases.items():
         ask, turns = composed.bind(given), []
         with torch.no_grad():
@@ -296,6 +338,7 @@ def main() -> None:
     print(f"shares below are of the best of these in {matrix_dtype('cpu')}, {best / 1e9:.0f} GFLOP/s")
     embedded(best)
     compositions()
+    adaptations()
     of_the_papers_size(best)
 
 

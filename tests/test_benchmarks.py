@@ -3,15 +3,36 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import memory
+import speed
 
 
 def test_training_an_adapter_takes_little_more_memory_than_it_must() -> None:
     """The frozen prior leaves no graph behind: the peak is that of weights, state and the adapter's own activations."""
     assert memory.measure("embedded", 4) <= 1.15
+
+
+def test_adaptations_are_compared_with_the_very_calls_that_they_are_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both do as many operations, so that what is left of the time is what composing costs."""
+    compared: list[tuple[int, int]] = []
+
+    def compare(cases, given, noisy, level, rounds) -> None:
+        for composed, networks in cases.values():
+            ask = composed.bind(given)
+            with torch.no_grad():
+                whole = speed.operations(lambda: ask(noisy, level))  # noqa: B023
+                compared.append((whole, sum(map(speed.operations, networks))))
+
+    monkeypatch.setattr(speed, "compare", compare)
+    speed.adaptations(batch=1)
+    (standard, networks), (inverse, others) = compared
+    assert standard == networks
+    assert inverse == others
+    assert inverse > standard > 0  # the large prior is asked twice, not once
 
 
 def test_memory_is_counted_once_and_by_what_lies_behind() -> None:

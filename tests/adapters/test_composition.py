@@ -156,8 +156,58 @@ def test_probabilistic_adaptation_and_its_inverse_are_the_paper_s_equations(inde
     assert normalised.weights_sum_to_one
 
 
+@pytest.mark.parametrize("index", [0, 400, 999])
+def test_the_conditioning_frame_is_the_prior_s_alone(index: int) -> None:
+    """Frame 0 is drawn by the prior's own guidance in both forms, as in the paper's code, the others by the equations."""
+    level, untold = SHARED.level(torch.full((2,), index)), TOLD.without("text")
+    big, small, big_untold, small_untold = (
+        model.bind(given)(NOISY, level).noise
+        for model, given in ((BIG, TOLD), (SMALL, TOLD), (BIG, untold), (SMALL, untold))
+    )
+    strength = torch.tensor([0.0, 0.5, 0.25, 0.5])
+    each = strength[:, None, None, None]
+    first = (big_untold + 2.5 * (big - big_untold))[:, :1]
+    inverse = big_untold + 2.5 * (big + each * small - big_untold)
+    standard = torch.cat([first, (small_untold + 2.5 * (small + each * big - small_untold))[:, 1:]], dim=1)
+    torch.testing.assert_close(inverse[:, :1], first)
+    for normalise in (False, True):
+        options = {"guidance": 2.5, "normalise": normalise}
+        by = 1 + 2.5 * each if normalise else 1.0
+        found = inverse_probabilistic_adaptation(SMALL, BIG, in_domain_strength=strength, **options)
+        torch.testing.assert_close(found.bind(TOLD)(NOISY, level).noise, inverse / by, rtol=1e-3, atol=1e-3)
+        found = probabilistic_adaptation(SMALL, BIG, prior_strength=strength, conditioning_frames=1, **options)
+        torch.testing.assert_close(found.bind(TOLD)(NOISY, level).noise, standard / by, rtol=1e-3, atol=1e-3)
+    alone = probabilistic_adaptation(SMALL, BIG, guidance=2.5, prior_strength=0.0, conditioning_frames=1)
+    assert alone.bind(TOLD)(NOISY, level).weights_sum_to_one
+    short = inverse_probabilistic_adaptation(SMALL, BIG, guidance=2.5, in_domain_strength=strength).bind(TOLD)
+    with pytest.raises(ValueError, match="weights of 4 frames do not fit a video of 3"):
+        short(NOISY[:, :3], level)
+    with pytest.raises(ValueError, match=r"conditioning_frames is 0 \.\. 3, got 4"):
+        probabilistic_adaptation(SMALL, BIG, guidance=2.5, prior_strength=0.1, conditioning_frames=4)
+
+
+def test_weights_that_are_no_finite_numbers_are_refused() -> None:
+    for wrong in (float("nan"), float("inf")):
+        for guidance, strength in ((wrong, 0.1), (2.5, wrong), (2.5, torch.tensor([0.1, wrong, 0.1, 0.1]))):
+            with pytest.raises(ValueError, match="guidance is from 1 on and a strength from 0 on, finite"):
+                probabilistic_adaptation(SMALL, BIG, guidance=guidance, prior_strength=strength)
+            with pytest.raises(ValueError, match="guidance is from 1 on and a strength from 0 on, finite"):
+                inverse_probabilistic_adaptation(SMALL, BIG, guidance=guidance, in_domain_strength=strength)
+        for models, compose in (
+            ((PRIOR, EXPERT), product_of_experts),
+            ((PRIOR, EXPERT), action_guidance),
+            ((EXPERT,), classifier_free_guidance),
+        ):
+            with pytest.raises(ValueError, match=f"a weight is a finite number, got {wrong}"):
+                compose(*models, wrong)
+
+
 def test_adaptation_without_sense_is_refused() -> None:
-    for numbers in ({"guidance": 0.5, "prior_strength": 0.1}, {"guidance": 2.5, "prior_strength": -0.1}):
+    for numbers in (
+        {"guidance": 0.5, "prior_strength": 0.1},
+        {"guidance": 2.5, "prior_strength": -0.1},
+        {"guidance": 2.5, "prior_strength": torch.tensor([0.1, -0.1, 0.1, 0.1])},
+    ):
         with pytest.raises(ValueError, match="guidance is from 1 on and a strength from 0 on"):
             probabilistic_adaptation(SMALL, BIG, **numbers)
     with pytest.raises(ValueError, match="which GaussianPrior does not use"):

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trimtab.control.inverse_dynamics import InverseDynamics, load
 from trimtab.networks import storage
+from trimtab.networks.vision_transformer import VisionTransformer
 
 SIZE = 32
 
@@ -91,8 +93,33 @@ def test_another_encoder_or_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "file"), [("vc1", "vc1_vitb.pth"), ("dinov2", "dinov2_vitb14_pretrain.pth")])
 def test_an_encoder_without_weights_says_which_it_needs(name: str, file: str) -> None:
-    with pytest.raises(ValueError, match=f"the weights of {name} come with no package: get {file}.*pass as encoder"):
+    with pytest.raises(ValueError, match=f"the weights of {name} come with no package: get {file}.* as weights"):
         InverseDynamics(encoder=name)
+
+
+@pytest.mark.parametrize(("name", "patch"), [("vc1", 16), ("dinov2", 14)])
+def test_a_named_encoder_sees_by_the_weights_that_are_given(name: str, patch: int, tmp_path: Path) -> None:
+    weights, path = tmp_path / "weights.safetensors", tmp_path / "model.safetensors"
+    network = VisionTransformer(64, 1, patch, scaled=name == "dinov2").eval()
+    save_file(network.state_dict(), weights)
+    model = InverseDynamics(2, SIZE, 4, name, weights).eval()
+    before, after, actions = square_world(2, 0)
+    assert model.see(before).shape == (2, 64, 1, 1)
+    torch.testing.assert_close(model.see(before)[..., 0, 0], network(before))
+    model.train().loss(before, after, actions).mean().backward()
+    for parameter, value in model.named_parameters():
+        assert (value.grad is None) == parameter.startswith("encoder."), parameter
+    model.eval().save(path)
+    assert not any(tensor.startswith("encoder.") for tensor in storage.read(path)[0])
+    torch.testing.assert_close(load(path, name, weights).act(before, after), model.act(before, after))
+    save_file({**network.state_dict(), "cls_token": torch.randn(1, 1, 64)}, weights)
+    with pytest.raises(ValueError, match="was trained with another encoder"):
+        load(path, name, weights)
+    for other in ("efficientnet-lite0", None, pooled):
+        with pytest.raises(ValueError, match="weights are for the encoders vc1 and dinov2"):
+            InverseDynamics(2, SIZE, 4, other, weights)
+    with pytest.raises(ValueError, match="holds another network"):
+        InverseDynamics(2, SIZE, 4, {"vc1": "dinov2", "dinov2": "vc1"}[name], weights)
 
 
 def test_unknown_encoders_and_sizes_are_refused() -> None:

@@ -128,6 +128,17 @@ def test_each_episode_step_plan_and_seed_has_its_own_noise() -> None:
             assert (other - another).abs().mean() > 0.1
 
 
+def test_low_temperature_makes_plans_alike() -> None:
+    present = only(present_of(), 0)
+    still, half, full = (imagination_of(num_plans=2, temperature=t)(present)[0] for t in (0.0, 0.5, 1.0))
+    assert torch.equal(full, imagination_of(num_plans=2)(present)[0])
+    assert torch.equal(still[0], still[1])
+    inside = (full.abs() < 1) & (half.abs() < 1)  # else clamped
+    torch.testing.assert_close((half - still)[inside], ((full - still) / 2)[inside], rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="a temperature is 0"):
+        imagination_of(temperature=1.5)
+
+
 def test_fewer_frames_are_imagined_if_asked() -> None:
     present, asked = present_of(), []
 

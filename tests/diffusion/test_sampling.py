@@ -254,6 +254,34 @@ def test_start_noise_has_the_deviation_of_the_first_level() -> None:
     assert not torch.equal(unit, gaussian_noise(SHAPE, seed=3, step=0, samples=[5, 6], purpose="sampling"))
 
 
+def test_the_temperature_scales_how_far_samples_deviate() -> None:
+    """Exactly, as every step is linear in the video and its noise: x(t) - x(0) = t (x(1) - x(0))."""
+    prior, samples = gaussian.tiny("noise", schedules.linear()), range(64)
+    steps, given = pairs(prior.schedule, 40), Conditioning(actions=torch.tensor([[0, 1, 2, 2]] * 64))
+
+    def sample(temperature: float, seed: int = 1, sampler=ancestral) -> Video:
+        start = start_noise(SHAPE, seed, samples, temperature=temperature)
+        return sampler(prior, start, given, pairs=steps, seed=seed, temperature=temperature)
+
+    start = start_noise(SHAPE, 1, samples)
+    for sampler in (ancestral, lambda *a, **k: ddim(*a, eta=1.0, **k)):
+        still, half, full = (sample(temperature, sampler=sampler) for temperature in (0.0, 0.5, 1.0))
+        assert torch.equal(full, sampler(prior, start, given, pairs=steps, seed=1))
+        assert torch.equal(still, sample(0.0, seed=2, sampler=sampler))
+        torch.testing.assert_close(half - still, (full - still) / 2, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(still[0], prior.mean_given(given)[0], rtol=0, atol=0.02)
+        assert full.var(0).mean() > 0.05
+    assert torch.equal(start_noise(SHAPE, 1, samples, temperature=1.0), start)
+    for wrong in (-0.1, 1.1, float("nan")):
+        for call in (
+            lambda: start_noise(SHAPE, 1, [0], temperature=wrong),  # noqa: B023
+            lambda: ancestral(prior, start, given, pairs=steps, temperature=wrong),  # noqa: B023
+            lambda: ddim(prior, start, given, pairs=steps, temperature=wrong),  # noqa: B023
+        ):
+            with pytest.raises(ValueError, match=r"a temperature is 0 \(one sample\) to 1"):
+                call()
+
+
 # Promises
 
 

@@ -114,6 +114,15 @@ def test_states_are_a_gymnasium_environment() -> None:
         environment.step(np.zeros(1, np.float32))
 
 
+@pytest.mark.parametrize("bad", [np.full(1, 1.01), np.full(1, np.nan), np.zeros(2), np.zeros((1, 1)), np.array(0.0)])
+def test_actions_that_do_not_fit_are_refused_and_play_nothing(bad: np.ndarray) -> None:
+    environment = DMCStates("cartpole-swingup", max_episode_steps=1)
+    environment.reset(seed=0)
+    with pytest.raises(ValueError, match=r"actions lie in -1 \.\. 1, got|an action is \(1,\) numbers, got"):
+        environment.step(bad)
+    assert environment.step(np.ones(1))[3]  # the episode's only step was still to come
+
+
 @pytest.mark.parametrize("task", ["walker-walk", "cartpole-swingup"])  # whose camera follows the body, and stands still
 def test_looks_are_functions_of_their_seed(task: str) -> None:
     own = first_frame(task)

@@ -1,6 +1,7 @@
 """Inverse dynamics from recorded set to results at toy size; nothing is rendered."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,8 +12,18 @@ import torch
 from trimtab import forecast
 from trimtab.control.inverse_dynamics import InverseDynamics, load
 from trimtab.data.episodes import Episodes, EpisodeWriter
-from trimtab.recipes._pairs import REACH, commanded, divided, moved, pair
-from trimtab.recipes.inverse_dynamics import Reading, answers, displaced_alike, errors, inverse_dynamics
+from trimtab.diffusion.noise import gaussian_noise
+from trimtab.priors import pixel_unet
+from trimtab.recipes import inverse_dynamics as recipe
+from trimtab.recipes._pairs import REACH, commanded, divided, errors, moved, pair
+from trimtab.recipes.inverse_dynamics import (
+    Reading,
+    answers,
+    clips_for,
+    displaced_alike,
+    errors_on_generated,
+    inverse_dynamics,
+)
 
 LENGTHS = (5, 7, 4, 6, 5, 1)
 
@@ -118,6 +129,85 @@ def test_both_frames_of_a_pair_are_displaced_alike() -> None:
     assert displaced_alike(place, place, 0, np.random.default_rng(0))[0] is place
 
 
+def test_the_stem_sees_frames_as_a_model_may_draw_them(episodes: Episodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = divided([episodes], 0.4, 0)
+    model, done = InverseDynamics(4, 16, 4, None), moved([episodes])
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def loss(before: torch.Tensor, after: torch.Tensor, *_: object) -> torch.Tensor:
+        asked.append((before, after))
+        return torch.zeros(len(before))
+
+    monkeypatch.setattr(model, "loss", loss)
+    samples = train.draw(0, 0, 64)
+    before, after = pair(train.batch(samples))
+    for degraded in (False, True, True):
+        Reading(model, train, done, seed=3, degraded=degraded)(
+            train.batch(samples), step=5, samples=torch.from_numpy(samples)
+        )
+    (clean_before, clean_after), (first, second), again = asked
+    assert torch.equal(clean_before, before)
+    assert torch.equal(clean_after, after)
+    assert torch.equal(again[0], first)
+    is_real = (first == before).flatten(1).all(1)
+    assert 0.1 < is_real.float().mean() < 0.4
+    assert not (second == after).flatten(1).all(1).any()
+    noise = gaussian_noise((2, 3, 16, 16), seed=3, step=5, samples=samples.tolist())[:, 1]
+    change = second - after  # of grey frames blur leaves all as it is
+    spread = (change * noise).flatten(1).sum(1) / noise.square().flatten(1).sum(1)
+    assert spread.min() >= -1e-6
+    assert 0.005 < spread.mean() < 0.015
+    assert max(first.abs().max(), second.abs().max()) <= 1
+
+
+def test_errors_on_generated_frames_are_of_the_rows_that_were_drawn(
+    episodes: Episodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded frames by hand; and a prior that draws what was recorded gets their very errors."""
+    sets = [episodes, record(tmp_path / "other", seed=1)]
+    train, test = divided(sets, 0.4, 0)
+    model, done, prior = InverseDynamics(4, 16, 4, None).eval(), moved(sets), pixel_unet.tiny()
+    assert (prior.num_context, prior.num_frames) == (2, 3)
+    held = clips_for(prior, test)
+    frames = torch.from_numpy(np.concatenate([some.frames for some in sets])).movedim(3, 1) / 127.5 - 1
+    starts = np.cumsum([0, *LENGTHS * 2])
+    rows = [
+        starts[episode] + window + 1 + step
+        for episode in np.unique(test.episodes)
+        for window in range((LENGTHS * 2)[episode] - 4)
+        for step in range(3)
+    ]
+    of = [np.searchsorted(starts, row, side="right") - 1 for row in rows]
+    mean = train.mean_action(done)
+    expected = errors(model.act(frames[rows], frames[np.array(rows) + 1]), done[rows], mean, torch.tensor(of))
+    found = errors_on_generated(model, prior, held, done, mean, 0)
+    assert list(found) == ["recorded", *list(found)[1:3], "imagined by the prior"]
+    assert len(found) == 4
+    assert found["recorded"]["all"]["squared_error"]["num_clips"] == len(rows)
+    for name, figures in expected.items():
+        for kind, interval in figures.items():
+            for part, value in interval.items():
+                assert found["recorded"][name][kind][part] == pytest.approx(value, rel=1e-3, abs=1e-6)
+    assert found["imagined by the prior"]["x"] != found["recorded"]["x"]
+    monkeypatch.setattr(recipe, "drawn_anew", lambda prior, clip, numbers, seed: {"true": clip.video})
+    same = errors_on_generated(model, prior, held, done, mean, 0)
+    assert same["true"] == same["recorded"]
+
+
+def test_the_less_noise_a_clip_is_drawn_from_the_nearer_it_stays(episodes: Episodes) -> None:
+    prior = pixel_unet.tiny()
+    clips = recipe.Clips(episodes, prior.num_context, prior.num_frames)
+    clip, numbers = clips.batch([0, 3]), np.array([0, 3])
+    drawn = recipe.drawn_anew(prior, clip, numbers, 0)
+    away = [(video - clip.video).square().mean().item() for video in drawn.values()]
+    assert 0 < away[0] < away[1] < away[2]
+    other = recipe.drawn_anew(prior, clips.batch([3, 0]), numbers, 0)["imagined by the prior"]
+    same_context = replace(clip, video=torch.zeros_like(clip.video))
+    free = recipe.drawn_anew(prior, same_context, numbers, 0)["imagined by the prior"]
+    assert torch.equal(free, drawn["imagined by the prior"])  # nothing of what was recorded is left
+    assert not torch.equal(other, free)
+
+
 def test_errors_are_those_of_the_formula() -> None:
     actions, episodes = torch.randn(40, 4), torch.arange(40) // 10
     mean = actions.mean(0)
@@ -139,14 +229,17 @@ def test_recipe_leaves_a_model_with_its_errors(
 ) -> None:
     monkeypatch.setattr(forecast, "TRIED", 1)
     output = tmp_path / "run"
-    run = partial(
-        inverse_dynamics, data=(episodes.folder,), held_out=0.4, num_steps=3, batch_size=4, width=4, output=output
-    )
+    pixel_unet.tiny().save(tmp_path / "prior.safetensors")
+    sizes = {"held_out": 0.4, "num_steps": 3, "batch_size": 4, "width": 4}
+    run = partial(inverse_dynamics, data=(episodes.folder,), **sizes, output=output)
+    with pytest.raises(ValueError, match="two held-out episodes are needed that have the 5 frames"):
+        run(imagined=str(tmp_path / "prior.safetensors"), output=tmp_path / "other")
     run(dry_run=True)
     assert json.loads((output / "forecast.json").read_text())["steps"] == 3
     assert not (output / "results.json").exists()
     run()
-    assert "held-out error  read off frames             the mean  R^2" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "held-out error  read off frames             the mean  R^2" in printed
     results = json.loads((output / "results.json").read_text())
     assert (results["num_train_episodes"], results["num_test_episodes"]) == (3, 2)
     assert [data["environment"] for data in results["data"]] == ["grey"]
@@ -155,6 +248,26 @@ def test_recipe_leaves_a_model_with_its_errors(
     expected = (read - actions).square().mean(0)
     for name, error in zip(("x", "y", "z", "gripper"), expected.tolist(), strict=True):
         assert results["held_out_error"][name]["squared_error"]["mean"] == pytest.approx(error, rel=1e-4)
+
+
+def test_a_prior_of_other_frames_is_refused(episodes: Episodes, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the prior imagines frames \(3, 64, 64\), the sets hold \(16, 16, 3\)"):
+        inverse_dynamics(data=(episodes.folder,), held_out=0.4, imagined="procgen", output=tmp_path / "run")
+
+
+def test_recipe_measures_on_generated_frames(
+    episodes: Episodes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixel_unet.tiny().save(tmp_path / "prior.safetensors")
+    sets = (episodes.folder, record(tmp_path / "other", seed=1).folder)
+    inverse_dynamics(
+        data=sets, held_out=0.4, num_steps=1, batch_size=4, width=4, imagined=str(tmp_path / "prior.safetensors"),
+        output=tmp_path / "run",
+    )  # fmt: skip
+    assert "imagined by the prior\nheld-out error" in capsys.readouterr().out
+    found = json.loads((tmp_path / "run" / "results.json").read_text())["error_on_generated"]
+    assert len(found) == 4
+    assert all(figures["all"]["squared_error"]["mean"] > 0 for figures in found.values())
 
 
 def test_sets_of_other_actions_are_refused(tmp_path: Path) -> None:

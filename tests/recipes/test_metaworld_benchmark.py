@@ -68,7 +68,7 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A step or two of training a method, measured on a few episodes; ratios are made of that few here."""
-    folder, judge = tmp_path_factory.mktemp("benchmark"), tmp_path_factory.mktemp("judge") / "metaworld.safetensors"
+    folder, judge = tmp_path_factory.mktemp("benchmark"), tmp_path_factory.mktemp("judge") / "judge.safetensors"
     torch.manual_seed(0)
     tabletop.prior({"widths": (32, 32, 32), "depths": (1, 1, 1), "patch": 8}).save(folder / "prior.safetensors")
     JudgeFile(judge).save(ActionJudge(4, 4, frame_size=64, crop=64), {"actions": VECTORS})
@@ -109,6 +109,19 @@ def test_every_cell_has_the_error_of_actions_and_its_ratio(finished: Finished) -
     tried = guided["strengths tried (LPIPS on validation levels)"]
     assert tried[str(guided["strength"])] == min(tried.values())
     assert cells["AVID"].protocol["notes"]["training"]["frames"] == 2 * 4 * LENGTH
+
+
+def test_all_weights_of_the_prior_are_trained_at_a_rate_of_their_own(finished: Finished) -> None:
+    rates = {
+        cell.protocol["notes"]["method"]: cell.protocol["notes"]["training"].get("learning_rate")
+        for cell in cells_in(finished.cells, ROBOT_METHODS)
+    }
+    assert rates == {**dict.fromkeys(TRIED, 1e-3), "frozen prior": None, "finetuning with language": 1e-4}
+    trainings = robot_trainings(8, rate=3e-3, finetuning=2e-5)
+    assert {name for name, training in trainings.items() if training.rates == (2e-5,)} == {
+        "finetune", "finetune-language",
+    }  # fmt: skip
+    assert {training.rates for training in trainings.values()} == {(3e-3,), (2e-5,)}
 
 
 def test_the_prior_diffuses_up_to_pure_noise(finished: Finished) -> None:
@@ -175,12 +188,13 @@ def test_what_does_not_fit_is_refused(finished: Finished, tmp_path: Path) -> Non
     with pytest.raises(ValueError, match="no methods"):
         finished.again(methods=("classifier guidance",))
     with pytest.raises(ValueError, match="other settings"):
-        finished.again(learning_rate=0.1)
+        finished.again(finetuning_rate=0.1)
     with pytest.raises(ValueError, match=r"no judge of actions at .*; train one by `trimtab metaworld-judge`"):
         finished.again(judge=tmp_path / "none.safetensors", output=tmp_path / "run")
     JudgeFile(tmp_path / "small.safetensors").save(ActionJudge(4, 4, frame_size=16, crop=16), {"actions": VECTORS})
     with pytest.raises(
-        ValueError, match=r"reads 4 vectors actions off frames of side 16, not vectors of 4 numbers off"
+        ValueError,
+        match=r"vectors of 4 numbers off frames of \(16, 16\), not vectors of 4 numbers off frames of \(64, 64\)",
     ):
         finished.again(judge=tmp_path / "small.safetensors", output=tmp_path / "other")
     tabletop.prior({**tabletop.SIZES, "text_dim": None}).save(tmp_path / "deaf.safetensors")

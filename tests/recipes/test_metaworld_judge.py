@@ -22,6 +22,8 @@ from trimtab.recipes.metaworld_judge import Reading, answers, triples_of
 
 SIDE = 16
 
+PARTS = ("number 1", "number 2", "number 3", "number 4")
+
 
 def dots(actions: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Frames (time, 16, 16, 3) of a red and a blue dot, each displaced by 1.5 pixels times its half of the action."""
@@ -53,13 +55,13 @@ def run(episodes: Episodes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = Path(tmp_path_factory.mktemp("run"))
     settings: dict[str, Any] = {
         "data": episodes.folder, "held_out": 0.2, "num_steps": 200, "batch_size": 48, "learning_rate": 3e-3, "width": 12,
-        "output": output,
+        "frame_size": SIDE, "output": output,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forecast, "TRIED", 1)
         recipe.metaworld_judge(**settings, dry_run=True)
     assert json.loads((output / "forecast.json").read_text())["steps"] == 200
-    assert not (output / "metaworld.safetensors").exists()
+    assert not (output / "judge.safetensors").exists()
     recipe.metaworld_judge(**settings)
     return output
 
@@ -71,8 +73,8 @@ def held(episodes: Episodes) -> tuple[Part, Part]:
 
 
 def test_a_short_training_reads_every_part_far_better_than_the_mean(run: Path) -> None:
-    found = JudgeFile(run / "metaworld.safetensors").card["held_out_error"]
-    assert list(found) == ["x", "y", "z", "gripper", "all"]
+    found = JudgeFile(run / "judge.safetensors").card["held_out_error"]
+    assert list(found) == [*PARTS, "all"]
     for figures in found.values():
         assert figures["squared_error"]["high"] < 0.4 * figures["of_the_mean"]["low"]
         assert figures["of_the_mean"]["mean"] == pytest.approx(1 / 3, rel=0.2)
@@ -80,17 +82,17 @@ def test_a_short_training_reads_every_part_far_better_than_the_mean(run: Path) -
 
 
 def test_the_card_is_that_of_the_stored_judge(run: Path, held: tuple[Part, Part]) -> None:
-    file = JudgeFile(run / "metaworld.safetensors")
+    file = JudgeFile(run / "judge.safetensors")
     assert file.reads_vectors
     assert (file.card["num_train_episodes"], file.card["num_test_episodes"]) == (256, 64)
     assert file.card["data"]["environment"] == "dots"
     read, actions = answers(file.load(), held[1])
-    for name, error in zip(("x", "y", "z", "gripper"), (read - actions).square().mean(0).tolist(), strict=True):
+    for name, error in zip(PARTS, (read - actions).square().mean(0).tolist(), strict=True):
         assert file.card["held_out_error"][name]["squared_error"]["mean"] == pytest.approx(error, rel=1e-4)
 
 
 def test_it_reads_blurred_and_noisy_frames_too(run: Path, held: tuple[Part, Part]) -> None:
-    judge, clip = JudgeFile(run / "metaworld.safetensors").load(), held[1].batch(held[1].numbers)
+    judge, clip = JudgeFile(run / "judge.safetensors").load(), held[1].batch(held[1].numbers)
     known = clip.given.facts()
 
     def error(change: Callable[[Tensor], Tensor]) -> float:
@@ -110,7 +112,7 @@ def test_video_in_another_order_reads_worse(run: Path, episodes: Episodes) -> No
     frames = to_video(np.stack([episodes.episode(number)[0] for number in range(40)]))
     actions = torch.from_numpy(np.stack([episodes.episode(number)[1][1:5] for number in range(40)]))
     context, real = frames[:, :2], frames[:, 2:]
-    judge = JudgeFile(run / "metaworld.safetensors").load()
+    judge = JudgeFile(run / "judge.safetensors").load()
     wrong = [action_errors(judge(context, video), actions, squared=True) for video in (real, real.flip(1))]
     assert vector_error_ratio(wrong[1], wrong[0], torch.arange(40)).low > 3
 
@@ -162,8 +164,49 @@ def test_its_episodes_are_the_robot_at_play_but_others(
     assert not seeds[0] & seeds[1]
 
 
-def test_sets_of_other_actions_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("frames", [(10, 24), (40, 16)])
+def test_vectors_of_any_width_are_read_off_frames_of_any_size(frames: tuple[int, int], tmp_path: Path) -> None:
+    """A bar is as bright as the second number of the action to come makes it; the first two never change."""
+    random = np.random.default_rng(0)
+    with EpisodeWriter(tmp_path / "set", frame_rate=3.0, action_dim=6, provenance={"environment": "bars"}) as writer:
+        for level in range(40):
+            actions = random.uniform(-1, 1, (8, 6)).astype(np.float32)
+            actions[:, :2] = 1
+            video = np.zeros((8, *frames, 3), np.uint8)
+            video[1:, :, frames[1] // 2 :] = (127 + 100 * actions[:-1, 3]).astype(np.uint8)[:, None, None, None]
+            writer.add_episode(video, actions, level=level)
+    recipe.metaworld_judge(
+        data=tmp_path / "set", held_out=0.2, num_steps=200, batch_size=32, learning_rate=3e-3, width=8, frame_size=SIDE,
+        output=tmp_path / "run",
+    )  # fmt: skip
+    file = JudgeFile(tmp_path / "run" / "judge.safetensors")
+    found = file.card["held_out_error"]
+    assert file.card["parts"] == [f"number {number}" for number in range(1, 7)]
+    assert list(found) == ["number 3", "number 4", "number 5", "number 6", "all"]
+    assert found["number 4"]["r_squared"]["low"] > 0.7
+    assert max(found[name]["r_squared"]["mean"] for name in ("number 3", "number 5", "number 6")) < 0.3
+    assert file.frames == frames
+    judge, shown = file.load(), torch.zeros(2, 3, 3, *frames)
+    assert judge(shown[:, :2], shown[:, 2:]).shape == (2, 1, 6)
+    assert judge.look(shown).shape == (2, 3, 3, SIDE, SIDE)
+    with pytest.raises(ValueError, match=rf"reads frames of {frames[0]} x {frames[1]}, not \({SIDE}, {SIDE}\)"):
+        judge(torch.zeros(2, 2, 3, SIDE, SIDE), torch.zeros(2, 1, 3, SIDE, SIDE))
+
+
+def test_frames_are_scaled_as_a_whole_and_stay_in_range() -> None:
+    judge = ActionJudge(4, 4, frame_size=8, crop=8, frames=(16, 32))
+    video = torch.rand(2, 3, 3, 16, 32) * 2 - 1
+    seen = judge.look(video)
+    assert seen.abs().max() <= 1.0001
+    torch.testing.assert_close(seen.mean((-2, -1)), video.mean((-2, -1)), atol=0.1, rtol=0)
+    torch.testing.assert_close(judge.look(video.flip(-1)), seen.flip(-1))
+    left = torch.where(torch.arange(32) < 16, 1.0, -1.0).expand(1, 3, 16, 32)
+    edges = judge.look(left)[..., [0, 1, 2, 5, 6, 7]]
+    torch.testing.assert_close(edges, torch.tensor([1.0] * 3 + [-1.0] * 3).expand_as(edges))
+
+
+def test_discrete_actions_are_refused(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path / "set", frame_rate=15.0, action_names=("a", "b"), provenance={}) as writer:
         writer.add_episode(np.zeros((3, 16, 16, 3), np.uint8), np.zeros(3, np.int64))
-    with pytest.raises(ValueError, match="need square frames and vectors of 4 numbers"):
+    with pytest.raises(ValueError, match="holds discrete actions, and this judge reads vectors"):
         recipe.metaworld_judge(data=tmp_path / "set", output=tmp_path / "run")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import DenoisingLoss, velocity_loss
+from trimtab.metrics.actions import VECTORS, ActionJudge, JudgeFile
 from trimtab.metrics.protocol import Evaluation
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
@@ -27,6 +29,7 @@ from trimtab.recipes._held import held_out_loss
 from trimtab.recipes._inspection import Imaginer
 from trimtab.recipes._robot_benchmark import ROBOT_METHODS, held_of
 from trimtab.recipes.import_rlds import rlds_episodes
+from trimtab.recipes.metaworld_judge import metaworld_judge
 from trimtab.recipes.rt1_benchmark import ACTION, FRAMES, SCALES, check_fits, idle, rt1_benchmark, trainings_beside
 
 
@@ -103,19 +106,29 @@ def test_parts_are_apart_and_share_the_statistics_of_training(run: Path) -> None
     assert still[6] == 1
 
 
-def test_the_papers_settings_run_with_latents(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_papers_settings_run_with_latents_and_a_judge(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(pixel_unet, "load", lambda name, schedule: latent_prior())
     monkeypatch.setitem(FRAMES, "paper", (32, 64))
     shorter = replace(SCALES["paper"], lengths=(3,), avid_steps=3, batch_size=2, num_steps=3)
     monkeypatch.setitem(SCALES, "paper", shorter)
     monkeypatch.setattr("trimtab.recipes._inspection.NUM_ASKED", 3)
+    monkeypatch.setattr("trimtab.metrics.evaluation.LEAST_LEVELS", 2)
     methods = ("from scratch", "AVID", "finetuning with language")
-    rt1_benchmark(
-        folder, scale="paper", methods=methods, num_clips=3, num_episodes=10, datasets=tmp_path / "datasets",
-        output=tmp_path / "run",
-    )  # fmt: skip
+    run = partial(rt1_benchmark, folder, scale="paper", num_clips=3, num_episodes=10, datasets=tmp_path / "datasets")
+    run(methods=(), dry_run=True, output=tmp_path / "dry")
+    train = partial(metaworld_judge, held_out=0.2, num_steps=2, batch_size=2, width=4, frame_size=16)
+    (training,) = (tmp_path / "datasets").glob("*-training-10-32x64")
+    train(data=training, output=tmp_path / "judge")
+    run(methods=methods, judge=tmp_path / "judge" / "judge.safetensors", output=tmp_path / "run")
     cells = {path.stem: Evaluation.from_json(path.read_text()) for path in (tmp_path / "run" / "cells").iterdir()}
     assert len(cells) == 3
+    for cell in cells.values():
+        name = cell.protocol["notes"]["method"]
+        error, ratio = (cell.figure(name, metric).overall.mean for metric in ("action error", "action error ratio"))
+        assert ratio == pytest.approx(error / cell.figure("real", "action error").overall.mean, rel=1e-4)
+        assert cell.protocol["judge"]["settings"]["frames"] == [32, 64]
     notes = {name: cell.protocol["notes"] for name, cell in cells.items()}
     assert notes["avid-0"]["training"]["steps"] == 3
     assert notes["from-scratch-0"]["training"]["steps"] > 3  # as many operations, and no prior to ask
@@ -125,6 +138,12 @@ def test_the_papers_settings_run_with_latents(folder: Path, tmp_path: Path, monk
     assert all(some["sampler"] == "ddim, 3 steps" for some in notes.values())
     log = (tmp_path / "run" / "trainings" / "avid-0" / "log.jsonl").read_text().splitlines()
     assert json.loads(log[0])["rate"] == pytest.approx(1e-4 / 250)  # it warms up
+    rlds_episodes(folder, split="train[10:20]", height=32, width=64, output=tmp_path / "others")
+    train(data=tmp_path / "others", output=tmp_path / "wrong")
+    with pytest.raises(
+        ValueError, match=r"did not learn from actions scaled by the mean and deviation of rt1 0.1.0 train"
+    ):
+        run(methods=(), judge=tmp_path / "wrong" / "judge.safetensors", output=tmp_path / "again")
 
 
 def test_frames_become_latents_and_latents_frames(folder: Path, tmp_path: Path) -> None:
@@ -168,3 +187,10 @@ def test_a_prior_of_other_clips_is_refused(tmp_path: Path, folder: Path) -> None
     check_fits(latent_prior(), (32, 64), 3)
     with pytest.raises(ValueError, match="no judge of actions at"):
         rt1_benchmark(folder, judge=tmp_path / "none", prior=settings["prior"], output=tmp_path / "other")
+    JudgeFile(tmp_path / "wide").save(
+        ActionJudge(7, 4, frame_size=16, crop=16, frames=(320, 512)), {"actions": VECTORS}
+    )
+    with pytest.raises(
+        ValueError, match=r"off frames of \(320, 512\), not vectors of 7 numbers off frames of \(64, 64\)"
+    ):
+        rt1_benchmark(folder, judge=tmp_path / "wide", prior=settings["prior"], output=tmp_path / "third")

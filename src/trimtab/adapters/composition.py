@@ -6,6 +6,7 @@ with its inverse (arXiv 2504.15369, equations 2 and 3).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -83,8 +84,11 @@ class Composition:
                 together = ask(*repeated(noisy, level, len(numbers)))
                 for number, part in zip(numbers, together.tensor.chunk(len(numbers)), strict=True):
                     beliefs[number] = replace(together, tensor=part, noisy=noisy, level=level)
-            voices = [beliefs[number] for number in range(len(self.voices))]
-            return combine(voices, self.weights(level), normalise=self.normalise)
+            voices, weights = [beliefs[number] for number in range(len(self.voices))], self.weights(level)
+            for weight in weights.values:
+                if isinstance(weight, Tensor) and weight.ndim > 3 and weight.shape[-4] not in (1, noisy.shape[1]):
+                    raise ValueError(f"weights of {weight.shape[-4]} frames do not fit a video of {noisy.shape[1]}")
+            return combine(voices, weights, normalise=self.normalise)
 
         return denoise
 
@@ -108,7 +112,11 @@ def product_of_experts(
         weight: of the expert.
         off_below: levels of the prior's schedule (of 0 .. num_levels - 1) below which the prior is alone.
         fades: whether the weight falls linearly with the level, from its value at the highest to zero at the lowest.
+
+    Raises:
+        ValueError: the weight is not finite.
     """
+    check_finite(weight)
     weights = partial(remainder, of=partial(weight_at, prior=prior, weight=weight, off_below=off_below, fades=fades))
     return Composition([Voice(prior, ("actions",)), Voice(expert)], weights)
 
@@ -120,7 +128,11 @@ def action_guidance(prior: Prior, expert: Denoiser, weight: float, *, off_below:
         prior: never told the actions.
         expert: trained apart with actions, of which a share was forgotten, so that it answers untold too.
         weight, off_below: as in `product_of_experts`.
+
+    Raises:
+        ValueError: the weight is not finite.
     """
+    check_finite(weight)
 
     def weights(level: NoiseLevel) -> Weights:
         told = weight_at(level, prior=prior, weight=weight, off_below=off_below, fades=False)
@@ -130,7 +142,11 @@ def action_guidance(prior: Prior, expert: Denoiser, weight: float, *, off_below:
 
 
 def classifier_free_guidance(model: Denoiser, weight: float, untold: tuple[Fact, ...] = ("actions",)) -> Composition:
-    """One model's belief, moved beyond what it is when told: untold + weight (told - untold) (arXiv 2207.12598)."""
+    """One model's belief, moved beyond what it is when told: untold + weight (told - untold) (arXiv 2207.12598).
+
+    Raises ValueError if the weight is not finite.
+    """
+    check_finite(weight)
     weights = partial(remainder, of=lambda level: weight)
     return Composition([Voice(model, untold), Voice(model)], weights)
 
@@ -140,8 +156,9 @@ def probabilistic_adaptation(
     prior: Prior,
     *,
     guidance: float,
-    prior_strength: float,
+    prior_strength: Strength,
     normalise: bool = False,
+    conditioning_frames: int = 0,
 ) -> Composition:
     """A small in-domain model's guided belief, with a large prior's voice: untold + a (told + g prior - untold).
 
@@ -153,13 +170,28 @@ def probabilistic_adaptation(
         in_domain: told the text, and untold.
         prior: told the text.
         guidance: a, from 1 on; 2.5 in the paper.
-        prior_strength: g, from 0 on; 0.1 in the paper. At 0 the in-domain model is alone.
+        prior_strength: g, from 0 on; 0.1 in the paper. At 0 the in-domain model is alone. One for all frames, or one each.
         normalise: divide by 1 + a g, which works with every schedule.
+        conditioning_frames: of a prior that denoises the frames that a clip goes on from along with what follows, how many
+            these are, one in the paper's code: they are left to the prior's own guided belief, untold + a (told - untold).
 
     Raises:
         ValueError: numbers out of range; a model without text; or a schedule whose last alpha is below `LEAST_ALPHA`.
     """
-    return adaptation(in_domain, prior, prior, guidance, prior_strength, normalise)
+    composed = adaptation(in_domain, prior, prior, guidance, prior_strength, normalise)
+    if conditioning_frames == 0:
+        return composed
+    if not 0 < conditioning_frames < prior.num_frames:
+        raise ValueError(f"conditioning_frames is 0 .. {prior.num_frames - 1}, got {conditioning_frames}")
+    theirs = over_time(torch.arange(prior.num_frames) < conditioning_frames)
+
+    def weights(level: NoiseLevel) -> Weights:
+        own, first = composed.weights(level), theirs.to(level.alpha)
+        untold, told, added = (weight * (1 - first) for weight in own.values)
+        total = 1.0 if own.sum_to_one else own.total * (1 - first) + first
+        return Weights((untold, told, added + guidance * first, (1 - guidance) * first), total)
+
+    return Composition([*composed.voices, Voice(prior, ("text",))], weights, normalise=normalise)
 
 
 def inverse_probabilistic_adaptation(
@@ -167,7 +199,7 @@ def inverse_probabilistic_adaptation(
     prior: Prior,
     *,
     guidance: float,
-    in_domain_strength: float,
+    in_domain_strength: Strength,
     negative: Float[Tensor, "token feature"] | None = None,
     normalise: bool = False,
 ) -> Composition:
@@ -179,7 +211,9 @@ def inverse_probabilistic_adaptation(
         in_domain: told the text.
         prior: told the text, and untold.
         guidance: a, from 1 on; 2.5 in the paper.
-        in_domain_strength: g, from 0 on; 0.5 in the paper. At 0 the prior is alone.
+        in_domain_strength: g, from 0 on; 0.5 in the paper. At 0 the prior is alone. One for all frames, or one each: of a
+            prior that denoises the frame that a clip goes on from along with what follows, that frame's is 0 in the paper's
+            code.
         negative: token states of a text that stands for "untold", as "bad quality" in the paper; nothing by default.
         normalise: as in `probabilistic_adaptation`.
 
@@ -188,6 +222,9 @@ def inverse_probabilistic_adaptation(
     """
     return adaptation(prior, in_domain, prior, guidance, in_domain_strength, normalise, negative)
 
+
+Strength = float | Float[Tensor, " time"]
+"""Of the voice that is added: for all frames, or for each of a video's."""
 
 LEAST_ALPHA = 0.03
 """Of a schedule's noisiest level, for weights that do not sum to one: samples shrink by about alpha^(sum - 1) there."""
@@ -198,24 +235,44 @@ def adaptation(
     other: Denoiser,
     prior: Prior,
     guidance: float,
-    strength: float,
+    strength: Strength,
     normalise: bool,
     negative: Tensor | None = None,
 ) -> Composition:
     """What both forms are: one model is guided, told against untold, and the other's told voice added."""
-    if guidance < 1 or strength < 0:
-        raise ValueError(f"guidance is from 1 on and a strength from 0 on, not {guidance} and {strength}")
+    strengths = torch.as_tensor(strength)
+    if not (1 <= guidance < math.inf and ((strengths >= 0) & (strengths < math.inf)).all()) or strengths.ndim > 1:
+        raise ValueError(
+            "guidance is from 1 on and a strength from 0 on, finite, for all frames or (time,), one for each, not "
+            f"{guidance} and {strength}"
+        )
     if deaf := [type(model).__name__ for model in (guided, other) if "text" not in model.uses]:
         raise ValueError(f"told and untold differ by the text, which {' and '.join(deaf)} does not use")
     last = prior.schedule.level(torch.tensor([prior.schedule.num_levels - 1])).alpha.item()
-    if strength and not normalise and last < LEAST_ALPHA:
+    most = strengths.max().item()
+    if most and not normalise and last < LEAST_ALPHA:
         raise ValueError(
-            f"weights that sum to {1 + guidance * strength:.3g} need a schedule that ends at alpha >= {LEAST_ALPHA}, this "
+            f"weights that sum to {1 + guidance * most:.3g} need a schedule that ends at alpha >= {LEAST_ALPHA}, this "
             f"one ends at {last:.3g}; pass normalise=True"
         )
-    weights = Weights((1 - guidance, guidance, guidance * strength), 1 + guidance * strength)
+    frames = over_time(strengths) if strengths.ndim else strength
+
+    def weights(level: NoiseLevel) -> Weights:
+        added = guidance * (frames.to(level.alpha) if isinstance(frames, Tensor) else frames)
+        return Weights((1 - guidance, guidance, added), 1 + added if most else 1.0)
+
     untold = Voice(guided, ("text",)) if negative is None else Voice(guided, text=negative)
-    return Composition([untold, Voice(guided), Voice(other)], lambda level: weights, normalise=normalise)
+    return Composition([untold, Voice(guided), Voice(other)], weights, normalise=normalise)
+
+
+def over_time(each: Tensor) -> Tensor:
+    """One number a frame, (time,), shaped to multiply a video."""
+    return each[:, None, None, None]
+
+
+def check_finite(weight: float) -> None:
+    if not math.isfinite(weight):
+        raise ValueError(f"a weight is a finite number, got {weight}")
 
 
 def remainder(level: NoiseLevel, of: Callable[[NoiseLevel], float | Tensor]) -> Weights:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from trimtab.networks import storage
 from trimtab.networks.efficientnet import EfficientNetLite0
+from trimtab.networks.vision_transformer import VisionTransformer
 
 Frames = Float[Tensor, "batch 3 height width"]
 Action = Float[Tensor, "batch dim"]
@@ -30,10 +31,10 @@ NUM_STAGES = 3
 """Of EfficientNet, of which a map of height / 8 by width / 8 places and 40 features is taken."""
 
 ABSENT = {
-    "vc1": "vc1_vitb.pth (VC-1 base, of facebookresearch/eai-vc)",
-    "dinov2": "dinov2_vitb14_pretrain.pth (DINOv2 base, of facebookresearch/dinov2)",
+    "vc1": (16, "vc1_vitb.pth (VC-1 base, of facebookresearch/eai-vc)"),
+    "dinov2": (14, "dinov2_vitb14_pretrain.pth (DINOv2 base, of facebookresearch/dinov2)"),
 }
-"""Encoders whose weights no package carries, and the file that has them."""
+"""Encoders whose weights no package carries: the pixels of their patches, and the file that has them."""
 
 
 class InverseDynamics(nn.Module):
@@ -43,23 +44,29 @@ class InverseDynamics(nn.Module):
         dim: numbers in an action.
         frame_size: side of the square frames, a multiple of 8.
         width: channels of the stem's first convolution.
-        encoder: "efficientnet-lite0", or any frozen network or function from frames to features (see `Encoder`); None for
-            the stem alone.
+        encoder: "efficientnet-lite0"; "vc1" or "dinov2", with weights; or any frozen network or function from frames to
+            features (see `Encoder`); None for the stem alone.
+        weights: the safetensors file of the last two, of any size of ViT.
 
     Raises:
-        ValueError: a size is out of range; or the encoder is unknown, or its weights are not at hand.
-        FileNotFoundError: the package that carries the embedded encoder's weights is missing.
+        ValueError: a size is out of range; the encoder is unknown; or weights are missing, not asked for, or another's.
+        FileNotFoundError: there is no such file, or the package that carries the embedded encoder's weights is missing.
     """
 
     def __init__(
-        self, dim: int = 4, frame_size: int = 64, width: int = 32, encoder: str | Encoder | None = EMBEDDED
+        self,
+        dim: int = 4,
+        frame_size: int = 64,
+        width: int = 32,
+        encoder: str | Encoder | None = EMBEDDED,
+        weights: Path | None = None,
     ) -> None:
         super().__init__()
         if dim < 1 or width < 1 or frame_size < 8 or frame_size % 8:
             raise ValueError(
                 f"dim and width are at least 1, and frame_size is a multiple of 8, not {dim}, {width} and {frame_size}"
             )
-        self.encoder = embedded(encoder) if isinstance(encoder, str) else encoder
+        self.encoder = chosen(encoder, weights)
         if isinstance(self.encoder, nn.Module):
             self.encoder.eval().requires_grad_(False)
         self.settings: dict[str, Any] = {"dim": dim, "frame_size": frame_size, "width": width}
@@ -135,14 +142,20 @@ class InverseDynamics(nn.Module):
         storage.write(path, trained, {**self.settings, "recognise": recognise})
 
     def _recognise(self) -> float:
-        """A number that another encoder would hardly give: the size of its features of one picture."""
+        """A number that another encoder would hardly give: the size of its features of one picture, the later the heavier.
+
+        Without weights it would be the same for all whose features are normalised.
+        """
         side = torch.linspace(-1, 1, self.settings["frame_size"])
         picture = torch.stack([side.expand(len(side), -1), side[:, None].expand(-1, len(side)), side.outer(side)])
-        return float(self.see(picture[None].to(next(self.parameters()).device)).norm())
+        features = self.see(picture[None].to(next(self.parameters()).device)).flatten()
+        return float((features * torch.linspace(0, 1, len(features)).to(features)).norm())
 
 
-def load(path: Path, encoder: str | Encoder | None = EMBEDDED) -> InverseDynamics:
+def load(path: Path, encoder: str | Encoder | None = EMBEDDED, weights: Path | None = None) -> InverseDynamics:
     """The model that `save` wrote, in eval mode, behind the encoder that it was trained with, if it was with any.
+
+    The encoder and its weights are named as when the model was made.
 
     Raises:
         ValueError: the file is damaged or something else, or the encoder is another.
@@ -151,7 +164,7 @@ def load(path: Path, encoder: str | Encoder | None = EMBEDDED) -> InverseDynamic
     if "recognise" not in settings:
         raise ValueError(f"{path} holds no inverse dynamics; train it with `trimtab inverse-dynamics`")
     expected = settings.pop("recognise")
-    model = InverseDynamics(**settings, encoder=None if expected is None else encoder)
+    model = InverseDynamics(**settings, encoder=None if expected is None else encoder, weights=weights)
     if expected is not None and not math.isclose(found := model._recognise(), expected, rel_tol=1e-3):
         raise ValueError(
             f"{path} was trained with another encoder (its features of a test picture had size {expected:.6g}, this one's "
@@ -173,13 +186,23 @@ class FirstStages(nn.Module):
         return self.network.maps(frames, NUM_STAGES)
 
 
-def embedded(name: str) -> Encoder:
-    """The frozen encoder of that name. Raises ValueError, and says what to pass instead, if there is none."""
-    if name in ABSENT:
-        raise ValueError(
-            f"the weights of {name} come with no package: get {ABSENT[name]}, load it with its own code, and pass as "
-            "encoder the function from frames (batch, 3, height, width) in [-1, 1] to its features (batch, feature)"
-        )
-    if name != EMBEDDED:
-        raise ValueError(f"no encoder is named {name!r}; there are {', '.join((EMBEDDED, *ABSENT))}")
+def chosen(encoder: str | Encoder | None, weights: Path | None) -> Encoder | None:
+    """The frozen encoder, which may be named, from a file of weights where no package has them.
+
+    Raises ValueError, and says what to pass instead, if there is none, or its weights are missing, or not asked for.
+    """
+    if isinstance(encoder, str) and encoder in ABSENT:
+        patch, file = ABSENT[encoder]
+        if weights is None:
+            raise ValueError(
+                f"the weights of {encoder} come with no package: get {file}, convert it to safetensors, and pass its path "
+                "as weights"
+            )
+        return VisionTransformer.read(weights, patch)
+    if weights is not None:
+        raise ValueError(f"weights are for the encoders {' and '.join(ABSENT)}; pass none for another, or for none")
+    if not isinstance(encoder, str):
+        return encoder
+    if encoder != EMBEDDED:
+        raise ValueError(f"no encoder is named {encoder!r}; there are {', '.join((EMBEDDED, *ABSENT))}")
     return FirstStages()

@@ -20,6 +20,7 @@ from trimtab.control.episodes import Plan
 from trimtab.core.contracts import Denoiser, Prior
 from trimtab.core.values import Conditioning, Video
 from trimtab.diffusion.noise import gaussian_noise
+from trimtab.diffusion.sampling import known_temperature
 
 Videos = Float[Tensor, "copy plan time channel height width"]
 Actions = Float[Tensor, "copy plan time dim"]
@@ -86,6 +87,8 @@ class Imagination:
         horizon: frames to imagine, 1 to `prior.num_frames`, which is the default. Who plays 4 actions of a plan spares
             itself the rest with 4, for a prior that was trained on shorter clips, too.
         num_plans: videos for each copy, all in one batch.
+        temperature: the starting noise is scaled by it, 0 to 1: the lower, the more alike are plans, and at 0 all are the
+            same. A stochastic sampler is told the same.
         seed: of the noise.
         device: where the models live.
 
@@ -102,6 +105,7 @@ class Imagination:
         encode: Encoder | None = None,
         horizon: int | None = None,
         num_plans: int = 1,
+        temperature: float = 1.0,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -123,7 +127,8 @@ class Imagination:
         self.seed, self.device = seed, torch.device(device)
         # One at a time, so that an encoder that pads or sums over its batch makes no difference.
         self._states = None if encode is None else cache(lambda text: encode([text])[0].to(self.device))
-        self._first_sigma = prior.schedule.level(torch.tensor([prior.schedule.num_levels - 1])).sigma.item()
+        first_sigma = prior.schedule.level(torch.tensor([prior.schedule.num_levels - 1])).sigma.item()
+        self._deviation = known_temperature(temperature) * first_sigma
 
     @torch.no_grad()
     def __call__(self, present: Present) -> Videos:
@@ -156,7 +161,7 @@ class Imagination:
             purpose=f"plan {plan}",
             device=self.device,
         )
-        return self._first_sigma * draw
+        return self._deviation * draw
 
 
 def medoid(videos: Videos, actions: Actions) -> Int[Tensor, " copy"]:

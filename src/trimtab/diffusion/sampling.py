@@ -2,6 +2,10 @@
 
 Each walks down pairs of noise levels, asks the denoiser what is clean and what is noise, and takes one small step.
 Nothing is remembered between calls, and no step looks at a tensor's values.
+
+All noise may be scaled by a temperature, 0 to 1: samples of a Gaussian then deviate from its mean as much less, and at 0
+there is one sample. Probabilistic adaptation was proposed with low temperatures (Yang et al., arXiv 2306.01872); the code of
+Adapt2Act (arXiv 2504.15369) samples at 1.
 """
 
 from __future__ import annotations
@@ -86,6 +90,7 @@ def start_noise(
     samples: Sequence[int] | Tensor,
     *,
     first: Level | None = None,
+    temperature: float = 1.0,
     device: torch.device | str = "cpu",
 ) -> Video:
     """The noise that sampling starts from, (sample, *shape) float32.
@@ -95,10 +100,14 @@ def start_noise(
         seed: of the run.
         samples: the index of each video.
         first: the level to start at, `pairs[0][0]`, whose sigma scales the noise; without it the variance is one.
+        temperature: the noise is scaled by it, 0 to 1; a stochastic sampler is told the same.
         device: where the answer lives.
+
+    Raises:
+        ValueError: the temperature is out of range.
     """
     noise = gaussian_noise(shape, seed=seed, step=0, samples=samples, device=device, purpose="start")
-    return noise if first is None else first.sigma * noise
+    return known_temperature(temperature) * (noise if first is None else first.sigma * noise)
 
 
 @torch.no_grad()
@@ -111,6 +120,7 @@ def ancestral(
     clamp: Clamp | None = None,
     seed: int = 0,
     samples: Sequence[int] | Tensor | None = None,
+    temperature: float = 1.0,
     progress: Progress | None = None,
 ) -> Video:
     """Draws from the posterior of each cleaner level (DDPM: Ho et al., arXiv 2006.11239); stochastic.
@@ -123,21 +133,22 @@ def ancestral(
         clamp: limits of the believed clean video, such as (-1, 1); None for latents.
         seed: of the noise of each step.
         samples: the index of each video, which decides its noise; by default its place in the batch.
+        temperature: the noise of each step is scaled by it, 0 to 1; that of the start should be, too.
         progress: wraps the steps to show progress.
 
     Returns:
         The video at the last level of `pairs`.
 
     Raises:
-        ValueError: the start is not float32; a clamp is asked of a combination whose weights do not sum to one; or a
-            noise prediction is asked for at alpha = 0.
+        ValueError: the start is not float32; the temperature is out of range; a clamp is asked of a combination whose
+            weights do not sum to one; or a noise prediction is asked for at alpha = 0.
     """
-    denoise, video = denoiser.bind(given), checked(start)
+    denoise, video, warmth = denoiser.bind(given), checked(start), known_temperature(temperature)
     for number, (here, there) in enumerate(progress(pairs) if progress else pairs):
         belief = believe(denoise, video, here, clamp)
         video = posterior_mean(video, belief, here, there)
         if there.sigma > 0:
-            deviation = math.sqrt(max(posterior_variance(here, there), 1e-20))
+            deviation = warmth * math.sqrt(max(posterior_variance(here, there), 1e-20))
             video = video + deviation * step_noise(video, seed, number, samples)
     return video
 
@@ -153,6 +164,7 @@ def ddim(
     clamp: Clamp | None = None,
     seed: int = 0,
     samples: Sequence[int] | Tensor | None = None,
+    temperature: float = 1.0,
     progress: Progress | None = None,
 ) -> Video:
     """Moves the believed clean video and noise to each cleaner level (Song et al., arXiv 2010.02502).
@@ -160,13 +172,13 @@ def ddim(
     Deterministic at `eta` = 0, distributed as `ancestral` at 1. With a clamp the noise is the one that agrees with the
     clamped video. The other arguments, the answer and the errors are those of `ancestral`.
     """
-    denoise, video = denoiser.bind(given), checked(start)
+    denoise, video, warmth = denoiser.bind(given), checked(start), known_temperature(temperature)
     for number, (here, there) in enumerate(progress(pairs) if progress else pairs):
         belief = believe(denoise, video, here, clamp)
         variance = eta**2 * posterior_variance(here, there)
         video = there.alpha * belief.clean + math.sqrt(max(there.sigma**2 - variance, 0.0)) * belief.noise
         if variance > 0:
-            video = video + math.sqrt(variance) * step_noise(video, seed, number, samples)
+            video = video + warmth * math.sqrt(variance) * step_noise(video, seed, number, samples)
     return video
 
 
@@ -268,6 +280,13 @@ def step_noise(video: Video, seed: int, number: int, samples: Sequence[int] | Te
     return gaussian_noise(
         tuple(video.shape[1:]), seed=seed, step=number, samples=indices, device=video.device, purpose="sampling"
     )
+
+
+def known_temperature(temperature: float) -> float:
+    """The temperature, if it has sense."""
+    if not 0 <= temperature <= 1:
+        raise ValueError(f"a temperature is 0 (one sample) to 1 (the model's own), got {temperature}")
+    return temperature
 
 
 def checked(start: Video) -> Video:

@@ -102,13 +102,18 @@ class DMCStates(Env[np.ndarray, np.ndarray]):
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         """Play one action, numbers in -1 .. 1: state, reward, termination, truncation, and nothing more to know.
 
-        Raises ResetNeeded before `reset`, and when the episode is over.
+        Raises ResetNeeded before `reset`, and when the episode is over; ValueError for actions of another shape or range.
         """
         if self._steps is None:
             raise ResetNeeded("no episode has begun; call reset() first")
+        action = np.asarray(action, np.float64)
+        if action.shape != (self.action_dim,):
+            raise ValueError(f"an action is ({self.action_dim},) numbers, got {action.shape}")
+        if not (np.abs(action) <= 1).all():
+            raise ValueError(f"actions lie in -1 .. 1, got {action}; clip them with numpy.clip(action, -1, 1)")
         rewards = 0.0
         for _ in range(self.action_repeat):
-            now = self.simulator.step(self._low + (np.asarray(action, np.float64) + 1) / 2 * self._reach)
+            now = self.simulator.step(self._low + (action + 1) / 2 * self._reach)
             rewards += float(now.reward)
             if now.last():
                 break

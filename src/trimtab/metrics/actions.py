@@ -45,17 +45,32 @@ class ActionJudge(nn.Module):
     Args:
         num_actions: how many actions there are, or of how many numbers action vectors are made.
         width: channels of the first convolution.
-        frame_size: side of the square frames.
+        frame_size: side of the square that it sees a frame as.
         crop: side of the square in the middle that the judge looks at, a multiple of 8; for games whose camera follows
             the agent, its surroundings show all that an action does. Where the camera stands still, the whole frame.
+        frames: height and width of the frames that it is shown, which it scales to that square; by default they are such.
     """
 
-    def __init__(self, num_actions: int = 15, width: int = 32, frame_size: int = 64, crop: int = 32) -> None:
+    def __init__(
+        self,
+        num_actions: int = 15,
+        width: int = 32,
+        frame_size: int = 64,
+        crop: int = 32,
+        frames: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         if crop % 8 or not 0 < crop <= frame_size:
             raise ValueError(f"crop must be a multiple of 8 up to the frame size {frame_size}, not {crop}")
-        self.settings = {"num_actions": num_actions, "width": width, "frame_size": frame_size, "crop": crop}
-        self.frame_size, self.crop = frame_size, crop
+        shown = tuple(frames or (frame_size, frame_size))
+        self.settings: dict[str, Any] = {
+            "num_actions": num_actions,
+            "width": width,
+            "frame_size": frame_size,
+            "crop": crop,
+            "frames": list(shown),
+        }
+        self.frame_size, self.crop, self.frames = frame_size, crop, shown
         self.layers = nn.Sequential(
             nn.Conv2d(9, width, 5, 2, 2),
             nn.ReLU(),
@@ -75,7 +90,12 @@ class ActionJudge(nn.Module):
         )
 
     def look(self, frames: Float[Tensor, "*batch channel height width"]) -> Float[Tensor, "*batch channel crop crop"]:
-        """The middle of the frames, all that the judge sees."""
+        """The middle of the frames as squares, all that the judge sees."""
+        if self.frames != (self.frame_size, self.frame_size):
+            small = functional.interpolate(
+                frames.flatten(0, -4), (self.frame_size,) * 2, mode="bilinear", antialias=True
+            )
+            frames = small.unflatten(0, frames.shape[:-3])
         edge = (self.frame_size - self.crop) // 2
         return frames[..., edge : edge + self.crop, edge : edge + self.crop]
 
@@ -102,9 +122,9 @@ class ActionJudge(nn.Module):
             raise ValueError(
                 f"the judge needs two context frames for each of {len(video)} videos, got {tuple(context.shape)}"
             )
-        if context.shape[-2:] != video.shape[-2:] or video.shape[-2:] != (self.frame_size, self.frame_size):
+        if context.shape[-2:] != video.shape[-2:] or video.shape[-2:] != self.frames:
             raise ValueError(
-                f"this judge reads frames of {self.frame_size} x {self.frame_size}, not {tuple(context.shape[-2:])} "
+                f"this judge reads frames of {self.frames[0]} x {self.frames[1]}, not {tuple(context.shape[-2:])} "
                 f"and {tuple(video.shape[-2:])}"
             )
         seen = self.look(torch.cat([context[:, -2:], video], dim=1))
@@ -219,6 +239,12 @@ class JudgeFile:
         """What the judge was trained on and how well it reads real video; raises FileNotFoundError if absent."""
         card: dict[str, Any] = json.loads(self.path.with_suffix(".json").read_text())
         return card
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Height and width of the frames that it is shown."""
+        settings = self.card["settings"]
+        return tuple(settings.get("frames") or (settings["frame_size"],) * 2)
 
     @property
     def reads_vectors(self) -> bool:

@@ -1,18 +1,22 @@
-"""Pairs of consecutive frames of recorded robot episodes, divided by episode; knows no model."""
+"""Pairs of consecutive frames of recorded robot episodes, divided by episode, and the error of who reads them; knows no
+model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from trimtab.core.values import Clip
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
+from trimtab.metrics.intervals import Interval, mean_interval
 
 ACTION = ("x", "y", "z", "gripper")
 """What the numbers of a MetaWorld action move."""
@@ -43,7 +47,7 @@ class Part:
         return self.clips.batch(indices, num_frames)
 
 
-def commanded(sets: Sequence[Episodes]) -> Float[Tensor, "row 4"]:
+def commanded(sets: Sequence[Episodes]) -> Float[Tensor, "row dim"]:
     """The action of every row of the sets, one after another."""
     return torch.from_numpy(np.concatenate([some.actions for some in sets]))
 
@@ -90,7 +94,7 @@ class Pairs(Part):
 
 
 def divided(episodes: Episodes | Sequence[Episodes], held_out: float, seed: int) -> tuple[Pairs, Pairs]:
-    """The pairs of frames to train on, and those of whole episodes to measure on.
+    """As `parted`, of a robot in MetaWorld.
 
     Raises:
         ValueError: frames are not square, actions are not MetaWorld's, or there are too few episodes.
@@ -103,6 +107,20 @@ def divided(episodes: Episodes | Sequence[Episodes], held_out: float, seed: int)
                 f"{some.folder} holds frames of {height} x {width} and actions {some.actions.shape[1:]}; readers of "
                 f"actions need square frames and vectors of {len(ACTION)} numbers, as of `trimtab record-metaworld`"
             )
+    return parted(clips, held_out, seed)
+
+
+def parted(clips: Clips, held_out: float, seed: int) -> tuple[Pairs, Pairs]:
+    """The pairs of frames to train on, and those of whole episodes to measure on.
+
+    Args:
+        clips: of one frame known and one to come.
+        held_out: the share of the episodes to measure on.
+        seed: of the choice of these.
+
+    Raises:
+        ValueError: there are too few episodes.
+    """
     lengths = np.concatenate([some.lengths for some in clips.sets])
     num = round(held_out * len(lengths))
     if num < 2 or num >= len(lengths):
@@ -120,3 +138,31 @@ def divided(episodes: Episodes | Sequence[Episodes], held_out: float, seed: int)
 def pair(clip: Clip) -> tuple[Tensor, Tensor]:
     """A frame and the next, (batch, 3, height, width) each."""
     return clip.given.facts()["context"][:, 0], clip.video[:, 0]
+
+
+def errors(
+    read: Float[Tensor, "pair dim"],
+    actions: Float[Tensor, "pair dim"],
+    mean_action: Float[Tensor, " dim"],
+    episodes: Int[Tensor, " pair"],
+    names: Sequence[str] = ACTION,
+) -> dict[str, dict[str, Any]]:
+    """How far what was read off frames, real or generated, is from what was done; intervals are over episodes.
+
+    Returns:
+        For each part of the action that ever changes, by name, and for `all` parts their mean: `squared_error`;
+        `of_the_mean`, the squared error of always answering the mean action of training; and `r_squared`, the share of the
+        latter that reading takes away.
+    """
+    wrong, blind = (read - actions).square().double(), (mean_action - actions).square().double()
+    columns = {name: (wrong[:, i], blind[:, i]) for i, name in enumerate(names) if len(actions[:, i].unique()) > 1}
+    result = {}
+    for name, (error, of_the_mean) in {**columns, "all": (wrong.mean(1), blind.mean(1))}.items():
+        left = mean_interval(error, episodes, over=of_the_mean)
+        explained = Interval(1 - left.mean, 1 - left.high, 1 - left.low, left.num_clips, left.num_clusters)
+        result[name] = {
+            "squared_error": asdict(mean_interval(error, episodes)),
+            "of_the_mean": asdict(mean_interval(of_the_mean, episodes)),
+            "r_squared": asdict(explained),
+        }
+    return result

@@ -1,7 +1,8 @@
 """What the benchmarks of robots share: action vectors, methods, trainings, and recorded episodes; knows no robot.
 
 The layout is that of AVID's latent models (arXiv 2410.12822; methods 1.10-1.11): velocities on a schedule that ends in pure
-noise, with the first frame given clean, beside every noisy frame, in training as in sampling.
+noise, with the first frame given clean, beside every noisy frame, in training as in sampling. What is minimised is the
+caller's to say: the plain error of velocities, as in AVID, or that by which the embedded models are trained.
 """
 
 from __future__ import annotations
@@ -61,16 +62,17 @@ def robot_trainings(
     *,
     learn: Callable[..., nn.Module] = frames_task,
     rate: float = 1e-3,
-    finetuning: float = 1e-3,
+    finetuning: float = 1e-4,
     passes: int = PASSES,
 ) -> dict[str, Training]:
     """What `ROBOT_METHODS` need trained.
 
     Args:
         patch: of the prior's network, in which what is trained beside it looks at frames, too.
-        learn: called as ``learn(model, schedule, seed)``, gives the loss.
+        learn: called as ``learn(model, schedule, seed)``, gives the loss; by default that of the embedded models, the change
+            in pixels and LPIPS, and not AVID's `velocity_task`.
         rate: learning rate.
-        finetuning: learning rate where all weights of the prior are trained.
+        finetuning: learning rate where all weights of the prior are trained; AVID's is a fifth of its others.
         passes: how often AVID is trained on each batch.
     """
     own, rates = {"patch": patch}, (rate,)
@@ -107,16 +109,20 @@ def only(name: str, training: Training) -> float:
     return rate
 
 
-def checked_judge(path: Path, prior: PixelUNet, action_dim: int, remedy: str) -> JudgeFile:
-    """A judge that can read these videos. Raises ValueError for any other, or none, with what to do about that."""
+def checked_judge(path: Path, frame: tuple[int, ...], action_dim: int, remedy: str) -> JudgeFile:
+    """A judge that can read vectors of so many numbers off frames of this height and width.
+
+    Raises ValueError for any other, or none, with what to do about that.
+    """
     file = JudgeFile(path)
     if not path.exists():
         raise ValueError(f"no judge of actions at {path}; {remedy}")
-    settings, sides = file.card["settings"], prior.frame_shape[1:]
-    if not file.reads_vectors or settings["num_actions"] != action_dim or (settings["frame_size"],) * 2 != sides:
+    num = file.card["settings"]["num_actions"]
+    if not file.reads_vectors or num != action_dim or file.frames != frame:
+        read = f"vectors of {num} numbers" if file.reads_vectors else f"{num} discrete actions"
         raise ValueError(
-            f"the judge {path} reads {settings['num_actions']} {file.card.get('actions', 'discrete')} actions off frames "
-            f"of side {settings['frame_size']}, not vectors of {action_dim} numbers off frames of {sides}; {remedy}"
+            f"the judge {path} reads {read} off frames of {file.frames}, not vectors of {action_dim} numbers off frames of "
+            f"{frame}; {remedy}"
         )
     return file
 

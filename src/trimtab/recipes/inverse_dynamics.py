@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from rich import print
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trimtab.control.inverse_dynamics import Frames, InverseDynamics
 from trimtab.core.files import write_whole
-from trimtab.core.values import Clip
+from trimtab.core.values import Clip, Video
+from trimtab.data.clips import Clips, spread
 from trimtab.data.episodes import Episodes
+from trimtab.diffusion import sampling
 from trimtab.forecast import fit_or_forecast
-from trimtab.metrics.intervals import Interval, mean_interval
+from trimtab.metrics.intervals import Interval
 from trimtab.networks.precision import fast_products
+from trimtab.priors import pixel_unet
+from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes._degraded import degrade
+from trimtab.recipes._held import sampler
+from trimtab.recipes._metaworld import encoder as text_encoder
 from trimtab.recipes._metaworld import play
-from trimtab.recipes._pairs import ACTION, Pairs, commanded, divided, moved, pair
+from trimtab.recipes._pairs import ACTION, Pairs, Part, commanded, divided, errors, moved, pair
 from trimtab.training import Budget, record_settings
 
 CHUNK = 128
@@ -31,6 +38,12 @@ CHUNK = 128
 WITHHELD = 0.5
 """The share of the pairs from which what the encoder sees is withheld, so that the stem learns to do without: the encoder's
 maps soon know the scenes of training by heart."""
+
+FROM_REAL = 0.25
+"""The share of the pairs whose first frame is left as it is, as the frame that a plan goes on from is a real one."""
+
+NUM_CLIPS, NUM_STEPS, SHARES = 64, 8, (0.25, 0.5, 1.0)
+"""Of the error on generated frames: clips, sampling steps from pure noise, and the shares of these that are taken."""
 
 
 def inverse_dynamics(
@@ -44,7 +57,10 @@ def inverse_dynamics(
     learning_rate: float = 1e-3,
     width: int = 32,
     encoder: str | None = None,
+    encoder_weights: Path | None = None,
     shift: int = 4,
+    degraded: bool = True,
+    imagined: str | None = None,
     seed: int = 0,
     dry_run: bool = False,
     output: Path = Path("runs/inverse-dynamics"),
@@ -66,7 +82,14 @@ def inverse_dynamics(
         width: of the trained stem.
         encoder: what frozen features it reads beside the stem's, such as efficientnet-lite0; none by default, as scenes of
             which it saw little are read better by the stem alone.
+        encoder_weights: the safetensors file of vc1 or dinov2, of which no package has the weights.
         shift: by up to so many pixels both frames of a pair are displaced alike in training, for the stem.
+        degraded: train the stem on frames as a video model may draw them: half of the pairs blurred, all with some noise.
+        imagined: the name of a prior that ships with the package, or the path of one: the error is measured on frames that
+            it generates, too. What was done in a clip that is imagined freely is unknown, so held-out clips are covered by
+            noise in part, and drawn anew by the prior from there: of little noise, what was done shows through, and the
+            error is what the model's way of drawing costs the reader; from noise alone, that the model imagined another
+            motion than the one recorded adds to it.
         seed: of the choice of episodes, the weights and the batches.
         dry_run: only say what the training will need in memory, time and disk.
         output: run folder; inverse_dynamics.safetensors in it is the result, and results.json says how good it is.
@@ -77,9 +100,12 @@ def inverse_dynamics(
     train, test = divided(episodes, held_out, seed)
     done = (moved if learn == "motion" else commanded)(episodes)
     torch.manual_seed(seed)
-    model = InverseDynamics(len(ACTION), episodes[0].frames.shape[1], width, encoder)
+    size = episodes[0].frames.shape[1]
+    prior = None if imagined is None else pixel_unet.load(imagined)
+    held = None if prior is None else clips_for(prior, test)
+    model = InverseDynamics(len(ACTION), size, width, encoder, encoder_weights)
     run = fit_or_forecast(
-        dry_run, Reading(model, train, done, shift, WITHHELD, seed), train, Budget(steps=num_steps), folder=output,
+        dry_run, Reading(model, train, done, shift, WITHHELD, seed, degraded), train, Budget(steps=num_steps), folder=output,
         title="inverse dynamics",
         batch_size=batch_size, learning_rate=learning_rate, warm_up=num_steps // 10, cool_down=0.9, lengths=(1,),
         seed=seed, log_every=100,
@@ -89,15 +115,22 @@ def inverse_dynamics(
     model = model.cpu()
     model.save(output / "inverse_dynamics.safetensors")
     read, actions = answers(model, test, done)
-    found = errors(read, actions, train.mean_action(done), torch.from_numpy(test.episodes))
+    mean = train.mean_action(done)
+    found = errors(read, actions, mean, torch.from_numpy(test.episodes))
+    generated = {}
+    if prior is not None and held is not None:
+        generated = errors_on_generated(model, prior, held, done, mean, seed)
     results = {
         "num_train_episodes": len(np.unique(train.episodes)),
         "num_test_episodes": len(np.unique(test.episodes)),
         "data": [{name: value for name, value in some.provenance.items() if name != "checksums"} for some in episodes],
         "held_out_error": found,
+        "error_on_generated": generated,
     }
     write_whole(output / "results.json", json.dumps(results, indent=2) + "\n")
     print(table(found))
+    for frames, figures in generated.items():
+        print(f"\n{frames}\n{table(figures)}")
 
 
 class Reading(nn.Module):
@@ -109,13 +142,22 @@ class Reading(nn.Module):
         done: the action to answer, of every row of the sets.
         shift: by up to so many pixels the frames of a pair are displaced alike, so that none is known by heart.
         withheld: the share of the pairs from which what the encoder sees is withheld.
-        seed: of both.
+        seed: of both, and of the next.
+        degraded: whether the stem sees frames as a video model may draw them, but for some first ones.
     """
 
     def __init__(
-        self, model: InverseDynamics, pairs: Pairs, done: Tensor, shift: int = 0, withheld: float = 0.0, seed: int = 0
+        self,
+        model: InverseDynamics,
+        pairs: Pairs,
+        done: Tensor,
+        shift: int = 0,
+        withheld: float = 0.0,
+        seed: int = 0,
+        degraded: bool = False,
     ) -> None:
         super().__init__()
+        self.degraded = degraded
         self.model, self.pairs, self.shift, self.withheld, self.seed = model, pairs, shift, withheld, seed
         self.done = done
         size, num = model.settings["frame_size"], sum(some.num_frames for some in pairs.clips.sets)
@@ -131,6 +173,10 @@ class Reading(nn.Module):
         told = torch.from_numpy(random.random((len(rows), 1, 1, 1)) >= self.withheld).to(before)
         seen = self.see(before, rows) * told, self.see(after, rows + 1) * told
         before, after = displaced_alike(before, after, self.shift, random)
+        if self.degraded:
+            drawn = degrade(torch.stack([before, after], dim=1), self.seed, step, samples).clamp(-1, 1)
+            is_real = torch.from_numpy(random.random((len(rows), 1, 1, 1)) < FROM_REAL).to(before.device)
+            before, after = torch.where(is_real, before, drawn[:, 0]), drawn[:, 1]
         with fast_products(before.device):
             return self.model.loss(before, after, actions, seen)
 
@@ -161,30 +207,73 @@ def answers(model: InverseDynamics, pairs: Pairs, done: Tensor) -> tuple[Tensor,
     return torch.cat(read), done[torch.from_numpy(pairs.rows(pairs.numbers))]
 
 
-def errors(
-    read: Float[Tensor, "pair dim"],
-    actions: Float[Tensor, "pair dim"],
-    mean_action: Float[Tensor, " dim"],
-    episodes: Int[Tensor, " pair"],
-) -> dict[str, dict[str, Any]]:
-    """How far what was read off frames, real or generated, is from what was done; intervals are over episodes.
+def clips_for(prior: PixelUNet, pairs: Pairs) -> Part:
+    """Up to `NUM_CLIPS` clips as the prior knows them, of the pairs' episodes. Raises ValueError if they show too little."""
+    sets, encode = pairs.clips.sets, text_encoder() if "text" in prior.uses else None
+    if sets[0].frames.shape[1:] != (*prior.frame_shape[1:], 3):
+        raise ValueError(f"the prior imagines frames {prior.frame_shape}, the sets hold {sets[0].frames.shape[1:]}")
+    clips = Clips(sets, prior.num_context, prior.num_frames, encode)
+    lengths = np.concatenate([some.lengths for some in clips.sets])
+    of = np.repeat(np.arange(len(lengths)), np.maximum(lengths - clips.window + 1, 0))
+    numbers = np.flatnonzero(np.isin(of, pairs.episodes))
+    numbers = numbers[spread(len(numbers), min(NUM_CLIPS, len(numbers)))]
+    if len(np.unique(of[numbers])) < 2:
+        raise ValueError(
+            f"two held-out episodes are needed that have the {clips.window} frames of this prior's clips; record longer ones"
+        )
+    return Part(clips, numbers, of[numbers])
 
-    Returns:
-        For each part of the action, and for `all` their mean: `squared_error`; `of_the_mean`, the squared error of always
-        answering the mean action of training; and `r_squared`, the share of the latter that reading takes away.
+
+@torch.no_grad()
+def errors_on_generated(
+    model: InverseDynamics, prior: PixelUNet, held: Part, done: Tensor, mean_action: Float[Tensor, " dim"], seed: int
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The errors on frames that a prior draws anew, by what they are drawn from, beside those on the same clips as recorded.
+
+    As a planner does, the model reads a real frame and the first drawn one, and then drawn ones. The prior is told the
+    frames before, and the text if it hears one, and nothing of the actions.
+
+    Args:
+        model: to measure.
+        prior: to draw.
+        held: the clips, from `clips_for`.
+        done: the action to answer, of every row of the sets.
+        mean_action: the best answer of one who sees nothing.
+        seed: of the noise.
     """
-    wrong, blind = (read - actions).square().double(), (mean_action - actions).square().double()
-    columns = {name: (wrong[:, i], blind[:, i]) for i, name in enumerate(ACTION)}
-    result = {}
-    for name, (error, of_the_mean) in {**columns, "all": (wrong.mean(1), blind.mean(1))}.items():
-        left = mean_interval(error, episodes, over=of_the_mean)
-        explained = Interval(1 - left.mean, 1 - left.high, 1 - left.low, left.num_clips, left.num_clusters)
-        result[name] = {
-            "squared_error": asdict(mean_interval(error, episodes)),
-            "of_the_mean": asdict(mean_interval(of_the_mean, episodes)),
-            "r_squared": asdict(explained),
-        }
-    return result
+    clips, of = held.clips, held.episodes
+    lengths = np.concatenate([some.lengths for some in clips.sets])
+    windows = np.maximum(lengths - clips.window + 1, 0)
+    rows = (
+        held.numbers - (np.cumsum(windows) - windows)[of] + (np.cumsum(lengths) - lengths)[of] + clips.num_context - 1
+    )
+    actions = done[torch.from_numpy(rows)[:, None] + torch.arange(clips.num_frames)].flatten(0, 1)
+    shown: dict[str, list[Tensor]] = {}
+    for part in np.array_split(held.numbers, -(-len(held.numbers) // 16)):
+        clip = held.batch(part)
+        last = clip.given.facts()["context"][:, -1:]
+        for frames, video in {"recorded": clip.video, **drawn_anew(prior, clip, part, seed)}.items():
+            film = torch.cat([last, video], dim=1)
+            shown.setdefault(frames, []).append(model.act(film[:, :-1].flatten(0, 1), film[:, 1:].flatten(0, 1)))
+    episodes = torch.from_numpy(of).repeat_interleave(clips.num_frames)
+    return {frames: errors(torch.cat(read), actions, mean_action, episodes) for frames, read in shown.items()}
+
+
+def drawn_anew(prior: PixelUNet, clip: Clip, numbers: np.ndarray, seed: int) -> dict[str, Video]:
+    """Clips that were covered by noise in part and are drawn by a prior from there, and from noise alone."""
+    sample, steps, codec = sampler(prior, NUM_STEPS), sampling.pairs(prior.schedule, NUM_STEPS), prior.codec
+    given = clip.given.without("actions")
+    given, clean = replace(given, context=codec.encode(given.facts()["context"])), codec.encode(clip.video)
+    noise, found = sampling.start_noise(tuple(clean.shape[1:]), seed, numbers.tolist()), {}
+    for share in SHARES:
+        taken = steps[-round(share * NUM_STEPS) :]
+        level = taken[0][0].of(clean)
+        start = level.add_noise(clean if share < 1 else torch.zeros_like(clean), noise)
+        name = (
+            f"drawn anew by the prior from {taken[0][0].sigma:.2f} of noise" if share < 1 else "imagined by the prior"
+        )
+        found[name] = codec.decode(sample(prior, start, given, pairs=taken)).clamp(-1, 1)
+    return found
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:

@@ -47,8 +47,9 @@ def metaworld_benchmark(
     num_steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
+    finetuning_rate: float = 1e-4,
     prior: str = "tabletop",
-    judge: Path = Path("runs/metaworld-judge/metaworld.safetensors"),
+    judge: Path = Path("runs/metaworld-judge/judge.safetensors"),
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     output: Path | None = None,
@@ -57,7 +58,9 @@ def metaworld_benchmark(
     """Train every method for the same number of operations on a robot at play, measure all on other episodes, and compare.
 
     The half of AVID's paper that is about a real robot, in miniature: continuous actions, and the layout of its latent
-    models around the tabletop prior, which is given one frame, and told no text but for "finetuning with language".
+    models around the tabletop prior, which is given one frame, and told no text but for "finetuning with language". All is
+    trained by what the embedded models are, the change in pixels and LPIPS, not by AVID's plain error of velocities, which
+    only `trimtab rt1-benchmark --scale paper` takes.
 
     What is finished is not done again: each method and seed leaves a small file, a cell, and the report is made of all
     cells that are there. An interrupted training goes on.
@@ -70,7 +73,9 @@ def metaworld_benchmark(
         num_clips: test clips, instead of the scale's.
         num_steps: sampling steps a clip, instead of the scale's.
         batch_size: clips in a training step, instead of the scale's.
-        learning_rate: of all trainings.
+        learning_rate: of all trainings but finetuning's. This one and the next are given, not chosen on validation
+            episodes for each training, as those of the Procgen benchmark are.
+        finetuning_rate: learning rate where all weights of the prior are trained, on actions or on language.
         prior: the name of a prior that ships with the package, or the path of one.
         judge: reads the actions off videos; what `trimtab metaworld-judge` made.
         dry_run: only say what the trainings will need in memory, time and disk.
@@ -80,13 +85,20 @@ def metaworld_benchmark(
     """
     own = {"teraflops": teraflops, "num_clips": num_clips, "num_steps": num_steps, "batch_size": batch_size}
     output = output or Path(f"runs/metaworld-benchmark-{scale}")
-    settings = {"scale": scale, **own, "learning_rate": learning_rate, "prior": prior, "judge": judge}
+    settings = {
+        "scale": scale,
+        **own,
+        "learning_rate": learning_rate,
+        "finetuning_rate": finetuning_rate,
+        "prior": prior,
+        "judge": judge,
+    }
     record_settings(output, "metaworld-benchmark", settings)
     frozen = pixel_unet.load(prior, schedule=SCHEDULE)
     judge_file = checked_judge(
-        judge, frozen, len(ACTION), "train one by `trimtab metaworld-judge` and pass it as --judge"
+        judge, frozen.frame_shape[1:], len(ACTION), "train one by `trimtab metaworld-judge` and pass it as --judge"
     )
-    trainings = robot_trainings(patch_of(frozen), rate=learning_rate, finetuning=learning_rate)
+    trainings = robot_trainings(patch_of(frozen), rate=learning_rate, finetuning=finetuning_rate)
     size = SCALES[scale].but({**own, "trainings": trainings})
     training = at_play(datasets / "metaworld-play", seed=TRAINING_SEED, num_episodes=NUM_EPISODES)
     validation = held_out(VALIDATION_SEED, size.num_choosing, datasets)

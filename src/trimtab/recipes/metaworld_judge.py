@@ -19,10 +19,10 @@ from trimtab.data.episodes import Episodes
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import VECTORS, ActionJudge, JudgeFile
 from trimtab.networks.precision import fast_products
+from trimtab.recipes._degraded import degrade
 from trimtab.recipes._metaworld import at_play
-from trimtab.recipes._pairs import ACTION, Part, divided
-from trimtab.recipes.inverse_dynamics import errors, table
-from trimtab.recipes.procgen_judge import degrade
+from trimtab.recipes._pairs import ACTION, Part, errors, parted
+from trimtab.recipes.inverse_dynamics import table
 from trimtab.training import Budget, record_settings
 
 CHUNK = 256
@@ -40,42 +40,51 @@ def metaworld_judge(
     batch_size: int = 64,
     learning_rate: float = 1e-3,
     width: int = 32,
+    frame_size: int = 64,
     seed: int = 0,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     output: Path = Path("runs/metaworld-judge"),
 ) -> None:
-    """Train the judge of MetaWorld's actions, and measure the error of each part of the action on held-out episodes.
+    """Train the judge of MetaWorld's actions, or of others, and measure the error of each part on held-out episodes.
 
     A judge must not be the reader that a planner acts by, or it would find right whatever that reader finds right. So this
     network is another than that of inverse dynamics: it sees three frames, as a model may draw them, and no frozen
     features. And it learns from other episodes of the robot at play, with other random actions.
 
     Args:
-        data: a set of `trimtab record-metaworld`, not the one that inverse dynamics learned from; by default
-            datasets/metaworld-judge, recorded as the robot's play is, from other seeds.
+        data: a set whose actions are vectors, of any width, with frames of any size, such as one of
+            `trimtab record-metaworld`, not that which inverse dynamics learned from, or of `trimtab import-rlds`; by
+            default datasets/metaworld-judge, recorded as the robot's play is, from other seeds.
         num_episodes: to record of each task.
         held_out: the share of the episodes that it is measured on.
         num_steps: optimizer steps.
         batch_size: triples of frames a step.
         learning_rate: the highest; it warms up over the first tenth and then falls to zero.
         width: of the network.
+        frame_size: side of the square that frames are scaled to before it looks, a multiple of 8.
         seed: of the choice of episodes, the weights, the batches and what is done to the frames.
         dry_run: only say what the training will need in memory, time and disk.
         datasets: the folder of recorded episodes.
-        output: run folder; metaworld.safetensors in it, with its card beside it, is the result.
+        output: run folder; judge.safetensors in it, with its card beside it, is the result.
     """
     settings = {name: value for name, value in locals().items() if name != "dry_run"}
     record_settings(output, "metaworld-judge", settings)
     folder = datasets / "metaworld-judge"
     episodes = Episodes.open(data) if data else at_play(folder, seed=FIRST_SEED, num_episodes=num_episodes)
-    pairs, held = divided(episodes, held_out, seed)
+    if episodes.num_actions is not None:
+        raise ValueError(
+            f"{episodes.folder} holds discrete actions, and this judge reads vectors; record a robot, or train the judge of "
+            "coinrun by `trimtab procgen-judge`"
+        )
+    pairs, held = parted(Clips(episodes, num_context=1, num_frames=1), held_out, seed)
     train, test = (triples_of(episodes, part.episodes) for part in (pairs, held))
     torch.manual_seed(seed)
-    size = episodes.frames.shape[1]
-    judge = ActionJudge(len(ACTION), width, frame_size=size, crop=size)
+    judge = ActionJudge(
+        episodes.actions.shape[1], width, frame_size=frame_size, crop=frame_size, frames=episodes.frames.shape[1:3]
+    )
     run = fit_or_forecast(
-        dry_run, Reading(judge, seed), train, Budget(steps=num_steps), folder=output, title="judge of MetaWorld",
+        dry_run, Reading(judge, seed), train, Budget(steps=num_steps), folder=output, title="judge of actions",
         batch_size=batch_size, learning_rate=learning_rate, warm_up=num_steps // 10, cool_down=0.9, lengths=(1,),
         seed=seed, log_every=100,
     )  # fmt: skip
@@ -83,10 +92,11 @@ def metaworld_judge(
         return
     judge = judge.cpu().half().float().eval()  # with the float16 weights that are stored
     read, actions = answers(judge, test)
-    found = errors(read, actions, pairs.mean_action(), torch.from_numpy(test.episodes))
+    names = parts_of(episodes)
+    found = errors(read, actions, pairs.mean_action(), torch.from_numpy(test.episodes), names)
     card = {
         "actions": VECTORS,
-        "parts": ACTION,
+        "parts": names,
         "num_train_episodes": len(np.unique(train.episodes)),
         "num_test_episodes": len(np.unique(test.episodes)),
         "num_steps": num_steps,
@@ -97,8 +107,15 @@ def metaworld_judge(
         "data": {name: value for name, value in episodes.provenance.items() if name != "checksums"},
         "versions": {name: version(name) for name in ("trimtab", "torch", "numpy")},
     }
-    JudgeFile(output / "metaworld.safetensors").save(judge, card)
+    JudgeFile(output / "judge.safetensors").save(judge, card)
     print(table(found))
+
+
+def parts_of(episodes: Episodes) -> tuple[str, ...]:
+    """What the numbers of an action move, where that is known."""
+    if episodes.provenance.get("environment") == "metaworld":
+        return ACTION
+    return tuple(f"number {number}" for number in range(1, 1 + episodes.actions.shape[1]))
 
 
 class Reading(nn.Module):

@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from trimtab.core.values import Clip
 from trimtab.data.clips import Clips
-from trimtab.diffusion.noise import as_indices, gaussian_noise, generator
 from trimtab.environments.procgen import COINRUN_EFFECTS, COINRUN_WEIGHTS, NUM_ACTIONS, Procgen, StickyPolicy
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import ActionJudge, JudgeFile, is_recognised
 from trimtab.metrics.intervals import mean_interval
 from trimtab.networks.precision import fast_products
+from trimtab.recipes._degraded import degrade
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.training import Budget, record_settings
 
@@ -135,20 +135,6 @@ def triples(clip: Clip) -> tuple[Tensor, Tensor]:
     """The three frames (batch, 3, 3, 64, 64) and the action (batch,) between the last two."""
     known = clip.given.facts()
     return torch.cat([known["context"], clip.video], dim=1), known["actions"][:, 0].long()
-
-
-def degrade(
-    frames: Float[Tensor, "batch 3 channel height width"], seed: int, step: int, samples: Sequence[int] | Tensor
-) -> Float[Tensor, "batch 3 channel height width"]:
-    """Frames as a world model may draw them: half of the triples blurred, each frame by its own amount, all with noise.
-
-    A judge trained on clean frames alone fails on a slight blur, and then measures sharpness instead of actions.
-    """
-    blurred = functional.avg_pool2d(frames.flatten(0, 1), 3, 1, 1, count_include_pad=False).unflatten(0, (-1, 3))
-    draws = [torch.rand(5, generator=generator(seed, step, sample, "degrade")) for sample in as_indices(samples)]
-    blur, is_blurred, spread = torch.stack(draws).to(frames.device)[:, :, None, None, None].split((3, 1, 1), dim=1)
-    noise = gaussian_noise(frames.shape[1:], seed=seed, step=step, samples=samples, device=frames.device)
-    return frames.lerp(blurred, blur * (is_blurred < 0.5)) + 0.02 * spread * noise
 
 
 def num_levels(clips: Clips) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
+from trimtab.metrics.actions import JudgeFile
 from trimtab.networks.encoders import MiniLM
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
@@ -81,13 +82,16 @@ def rt1_benchmark(
 ) -> None:
     """Train every method for the same number of operations on a set in RLDS form, measure all on its last 5%, and compare.
 
+    At the smoke scale all is trained by what the embedded models are, the change in pixels and LPIPS; at the paper's by
+    AVID's plain error of velocities.
+
     What is finished is not done again: each method and seed leaves a small file, a cell, and the report is made of all
     cells that are there. An interrupted training goes on.
 
     Args:
         folder: of one version of the set, such as fractal20220817_data/0.1.0.
-        scale: smoke has six methods and frames of 64 x 64; paper is AVID's own experiment, for GPUs and a prior of such
-            clips: every method, frames of 320 x 512, one given and 15 predicted, batches of 64, the operations of 500
+        scale: smoke has six methods and frames of 64 x 64; paper is AVID's own experiment, for GPUs and a prior that you
+            bring: every method, frames of 320 x 512, one given and 15 predicted, batches of 64, the operations of 500
             thousand steps of AVID, and DDIM of 50 steps.
         methods: only these; "repeat last frame" is a row anyway.
         seeds: only these, of weights and batches.
@@ -96,8 +100,13 @@ def rt1_benchmark(
         num_episodes: to train on, instead of the scale's.
         num_steps: sampling steps a clip, instead of the scale's.
         batch_size: clips in a training step, instead of the scale's.
-        prior: the name of a prior that ships with the package, or the path of one.
-        judge: reads the actions off videos, a file as of `trimtab metaworld-judge`; without it no figure of actions is made.
+        prior: the name of a prior that ships with the package, or the path of one that `PixelUNet.save` wrote. None that
+            ships is of the paper's clips, and AVID's own, DynamiCrafter, is not among trimtab's priors: a file can hold one
+            that diffuses pixels. One of latents needs code: an `OpenPrior` in place of what `pixel_unet.load` returns, with
+            num_context 1, num_frames 15, a codec that takes frames of 320 x 512 to its frame_shape, the schedule `SCHEDULE`,
+            a `patch` among the sizes of its network, and text among what it uses for "finetuning with language".
+        judge: reads the actions off videos; what `trimtab metaworld-judge --data` made of the set to train on that this
+            command leaves in `datasets`, already with --dry-run. Without it no figure of actions is made.
         dry_run: only say what the trainings will need in memory, time and disk.
         datasets: where imported episodes are kept.
         output: run folder, by default runs/rt1-benchmark-<scale>; report.html in it is the result.
@@ -110,9 +119,11 @@ def rt1_benchmark(
     frozen = pixel_unet.load(prior, schedule=SCHEDULE)
     check_fits(frozen, FRAMES[scale], max(SCALES[scale].lengths))
     remedy = "pass another as --judge, or none"
-    judge_file = None if judge is None else checked_judge(judge, frozen, len(ACTION), remedy)
+    judge_file = None if judge is None else checked_judge(judge, FRAMES[scale], len(ACTION), remedy)
     size = SCALES[scale].but({**own, "trainings": trainings_beside(frozen, scale)})
     sets = imported(folder, num_episodes or EPISODES[scale], size, FRAMES[scale], datasets)
+    if judge_file is not None:
+        check_units(judge_file, sets[0])
     domain = robot(
         frozen, *sets, levels=SPLITS, title="Adapting a video prior to RT1", names=ACTION, idle=idle(sets[0]),
         encode=said, judge_file=judge_file,
@@ -129,6 +140,16 @@ def check_fits(prior: PixelUNet, frame: tuple[int, int], num_frames: int) -> Non
             f"this scale needs a prior that is given 1 frame and predicts {num_frames} of {shape}, this one is given "
             f"{prior.num_context} and predicts {prior.num_frames} of {prior.frame_shape}; pass another as --prior, or take "
             "another --scale"
+        )
+
+
+def check_units(judge_file: JudgeFile, training: Episodes) -> None:
+    """Raises ValueError for a judge that learned to answer in other units than those of this set."""
+    own, others = (some.get("statistics") for some in (training.provenance, judge_file.card.get("data", {})))
+    if own != others:
+        raise ValueError(
+            f"the judge {judge_file.path} did not learn from actions scaled by the mean and deviation of {own['of']}; train "
+            f"one by `trimtab metaworld-judge --data {training.folder}`, or pass none"
         )
 
 
