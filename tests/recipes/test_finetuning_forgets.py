@@ -13,10 +13,10 @@ from trimtab.data.episodes import Episodes
 from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.intervals import Interval
 from trimtab.metrics.text_match import TextMatch
+from trimtab.recipes import _planning
 from trimtab.recipes import finetuning_forgets as recipe
-from trimtab.recipes import metaworld_planning
+from trimtab.recipes._planning import Bench, Scale
 from trimtab.recipes.finetuning_forgets import BEFORE, DIVERSITIES, OwnDomain, finetuned, finetuning_forgets, plot
-from trimtab.recipes.metaworld_planning import Bench, Scale
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def test_sets_are_trained_on_apart_and_the_whole_one_is_plannings(
 ) -> None:
     asked: list[tuple[tuple[str, ...], int]] = []
 
-    def demonstrated(tasks: tuple[str, ...], number: int, datasets: Path) -> Episodes:
+    def demonstrated(bench: Bench, tasks: tuple[str, ...], number: int) -> Episodes:
         asked.append((tasks, number))
         return tabletop.dots(tmp_path / "dots")
 
     monkeypatch.setattr(recipe, "demonstrated", demonstrated)
-    monkeypatch.setattr(metaworld_planning, "demonstrations", lambda share, datasets: tabletop.dots(tmp_path / "dots"))
+    monkeypatch.setattr(_planning, "demonstrations", lambda *_, **pace: tabletop.dots(tmp_path / "dots"))
     one, every = DIVERSITIES
     assert finetuned(bench, BEFORE, 0, 0, tmp_path / "out") is bench.prior
     changed = finetuned(bench, one, 3, 0, tmp_path / "out")
@@ -74,7 +74,7 @@ def test_few_and_many_demonstrations_end_to_end(bench: Bench, tmp_path: Path, mo
     bench.prior.save(tmp_path / "prior.safetensors")
     InverseDynamics(width=4).save(bench.reader)
     TextMatch().save(tmp_path / "judge.safetensors", {"steps": 0})
-    monkeypatch.setitem(recipe.SCALES, "smoke", bench.size)
+    monkeypatch.setitem(_planning.SCALES, "smoke", bench.size)
     for _ in range(2):
         finetuning_forgets(
             demonstrations=(1, 2), num_starts=1, num_clips=4, prior=str(tmp_path / "prior.safetensors"),

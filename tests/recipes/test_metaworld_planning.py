@@ -6,18 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from tiny import tabletop
 from trimtab.control.inverse_dynamics import InverseDynamics
-from trimtab.core.values import Video
+from trimtab.core.values import Conditioning, Video
+from trimtab.diffusion import sampling
 from trimtab.metrics.intervals import Interval
-from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
-from trimtab.recipes import _continuations
-from trimtab.recipes import metaworld_planning as recipe
-from trimtab.recipes._adaptations import ADAPTATIONS
+from trimtab.networks.encoders import MiniLM
+from trimtab.recipes import _continuations, _planning
+from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, INVERSE, NORMALISED
 from trimtab.recipes._held import Held
+from trimtab.recipes._metaworld import SEEN
+from trimtab.recipes._planning import SCALES, Bench, Scale, reading
 from trimtab.recipes._planning_report import TRUTHS
 from trimtab.recipes.metaworld_planning import metaworld_planning
 from trimtab.recipes.record_metaworld import metaworld_episodes
-from trimtab.recipes.tabletop_prior import TABLETOP
 
 
 def alike(imagined: Video, held: Held, cache: Path) -> Interval:
@@ -26,42 +28,52 @@ def alike(imagined: Video, held: Held, cache: Path) -> Interval:
     return Interval(mean, mean, mean, len(imagined), 1)
 
 
-SIZES = {**TABLETOP.sizes, "widths": (32,), "depths": (1,), "patch": 8}
+METHODS = (*TRUTHS, *NORMALISED, AS_WRITTEN[1])
 
 
 @pytest.mark.slow
 def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    prior = PixelUNet(PixelUNetSettings(**{**vars(TABLETOP), "sizes": SIZES})).frozen()
+    prior = tabletop.prior()
     prior.save(tmp_path / "prior.safetensors")
     InverseDynamics(width=4).save(tmp_path / "reader.safetensors")
     few = metaworld_episodes(
         tasks=("drawer-close",), num_episodes=4, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
     )
-    monkeypatch.setattr(recipe, "demonstrations", lambda share, datasets: few)
+    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
     monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
-    monkeypatch.setattr(recipe, "video_distance", alike)
+    monkeypatch.setattr(_planning, "video_distance", alike)
     monkeypatch.setattr("trimtab.recipes._adaptations.NUM_PRESERVED", 4)
     monkeypatch.setattr("trimtab.recipes._adaptations.NUM_STILLS", 4)
 
-    def run() -> None:
+    def run(teraflops: float = 0.02) -> None:
         metaworld_planning(
-            tasks=("window-open", "door-close"), num_starts=2, num_clips=4, num_steps=1, teraflops=0.02,
+            methods=METHODS, tasks=("window-open", "door-open"), num_starts=2, num_clips=4, num_steps=1,
+            teraflops=teraflops, choices=tmp_path / "choices.json",
             prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / "reader.safetensors", output=tmp_path / "run",
         )  # fmt: skip
 
+    choice = {"guidance": 3.0, "strength": 1.5, "protocol": {"prior": prior.fingerprint}}
+    (tmp_path / "choices.json").write_text(json.dumps({INVERSE: choice}))
     run()
     paths = sorted((tmp_path / "run" / "cells").glob("*.json"))
     cells = [json.loads(path.read_text()) for path in paths]
-    methods = {*TRUTHS, *ADAPTATIONS}
     assert {(cell["method"], cell["task"]) for cell in cells} == {
-        (m, t) for m in methods for t in ("window-open", "door-close")
+        (m, t) for m in METHODS for t in ("window-open", "door-open")
     }
     assert all(cell["success"] == [True, True] for cell in cells if cell["method"] == "the expert")
     assert all(cell["steps"] == [50, 50] for cell in cells if not any(cell["success"]))
     assert all(cell["training"]["steps"] > 0 for cell in cells if cell["method"] == "in-domain only")
+    assert {cell["task"]: cell["novel"] for cell in cells} == {"window-open": False, "door-open": True}
+    own = {cell["method"]: cell["protocol"]["own"] for cell in cells}
+    assert own[INVERSE] == {"guidance": 3.0, "strength": 1.5, "naming": "", "normalise": True, "chosen": True}
+    assert not own["in-domain only"]["chosen"]
+    assert {cell["protocol"]["reader"] for cell in cells} == {reading(tmp_path / "reader.safetensors")[1]}
+    (losses,) = [json.loads(path.read_text()) for path in (tmp_path / "run" / "cells" / "losses").glob("*.json")]
+    before, after, ratio = (losses[name]["mean"] for name in ("the prior", "in-domain", "the prior / in-domain"))
+    assert ratio == pytest.approx(before / after)
     videos = [json.loads(path.read_text()) for path in (tmp_path / "run" / "cells" / "videos").glob("*.json")]
-    assert {cell["method"] for cell in videos} == {*ADAPTATIONS}
+    assert {cell["method"] for cell in videos} == {*METHODS} - {*TRUTHS}
     assert all(cell["FVD with given frames"]["mean"] > 0 for cell in videos)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "inverse probabilistic adaptation, imagined" in page
@@ -70,6 +82,9 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
     run()
     again = [path.stat().st_mtime_ns for path in paths]
     assert [old == new for old, new in zip(written, again, strict=True)] == [False] + [True] * (len(paths) - 1)
+    bench = Bench(prior, Scale(teraflops=2.0), tmp_path / "reader.safetensors", 0.0, tmp_path, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"was trained for 0\.\d+ teraflops, not 2; ask for as many"):
+        bench.train("in-domain", 0)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
@@ -78,4 +93,59 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no tasks"):
         metaworld_planning(tasks=("laundry",), output=tmp_path / "two")
     with pytest.raises(ValueError, match="train them first"):
-        recipe.reading(tmp_path / "nothing")
+        reading(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="hears no text"):
+        metaworld_planning(prior="procgen", output=tmp_path / "three")
+
+
+def test_each_share_of_random_actions_is_recorded(tmp_path: Path) -> None:
+    for share in (0.0, 0.7):  # of one folder
+        with pytest.raises(ValueError, match="hears no text"):
+            metaworld_planning(prior="procgen", random_share=share, output=tmp_path)
+    paths = (tmp_path / "settings.json", tmp_path / "random-70" / "settings.json")
+    assert [json.loads(path.read_text())["settings"]["random_share"] for path in paths] == [0.0, 0.7]
+
+
+def test_the_papers_scale_is_the_papers(tmp_path: Path) -> None:
+    paper = SCALES["paper"]
+    assert paper.sample is sampling.ddim
+    assert (paper.num_steps, paper.action_repeat, paper.max_steps, paper.replan_every) == (25, 2, 200, 1)
+    assert {"door-open", "soccer"} <= set(paper.novel)
+    assert set(paper.novel).isdisjoint(SEEN)
+    assert set(paper.methods) & {*NORMALISED, *AS_WRITTEN} == {*NORMALISED[:4], *AS_WRITTEN}
+    bench = Bench(tabletop.prior(), paper, Path(), 0.0, tmp_path, tmp_path)
+    assert bench.sampler(ADAPTATIONS[INVERSE]).keywords["clamp"] == (-1.0, 1.0)
+    assert bench.sampler(ADAPTATIONS[AS_WRITTEN[1]]).keywords["clamp"] is None
+
+
+def test_as_written_weights_sum_to_more_than_one() -> None:
+    prior = tabletop.prior()
+    given = Conditioning(context=torch.rand(2, 1, 3, 64, 64) * 2 - 1, text=torch.randn(2, 24, MiniLM.dim))
+    noisy, level = torch.randn(2, 4, 3, 64, 64), prior.schedule.level(torch.tensor([200, 800]))
+    told, untold = (prior.bind(some)(noisy, level).noise for some in (given, given.without("text")))
+    raw = ADAPTATIONS[AS_WRITTEN[1]].denoiser(prior, prior).bind(given)(noisy, level)
+    torch.testing.assert_close(raw.noise, untold + 2.5 * (told + 0.5 * told - untold), atol=1e-4, rtol=1e-4)
+    normalised = ADAPTATIONS[INVERSE].denoiser(prior, prior).bind(given)(noisy, level)
+    torch.testing.assert_close(raw.noise, 2.25 * normalised.noise, atol=1e-4, rtol=1e-4)
+
+
+def test_cells_of_another_reader_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    prior, reader = tabletop.prior(), tmp_path / "reader.safetensors"
+    prior.save(tmp_path / "prior.safetensors")
+    InverseDynamics(width=4).save(reader)
+    record = Bench(prior, SCALES["smoke"], reader, 0.0, tmp_path, tmp_path).record(INVERSE)
+    cells = tmp_path / "cells"
+    cells.mkdir()
+
+    def refused(because: str, **protocol: object) -> None:
+        cell = {"method": INVERSE, "task": "door-close", "seed": 0, "protocol": {**record["protocol"], **protocol}}
+        (cells / "one.json").write_text(json.dumps(cell))
+        with pytest.raises(ValueError, match=because):
+            metaworld_planning(
+                prior=str(tmp_path / "prior.safetensors"), reader=reader, choices=tmp_path / "none", datasets=tmp_path,
+                output=tmp_path / "run", cells=cells,
+            )  # fmt: skip
+
+    refused("differ in reader", reader="abcd")
+    refused("differ in strength", own={**record["protocol"]["own"], "strength": 9.0})
+    assert not (tmp_path / "run" / "trainings").exists()

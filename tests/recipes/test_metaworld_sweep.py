@@ -1,4 +1,4 @@
-"""The sweep: its picture is of what was found; and once from end to end at toy size."""
+"""The sweep: success decides, then nearness to the experts; and once from end to end at toy size."""
 
 import json
 from pathlib import Path
@@ -7,51 +7,74 @@ import pytest
 import torch
 from PIL import Image
 
+from tiny import tabletop
 from trimtab.control.inverse_dynamics import InverseDynamics
-from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
-from trimtab.recipes import _continuations, metaworld_planning, metaworld_sweep
-from trimtab.recipes.metaworld_planning import Scale
-from trimtab.recipes.metaworld_sweep import FIGURES, draw
+from trimtab.recipes import _continuations, _planning
+from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PRIOR, chosen
+from trimtab.recipes._planning import Scale
+from trimtab.recipes.metaworld_sweep import best, draw, metaworld_sweep
 from trimtab.recipes.record_metaworld import metaworld_episodes
-from trimtab.recipes.tabletop_prior import TABLETOP
 
 
-def test_the_best_cell_is_framed(tmp_path: Path) -> None:
-    found = {
-        f"{g}, {s}": {"success": g * s, "FVD with given frames": g + s, "spread": -s}
-        for g in (1.0, 2.0)
-        for s in (0.1, 0.5)
-    }
-    best = [list(found)[choose([cell[name] for cell in found.values()])] for name, choose in FIGURES.items()]
-    assert best == ["2.0, 0.5", "1.0, 0.1", "1.0, 0.1"]
-    draw(found, (1.0, 2.0), (0.1, 0.5), tmp_path / "sweep.png")
-    picture = Image.open(tmp_path / "sweep.png").convert("RGB")
-    red = sum(pixel == (255, 0, 0) for pixel in picture.get_flattened_data())
-    assert red > 3 * 200  # three frames
+def cell(success: float, lpips: float, fvd: float, spread: float = 0.0) -> dict[str, float]:
+    return {"success": success, "LPIPS": lpips, "FVD with given frames": fvd, "spread": spread}
+
+
+def test_success_decides_and_of_equals_the_nearest_to_the_experts() -> None:
+    tried = {"low": cell(0.5, 0.1, 9.0), "near": cell(0.5, 0.3, 2.0, 0.1), "wide": cell(0.5, 0.2, 3.0, 9.0)}
+    assert best(tried) == "near"
+    assert best({**tried, "often": cell(0.6, 9.0, 99.0)}) == "often"
+    del tried["wide"]["FVD with given frames"]  # of too few clips: then none is judged by it
+    assert best(tried) == "low"
+
+
+def test_what_is_chosen_is_framed_in_every_panel(tmp_path: Path) -> None:
+    for strengths in ((0.1, 0.5), (None,)):
+        tried = {(g, s): cell(1.0, g + (s or 0), g + (s or 0), -g) for g in (1.0, 2.0) for s in strengths}
+        assert best(tried) == (1.0, strengths[0])
+        draw(tried, "a method", tmp_path / "sweep.png")
+        picture = Image.open(tmp_path / "sweep.png").convert("RGB")
+        red = sum(pixel == (255, 0, 0) for pixel in picture.get_flattened_data())
+        assert red > 4 * 200  # four frames
 
 
 @pytest.mark.slow
-def test_strengths_are_tried_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.manual_seed(0)
-    sizes = {**TABLETOP.sizes, "widths": (32,), "depths": (1,), "patch": 8}
-    prior = PixelUNet(PixelUNetSettings(**{**vars(TABLETOP), "sizes": sizes})).frozen()
+def test_strengths_are_tried_kept_and_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = tabletop.prior()
     prior.save(tmp_path / "prior.safetensors")
-    InverseDynamics(width=4).save(tmp_path / "reader.safetensors")
+    for seed, name in enumerate(("reader", "other")):
+        torch.manual_seed(seed)
+        InverseDynamics(width=4).save(tmp_path / f"{name}.safetensors")
     few = metaworld_episodes(
         tasks=("drawer-close",), num_episodes=3, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
     )
-    monkeypatch.setattr(metaworld_planning, "demonstrations", lambda share, datasets: few)
+    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
     monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
-    monkeypatch.setitem(metaworld_sweep.SCALES, "smoke", Scale(num_seeds=1, teraflops=0.02, num_steps=1))
-    monkeypatch.setattr(metaworld_sweep, "fvd", lambda *videos: float(videos[0].std()))
-    for _ in range(2):
-        metaworld_sweep.metaworld_sweep(
-            guidances=(1.0,), strengths=(0.5, 1.0), num_starts=1, num_clips=2, num_samples=2,
-            prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / "reader.safetensors", datasets=tmp_path,
-            planning=tmp_path / "planning", output=tmp_path / "sweep",
+    monkeypatch.setitem(_planning.SCALES, "smoke", Scale(num_seeds=1, teraflops=0.02, num_steps=1))
+
+    def sweep(reader: str) -> None:
+        metaworld_sweep(
+            methods=(PRIOR, INVERSE), guidances=(1.0, 2.0), strengths=(1.0,), num_starts=1, num_clips=2,
+            prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / f"{reader}.safetensors", datasets=tmp_path,
+            planning=tmp_path / "planning", output=tmp_path / "sweep", record=tmp_path / "choices.json",
         )  # fmt: skip
-    found = json.loads((tmp_path / "sweep" / "inverse.json").read_text())
-    assert list(found["cells"]) == ["1.0, 0.5", "1.0, 1.0"]
-    assert found["best"] in found["cells"]
-    assert all(cell["spread"] > 0 for cell in found["cells"].values())
-    assert (tmp_path / "sweep" / "inverse.png").exists()
+
+    sweep("reader")
+    sweep("reader")
+    found = json.loads((tmp_path / "sweep" / "choices.json").read_text())
+    assert found == json.loads((tmp_path / "choices.json").read_text())
+    assert [len(one["tried"]) for one in found.values()] == [2, 2]
+    assert all(cell["spread"] > 0 and "FVD with given frames" not in cell for cell in found[INVERSE]["tried"])
+    assert (tmp_path / "sweep" / "inverse-probabilistic-adaptation.png").exists()
+    ours = chosen(tmp_path / "choices.json", prior)
+    assert (ours[INVERSE].guidance, ours[INVERSE].strength) == (found[INVERSE]["guidance"], 1.0)
+    assert [name for name, how in ours.items() if how.chosen] == [PRIOR, INVERSE]
+    assert (
+        chosen(tmp_path / "choices.json", tabletop.prior({**tabletop.SIZES, "widths": (64,)})) == ADAPTATIONS
+    )  # another prior's are none
+    path = tmp_path / "sweep" / "settings.json"
+    path.write_text(
+        path.read_text().replace("reader.safetensors", "other.safetensors")
+    )  # as if it had been overwritten
+    with pytest.raises(ValueError, match="differ in reader"):
+        sweep("other")

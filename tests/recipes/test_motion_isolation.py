@@ -10,12 +10,12 @@ import torch
 from tiny import tabletop
 from trimtab import forecast
 from trimtab.data.clips import Clips
-from trimtab.recipes import _adaptations, _continuations, metaworld_planning
+from trimtab.recipes import _adaptations, _continuations, _planning
+from trimtab.recipes._adaptations import PRIOR
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import encoder
-from trimtab.recipes.metaworld_planning import Scale
+from trimtab.recipes._planning import Scale
 from trimtab.recipes.motion_isolation import (
-    PRIOR,
     WITH,
     WITHOUT,
     changes,
@@ -74,9 +74,9 @@ def test_clips_are_compared_end_to_end(tmp_path: Path, monkeypatch: pytest.Monke
     prior.save(tmp_path / "prior.safetensors")
     few = tabletop.dots(tmp_path / "dots")
     monkeypatch.setattr(forecast, "TRIED", 1)
-    monkeypatch.setattr(metaworld_planning, "demonstrations", lambda share, datasets: few)
+    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
     monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
-    monkeypatch.setitem(metaworld_planning.SCALES, "smoke", Scale(teraflops=0.02, num_steps=1, batch_size=2))
+    monkeypatch.setitem(_planning.SCALES, "smoke", Scale(teraflops=0.02, num_steps=1, batch_size=2))
     for name in ("NUM_PRESERVED", "NUM_STILLS", "STILL_STEPS"):
         monkeypatch.setattr(_adaptations, name, 2)
     motion_isolation(

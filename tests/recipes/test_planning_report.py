@@ -8,7 +8,16 @@ import torch
 
 from trimtab.metrics.intervals import Interval
 from trimtab.networks import storage
-from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO, Results, blame_table, success_table, write_report
+from trimtab.recipes._adaptations import PRIOR
+from trimtab.recipes._planning_report import (
+    EXPERT,
+    TRUE_VIDEO,
+    Results,
+    blame_table,
+    share_table,
+    success_table,
+    write_report,
+)
 
 STARTS = [100, 101, 102, 103]
 
@@ -22,7 +31,7 @@ def cell(method: str, task: str, success: list[bool], *, seed: int = 0, share: f
         "novel": task == "door-close",
         "starts": STARTS,
         "success": success,
-        "protocol": {"prior": "1234", "horizon": 4, "own": {"guidance": len(method)}},
+        "protocol": {"prior": "1234", "horizon": 4, "own": {"guidance": len(method), "chosen": not seed}},
         "versions": {"trimtab": "0"},
     }
 
@@ -64,11 +73,13 @@ def test_a_failure_is_blamed_on_the_first_part_whose_swap_restores_success() -> 
     found = {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
     assert found["in-domain only"] == {
         "failed": 7,
-        "the expert": 2,
         "the video": 3,
         "the inverse dynamics": 2,
+        "the expert": 2,
         "not known": 0,
     }
+    _, rows = blame_table(Results([cell(EXPERT, "door-close", NO), *CELLS[1:]]))
+    assert rows[0][1:] == [7, 3, 0, 4, 0]  # the true video is swapped in first
     without = [some for some in CELLS if some["method"] != TRUE_VIDEO]
     header, rows = blame_table(Results(without))
     assert dict(zip(header, rows[0], strict=True))["not known"] == 7
@@ -77,8 +88,15 @@ def test_a_failure_is_blamed_on_the_first_part_whose_swap_restores_success() -> 
 def test_cells_of_two_protocols_are_refused() -> None:
     other = cell("vanilla prior", "door-close", NO)
     other["protocol"] = {**other["protocol"], "horizon": 8}
-    with pytest.raises(ValueError, match="differ in horizon"):
+    with pytest.raises(ValueError, match=r"differ in horizon \(8, not 4\)"):
         Results([*CELLS, other])
+    other["protocol"] = {**other["protocol"], "horizon": 4, "reader": "abcd"}
+    with pytest.raises(ValueError, match="differ in reader"):
+        Results([*CELLS, other])
+    again = cell("in-domain only", "window-open", YES, seed=1)
+    again["protocol"] = {**again["protocol"], "own": {"guidance": 7.5, "chosen": True}}
+    with pytest.raises(ValueError, match=r"in-domain only, seed 1, window-open .* differ in guidance"):
+        Results([*CELLS, again])
     with pytest.raises(ValueError, match="no finished cell"):
         Results([])
 
@@ -88,11 +106,28 @@ def test_the_page_shows_what_was_imagined_above_what_happened(tmp_path: Path) ->
     facts = {"task": "door-close", "method": "in-domain only", "seed": 0, "random_share": 0.0}
     pictures = {"executed 0": frames, "imagined 0": frames.flip(0)}
     storage.write(tmp_path / "pictures" / "door-close--in-domain-only--0--0.safetensors", pictures, facts)
-    page = write_report(tmp_path / "report.html", CELLS, pictures=tmp_path / "pictures").read_text()
+    loss = {"mean": 1.5, "low": 1.25, "high": 1.75, "num_clips": 8, "num_clusters": 4}
+    figures = dict.fromkeys(("the prior", "in-domain", "the prior / in-domain"), loss)
+    losses = [{**CELLS[4], **figures}]
+    videos = [
+        {**CELLS[4], "seed": seed, "FVD with given frames": {**loss, "mean": mean}}
+        for seed, mean in ((0, 4.0), (1, 5.0))
+    ]
+    results = Results([*CELLS, cell(PRIOR, "door-close", NO)], videos, losses)
+    page = write_report(tmp_path / "report.html", results, pictures=tmp_path / "pictures").read_text()
     assert page.index("in-domain only, imagined") < page.index("in-domain only, executed")
-    assert "by the share of random actions" in page
-    header, rows = success_table(Results(CELLS))
-    table = (tmp_path / "table.md").read_text().splitlines()
+    assert (
+        'aria-label="success against share of random actions: inverse probabilistic adaptation, vanilla prior"' in page
+    )
+    header, rows = success_table(results)
+    text = (tmp_path / "table.md").read_text()
+    table = text.split("\n\n")[1].splitlines()
     assert len(table) == 2 + len(rows)
     assert table[0].count("|") == len(header) + 1
     assert "0.62 [" in table[2 + [row[0] for row in rows].index("inverse probabilistic adaptation")]
+    assert "4.50 [" in table[2 + [row[0] for row in rows].index("in-domain only")]  # both seeds
+    assert "| 0 | 1.50 [1.25, 1.75] | 1.50 [1.25, 1.75] | 1.50 [1.25, 1.75] |" in text
+    assert "What failed" in text
+    _, rows = share_table(results)
+    assert [row[0] for row in rows] == ["inverse probabilistic adaptation", PRIOR]
+    assert rows[1][1] == rows[1][2]  # it saw no demonstrations

@@ -12,10 +12,10 @@ from tiny import tabletop
 from trimtab import forecast
 from trimtab.core.values import NoiseLevel, Prediction
 from trimtab.data.clips import Clips
-from trimtab.recipes import _continuations, metaworld_planning
+from trimtab.recipes import _continuations, _planning
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import encoder
-from trimtab.recipes.metaworld_planning import Scale
+from trimtab.recipes._planning import Scale
 from trimtab.recipes.score_alignment import (
     SAID,
     alignment,
@@ -97,9 +97,9 @@ def test_models_are_compared_end_to_end(
     prior, few = tabletop.prior(), tabletop.dots(tmp_path / "dots")
     prior.save(tmp_path / "prior.safetensors")
     monkeypatch.setattr(forecast, "TRIED", 1)
-    monkeypatch.setattr(metaworld_planning, "demonstrations", lambda share, datasets: few)
+    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
     monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
-    monkeypatch.setitem(metaworld_planning.SCALES, "smoke", Scale(teraflops=0.02, batch_size=2))
+    monkeypatch.setitem(_planning.SCALES, "smoke", Scale(teraflops=0.02, batch_size=2))
     score_alignment(
         num_levels=3, num_clips=4, prior=str(tmp_path / "prior.safetensors"), datasets=tmp_path,
         planning=tmp_path / "planning", output=tmp_path / "out",

@@ -13,10 +13,10 @@ from trimtab.adapters.from_scratch import FromScratch
 from trimtab.control.inverse_dynamics import InverseDynamics
 from trimtab.core.values import Clip, Conditioning
 from trimtab.networks.encoders import MiniLM
-from trimtab.recipes import _continuations, metaworld_planning
+from trimtab.recipes import _continuations, _planning
 from trimtab.recipes._adaptations import ADAPTATIONS, IN_DOMAIN, INVERSE, PROBABILISTIC
 from trimtab.recipes._held import Held
-from trimtab.recipes.metaworld_planning import Scale
+from trimtab.recipes._planning import Scale
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_voices import (
     PARTS,
@@ -50,7 +50,7 @@ def test_the_table_of_weights_is_what_the_methods_do() -> None:
     given, noisy, level = asked(2), torch.randn(2, 4, 3, 64, 64), prior.schedule.level(torch.tensor([200, 800]))
     for ours, theirs in names.items():
         method = ADAPTATIONS[theirs]
-        expected = method.compose(prior, trained, method.guidance, method.strength).bind(given)(noisy, level)
+        expected = method.denoiser(prior, trained).bind(given)(noisy, level)
         found = composed(prior, trained, weights_of_voices()[ours]).bind(given)(noisy, level)
         torch.testing.assert_close(found.clean, expected.clean, atol=1e-4, rtol=1e-4)
         assert found.weights_sum_to_one
@@ -92,8 +92,10 @@ def test_shares_are_kept_and_drawn(tmp_path: Path) -> None:
     assert (half.mean, half.num_clusters) == (0.5, 4)
     assert 0 <= half.low < 0.5 < half.high <= 1
     assert share(torch.tensor([True, True, False, False]), torch.tensor([0, 0, 1, 1])).num_clusters == 2
-    keep(tmp_path / "cell.json", {"success": half})
-    assert kept(tmp_path / "cell.json") == {"success": half}
+    keep(tmp_path / "cell.json", {"success": half}, {"prior": "1", "reader": "2"})
+    assert kept(tmp_path / "cell.json", {"prior": "1", "reader": "2"}) == {"success": half}
+    with pytest.raises(ValueError, match=r"differ in reader \('2', not '3'\)"):
+        kept(tmp_path / "cell.json", {"prior": "1", "reader": "3"})
     bars({"one": {"success": half, "FVD": half}, "two": {"success": half}}, tmp_path / "picture.png")
     assert Image.open(tmp_path / "picture.png").width > 500
     rows = table({"one": {"success": half, "FVD": half}, "two": {"success": half}})
@@ -108,9 +110,9 @@ def test_voices_plan_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     few = metaworld_episodes(
         tasks=("drawer-close",), num_episodes=3, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
     )
-    monkeypatch.setattr(metaworld_planning, "demonstrations", lambda share, datasets: few)
+    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
     monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
-    monkeypatch.setitem(metaworld_planning.SCALES, "smoke", Scale(teraflops=0.02, num_steps=1))
+    monkeypatch.setitem(_planning.SCALES, "smoke", Scale(teraflops=0.02, num_steps=1))
     for _ in range(2):
         score_voices(
             num_starts=1, num_clips=3, prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / "reader.safetensors",

@@ -15,7 +15,7 @@ import numpy as np
 from trimtab.control.episodes import Environment, Episode, Plan, run_episodes
 from trimtab.control.video_planner import Present, VideoPlanner, Videos, as_video
 
-Cause = Literal["the expert", "the video", "the inverse dynamics"]
+Cause = Literal["the video", "the inverse dynamics", "the expert"]
 
 
 @runtime_checkable
@@ -33,24 +33,24 @@ class Blame:
 
     Attributes:
         failed: as the planner played it.
-        true_actions: the expert's actions were played, as many at a time as a plan was followed.
         true_video: actions were read off the expert's continuation instead of an imagined video.
+        true_actions: the expert's actions were played, as many at a time as a plan was followed.
     """
 
     failed: Episode
-    true_actions: Episode
     true_video: Episode
+    true_actions: Episode
 
     @property
     def cause(self) -> Cause:
         """What to mend first.
 
-        "the expert", if even its actions fail from this start, in so many steps: then neither part can be judged;
-        "the video", if actions read off the true one succeed; else "the inverse dynamics", with or without the video.
+        "the video", if actions read off the true one succeed; else "the inverse dynamics", with or without the video, if
+        the expert's actions succeed; else "the expert", who fails from this start, in so many steps.
         """
-        if not self.true_actions.success:
-            return "the expert"
-        return "the video" if self.true_video.success else "the inverse dynamics"
+        if self.true_video.success:
+            return "the video"
+        return "the inverse dynamics" if self.true_actions.success else "the expert"
 
 
 def find_causes(
@@ -76,7 +76,7 @@ def find_causes(
     with_video = VideoPlanner(knowing, planner.read, replan_every=planner.replan_every, choose=planner.choose)
     again = [
         run_episodes(environment, player, [one.seed for one in played], copies=failed, keep_frames=keep_frames)
-        for player in (Expert(environment, planner.replan_every), with_video)
+        for player in (with_video, Expert(environment, planner.replan_every))
     ]
     return [Blame(*episodes) for episodes in zip([played[copy] for copy in failed], *again, strict=True)]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -84,49 +86,84 @@ class Adaptation:
 
     Attributes:
         training: what it needs trained, by name; None for the prior alone.
-        compose: called as ``compose(prior, trained, guidance, strength)``, gives the denoiser.
+        compose: called as ``compose(prior, trained, how)`` with this adaptation, gives the denoiser.
         guidance: how far the answer goes beyond the untold one.
         strength: of the second voice; None where there is none.
         naming: what is added to each task's text.
+        normalise: divide the weights of a composition by their sum; else samples are not clamped, either.
+        chosen: whether guidance and strength were chosen on validation tasks, by `trimtab metaworld-sweep`.
     """
 
     training: str | None
-    compose: Callable[[PixelUNet, Any, float, float | None], Denoiser]
-    guidance: float
+    compose: Callable[[PixelUNet, Any, Adaptation], Denoiser]
+    guidance: float = 2.5
     strength: float | None = None
     naming: str = ""
+    normalise: bool = True
+    chosen: bool = False
+
+    def denoiser(self, prior: PixelUNet, trained: Any) -> Denoiser:
+        """What imagines, of a prior and of what was trained beside it."""
+        return self.compose(prior, trained, self)
 
     def words(self) -> Callable[[Sequence[str]], torch.Tensor]:
         """Tasks in words to the token states that this method is told."""
         encode = encoder()
         return lambda texts: encode([text + self.naming for text in texts])
 
-
-def guided_prior(prior: PixelUNet, trained: Any, guidance: float, strength: float | None) -> Denoiser:
-    return classifier_free_guidance(prior, guidance, untold=("text",))
-
-
-def guided(prior: PixelUNet, trained: Any, guidance: float, strength: float | None) -> Denoiser:
-    return classifier_free_guidance(trained, guidance, untold=("text",))
+    def own(self) -> dict[str, Any]:
+        """What is this method's own, in the protocol of a cell."""
+        return {name: vars(self)[name] for name in ("guidance", "strength", "naming", "normalise", "chosen")}
 
 
-def probabilistic(prior: PixelUNet, trained: Any, guidance: float, strength: float | None) -> Denoiser:
-    return probabilistic_adaptation(trained, prior, guidance=guidance, prior_strength=strength or 0.0, normalise=True)
+def guided_prior(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
+    return classifier_free_guidance(prior, how.guidance, untold=("text",))
 
 
-def inverse(prior: PixelUNet, trained: Any, guidance: float, strength: float | None) -> Denoiser:
-    return inverse_probabilistic_adaptation(
-        trained, prior, guidance=guidance, in_domain_strength=strength or 0.0, normalise=True
+def guided(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
+    return classifier_free_guidance(trained, how.guidance, untold=("text",))
+
+
+def probabilistic(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
+    return probabilistic_adaptation(
+        trained, prior, guidance=how.guidance, prior_strength=how.strength or 0.0, normalise=how.normalise
     )
 
 
-IN_DOMAIN, PROBABILISTIC, INVERSE = "in-domain only", "probabilistic adaptation", "inverse probabilistic adaptation"
+def inverse(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
+    return inverse_probabilistic_adaptation(
+        trained, prior, guidance=how.guidance, in_domain_strength=how.strength or 0.0, normalise=how.normalise
+    )
+
+
+PRIOR, IN_DOMAIN = "vanilla prior", "in-domain only"
+PROBABILISTIC, INVERSE = "probabilistic adaptation", "inverse probabilistic adaptation"
+AS_WRITTEN = (f"{PROBABILISTIC}, as written", f"{INVERSE}, as written")
+"""The two compositions with the paper's weights, which sum to 1 + guidance x strength."""
 
 ADAPTATIONS: dict[str, Adaptation] = {
-    "vanilla prior": Adaptation(None, guided_prior, 2.5),
-    IN_DOMAIN: Adaptation("in-domain", guided, 2.5),
-    "direct finetuning": Adaptation("temporal", guided, 2.5),
-    "subject customization": Adaptation("dreambooth", guided, 2.5, naming=f" with {SUBJECT}"),
-    PROBABILISTIC: Adaptation("in-domain", probabilistic, 2.5, 0.1),
-    INVERSE: Adaptation("in-domain", inverse, 2.5, 0.5),
+    PRIOR: Adaptation(None, guided_prior),
+    IN_DOMAIN: Adaptation("in-domain", guided),
+    "direct finetuning": Adaptation("temporal", guided),
+    "subject customization": Adaptation("dreambooth", guided, naming=f" with {SUBJECT}"),
+    PROBABILISTIC: Adaptation("in-domain", probabilistic, strength=0.1),
+    INVERSE: Adaptation("in-domain", inverse, strength=0.5),
+    AS_WRITTEN[0]: Adaptation("in-domain", probabilistic, strength=0.1, normalise=False),
+    AS_WRITTEN[1]: Adaptation("in-domain", inverse, strength=0.5, normalise=False),
 }
+NORMALISED = tuple(name for name in ADAPTATIONS if name not in AS_WRITTEN)
+
+CHOICES = Path(__file__).parent / "planning_choices.json"
+"""What `trimtab metaworld-sweep` chose last; planning goes by it."""
+
+
+def chosen(path: Path, prior: PixelUNet) -> dict[str, Adaptation]:
+    """All adaptations, with what was chosen for them beside this prior; the others keep their own guidance and strength."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    ours = {name: one for name, one in found.items() if one["protocol"]["prior"] == prior.fingerprint}
+    return {
+        name: replace(how, guidance=ours[name]["guidance"], strength=ours[name]["strength"], chosen=True)
+        if name in ours
+        else how
+        for name, how in ADAPTATIONS.items()
+    }

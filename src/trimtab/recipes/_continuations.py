@@ -36,6 +36,8 @@ def expert_clips(
     first_start: int,
     folder: Path,
     words: Callable[[Sequence[str]], Tensor] | None = None,
+    action_repeat: int = ACTION_REPEAT,
+    max_steps: int = MAX_STEPS,
 ) -> Held:
     """Clips of the experts at these tasks, in the robot's look, from start states of their own, with their texts.
 
@@ -46,13 +48,14 @@ def expert_clips(
         first_start: the seed of the first start state.
         folder: of the recorded set.
         words: the texts as token states; those of the task alone by default.
+        action_repeat, max_steps: of the environment.
     """
     episodes = metaworld_episodes(
         tasks=tuple(tasks),
         num_episodes=NUM_EPISODES,
         seed=first_start,
-        action_repeat=ACTION_REPEAT,
-        max_episode_steps=MAX_STEPS,
+        action_repeat=action_repeat,
+        max_episode_steps=max_steps,
         linger=LINGER,
         output=folder,
     )

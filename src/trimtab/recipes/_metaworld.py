@@ -41,17 +41,30 @@ def encoder() -> MiniLM:
     return MiniLM(NUM_TOKENS)
 
 
-def demonstrations(random_share: float, datasets: Path, num_episodes: int = 25) -> Episodes:
+def demonstrations(
+    random_share: float,
+    datasets: Path,
+    num_episodes: int = 25,
+    *,
+    action_repeat: int = ACTION_REPEAT,
+    max_steps: int = MAX_STEPS,
+) -> Episodes:
     """The in-domain set: the seen tasks in the robot's own look, with a share of random actions."""
     return metaworld_episodes(
         tasks=SEEN,
         num_episodes=num_episodes,
         random_share=random_share,
-        action_repeat=ACTION_REPEAT,
-        max_episode_steps=MAX_STEPS,
+        action_repeat=action_repeat,
+        max_episode_steps=max_steps,
         linger=LINGER,
-        output=datasets / f"metaworld-seen-{round(100 * random_share)}",
+        output=place(datasets, f"seen-{round(100 * random_share)}", action_repeat, max_steps),
     )
+
+
+def place(datasets: Path, name: str, action_repeat: int, max_steps: int) -> Path:
+    """The folder of a recorded set; sets of another pace than the usual lie apart."""
+    usual = (action_repeat, max_steps) == (ACTION_REPEAT, MAX_STEPS)
+    return datasets / (f"metaworld-{name}" if usual else f"metaworld-{name}-{action_repeat}x{max_steps}")
 
 
 def at_play(folder: Path, *, seed: int, num_episodes: int) -> Episodes:

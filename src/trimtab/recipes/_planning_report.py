@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trimtab.control.blame import Cause
 from trimtab.core.files import write_whole
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
 from trimtab.networks import storage
-from trimtab.recipes._adaptations import IN_DOMAIN
+from trimtab.recipes._adaptations import IN_DOMAIN, PRIOR
+from trimtab.recipes._benchmark_results import mean_of
 from trimtab.report import Report
 
 EXPERT, TRUE_VIDEO = "the expert", "the expert's video"
@@ -36,17 +39,15 @@ class Results:
         ValueError: there is no cell, or the cells were not measured alike.
     """
 
-    def __init__(self, cells: Sequence[Cell], videos: Sequence[Cell] = ()) -> None:
+    def __init__(self, cells: Sequence[Cell], videos: Sequence[Cell] = (), losses: Sequence[Cell] = ()) -> None:
         if not cells:
             raise ValueError("there is no finished cell to report; run the command first")
-        first = shared(cells[0])
-        for cell in (*cells[1:], *videos):
-            if differing := [name for name, value in shared(cell).items() if value != first[name]]:
-                raise ValueError(
-                    f"cells of two protocols cannot stand in one table: {cell['method']}, {cell.get('task', 'videos')} "
-                    f"and {cells[0]['method']}, {cells[0]['task']} differ in {', '.join(differing)}; use another folder"
-                )
-        self.cells, self.videos = cells, videos
+        own: dict[str, Cell] = {}
+        for cell in (*cells, *videos, *losses):
+            check_alike(name_of(cell), shared(cell), name_of(cells[0]), shared(cells[0]))
+            first = own.setdefault(cell["method"], cell)
+            check_alike(name_of(cell), settings(cell), name_of(first), settings(first))
+        self.cells, self.videos, self.losses = cells, videos, losses
         self.methods = list(dict.fromkeys(cell["method"] for cell in cells))
         self.tasks = sorted({cell["task"] for cell in cells}, key=lambda task: (self.of(task=task)[0]["novel"], task))
         self.shares = sorted({cell["random_share"] for cell in cells})
@@ -82,25 +83,29 @@ class Results:
         means = [self.successes(seed=seed, **facts)[0].mean().item() for seed in seeds]
         return seed_interval(means) if len(means) > 1 else ""
 
+    def at_share(self, method: str, share: float) -> Interval | str:
+        """Success on novel tasks by the share of random actions, on which the bare prior does not depend."""
+        return self.rate(method=method, novel=True, **({} if method == PRIOR else {"random_share": share}))
+
     def video_distance(self, method: str, share: float) -> Interval | str:
-        """Of what a method imagines of novel tasks from the experts' videos, with its first seed; text if not measured."""
+        """Of what a method imagines of novel tasks from the experts' videos, the mean over seeds; text if not measured."""
         found = [cell for cell in self.videos if cell["method"] == method and cell["random_share"] == share]
-        return Interval(**found[0]["FVD with given frames"]) if found else ""
+        return mean_of([Interval(**cell["FVD with given frames"]) for cell in found]) if found else ""
 
     def causes(self, method: str, share: float) -> dict[str, int]:
         """What the failures of a method are to blame on, by how the truths did at the same starts (`control.blame`)."""
-        truths = {name: by_start(*self.successes(method=name)) for name in TRUTHS}
-        counts = dict.fromkeys(("failed", "the expert", "the video", "the inverse dynamics", "not known"), 0)
+        video, actions = (by_start(*self.successes(method=name)) for name in (TRUE_VIDEO, EXPERT))
         values, starts = self.successes(method=method, random_share=share)
-        for start in starts[values == 0].tolist():
-            counts["failed"] += 1
-            if start not in truths[EXPERT] or start not in truths[TRUE_VIDEO]:
-                counts["not known"] += 1
-            elif not truths[EXPERT][start]:
-                counts["the expert"] += 1
-            else:
-                counts["the video" if truths[TRUE_VIDEO][start] else "the inverse dynamics"] += 1
-        return counts
+
+        def cause(start: int) -> str:
+            if video.get(start):
+                return "the video"
+            if start not in video or start not in actions:
+                return "not known"
+            return "the inverse dynamics" if actions[start] else "the expert"
+
+        found = [cause(start) for start in starts[values == 0].tolist()]
+        return {"failed": len(found), **{name: found.count(name) for name in (*get_args(Cause), "not known")}}
 
 
 def shared(cell: Cell) -> dict[str, Any]:
@@ -108,46 +113,80 @@ def shared(cell: Cell) -> dict[str, Any]:
     return {name: value for name, value in cell["protocol"].items() if name != "own"}
 
 
+def settings(cell: Cell) -> dict[str, Any]:
+    """What two cells of one method must share, however it was settled."""
+    return {name: value for name, value in cell["protocol"]["own"].items() if name != "chosen"}
+
+
+def name_of(cell: Cell) -> str:
+    return f"{cell['method']}, seed {cell['seed']}, {cell.get('task', 'videos or losses')}"
+
+
+def check_alike(name: str, found: Mapping[str, Any], other: str, expected: Mapping[str, Any]) -> None:
+    """Raises ValueError, which names what differs, unless two cells were made alike."""
+    if differing := [
+        f"{key} ({found.get(key)!r}, not {expected.get(key)!r})"
+        for key in dict.fromkeys((*expected, *found))
+        if found.get(key) != expected.get(key)
+    ]:
+        raise ValueError(
+            f"{name} and {other} cannot stand in one table, they differ in {', '.join(differing)}; keep the cells of each "
+            "in a folder of their own"
+        )
+
+
 def by_start(values: Tensor, starts: Tensor) -> dict[int, float]:
     """The mean at each start."""
     return {start: values[starts == start].mean().item() for start in starts.unique().tolist()}
 
 
-def write_report(path: Path, cells: Sequence[Cell], videos: Sequence[Cell] = (), *, pictures: Path) -> Path:
-    """Write the page, and beside it table.md; answers the page's path.
+def write_report(path: Path, results: Results, *, pictures: Path) -> Path:
+    """Write the page, and beside it its tables as table.md; answers the page's path.
 
     Args:
         path: of the page.
-        cells: all that are finished.
-        videos: likewise, of what was imagined beside what experts did.
+        results: all that is finished.
         pictures: where what was imagined and what was seen lies.
     """
-    results = Results(cells, videos)
-    first = results.cells[0]
+    first, written = results.cells[0], list[str]()
     report = Report(
         "Planning by imagined video", f"MetaWorld, {len(results.tasks)} tasks, prior {first['protocol']['prior']}"
     )
+
+    def table(of: tuple[list[str], list[list[Any]]], caption: str, note: str = "") -> None:
+        report.table(*of, caption, note)
+        written.append(f"{caption}. {note}".strip() + f"\n\n{markdown(*of)}\n")
+
     report.section(
         "Success",
         "The share of start states from which the task is done at any step. Demonstrations show the seen tasks; novel ones "
         "only the prior has seen, in other looks. The expert's row needs no plan, the row of the expert's video no "
         "imagination: what is lost there is lost to the tasks and to the inverse dynamics.",
     )
-    header, rows = success_table(results)
-    report.table(header, rows, "Success", "Intervals: start states resampled, training seeds together.")
+    note = "Intervals: start states resampled, training seeds together; of FVD the mean over training seeds, and mean ends."
+    table(success_table(results), "Success", note)
     if len(results.shares) > 1:
-        header, rows = share_table(results)
-        report.table(header, rows, "Success on novel tasks, by the share of random actions in the demonstrations")
+        of_shares = share_table(results)
+        table(of_shares, "Success on novel tasks, by the share of random actions in the demonstrations")
+        report.curves(
+            {row[0]: (results.shares, [mean(rate) for rate in row[1:]]) for row in of_shares[1]},
+            "Success on novel tasks; the bare prior has seen no demonstrations", "share of random actions", "success",
+        )  # fmt: skip
+    if results.losses:
+        report.section(
+            "Something to adapt", "Where the bare prior denoises the robot's look as well, nothing is missing."
+        )
+        table(loss_table(results), "Denoising loss on held-out clips of the seen tasks", "Intervals: start states.")
     report.section("Blame", "For each failed episode, the first part whose swap for the truth restores success.")
-    header, rows = blame_table(results)
-    report.table(header, rows, "What failed")
+    table(blame_table(results), "What failed, in episodes")
     report.section("Imagined and executed", "Above what was imagined frame by frame, below what then happened.")
     for task in results.tasks:
         strips = strips_of(results, task, pictures)
         if strips:
             report.strips(strips, task, labels=["first start"], stills=[0])
-    report.settings(first["protocol"] | first["versions"])
-    write_whole(path.with_name("table.md"), markdown(*success_table(results)) + "\n")
+    own = {cell["method"]: cell["protocol"]["own"] for cell in results.cells if cell["protocol"]["own"]}
+    report.settings({**shared(first), **own, **first["versions"]})
+    write_whole(path.with_name("table.md"), "\n".join(written))
     return report.write(path)
 
 
@@ -174,10 +213,17 @@ def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
 
 def share_table(results: Results) -> tuple[list[str], list[list[Any]]]:
     """Header and rows: success on novel tasks by the share of random actions in the demonstrations."""
-    methods = [name for name in results.methods if len({c["random_share"] for c in results.of(method=name)}) > 1]
+    several = [name for name in results.methods if len({c["random_share"] for c in results.of(method=name)}) > 1]
+    methods = [name for name in results.methods if name in (PRIOR, *several) and name not in TRUTHS]
     header = ["method", *(f"{share:.0%}" for share in results.shares)]
-    rate: Callable[..., Any] = results.rate
-    return header, [[m, *(rate(method=m, novel=True, random_share=s) for s in results.shares)] for m in methods]
+    return header, [[name, *(results.at_share(name, share) for share in results.shares)] for name in methods]
+
+
+def loss_table(results: Results) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: by seed, the loss of the bare prior and of the in-domain model, and how much higher the first is."""
+    figures = ("the prior", "in-domain", "the prior / in-domain")
+    found = [cell for cell in results.losses if cell["random_share"] == results.shares[0]]
+    return ["seed", *figures], [[str(cell["seed"]), *(Interval(**cell[name]) for name in figures)] for cell in found]
 
 
 def blame_table(results: Results) -> tuple[list[str], list[list[Any]]]:
@@ -186,6 +232,11 @@ def blame_table(results: Results) -> tuple[list[str], list[list[Any]]]:
     counts = {method: results.causes(method, share) for method in results.methods if method not in TRUTHS}
     header = ["method", *next(iter(counts.values()), {})]
     return header, [[method, *found.values()] for method, found in counts.items()]
+
+
+def mean(rate: Interval | str) -> float:
+    """NaN where nothing was measured."""
+    return math.nan if isinstance(rate, str) else rate.mean
 
 
 def mean_text(rate: Interval | str) -> str:

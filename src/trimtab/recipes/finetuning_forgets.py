@@ -13,7 +13,6 @@ from jaxtyping import Int
 from rich import print
 from torch import Tensor
 
-from trimtab.adapters.composition import classifier_free_guidance
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
 from trimtab.data.clips import Clips
@@ -21,12 +20,11 @@ from trimtab.data.episodes import Episodes
 from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.metrics.text_match import TextMatch, prefers, which_text
-from trimtab.priors import pixel_unet
-from trimtab.recipes._adaptations import ADAPTATIONS
+from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES
 from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, SEEN, VALIDATION, encoder
-from trimtab.recipes.metaworld_planning import SCALES, Bench
+from trimtab.recipes._metaworld import LINGER, SEEN, VALIDATION, encoder, place
+from trimtab.recipes._planning import Bench
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_alignment import recorded
 from trimtab.recipes.score_voices import keep, kept, share, success, table
@@ -50,11 +48,13 @@ def finetuning_forgets(
     num_clips: int = 96,
     matching_steps: int = 1500,
     scale: Literal["smoke", "tiny", "paper"] = "smoke",
+    teraflops: float | None = None,
     seed: int = 0,
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    choices: Path = CHOICES,
     datasets: Path = Path("datasets"),
-    planning: Path = Path("runs/metaworld-planning-smoke"),
+    planning: Path | None = None,
     matcher: Path = Path("runs/text-match/text_match.safetensors"),
     output: Path = Path("runs/finetuning-forgets"),
 ) -> None:
@@ -69,17 +69,22 @@ def finetuning_forgets(
         num_clips: held-out clips of the prior's own domain.
         matching_steps: optimizer steps of the judge of texts, if its file is not there.
         scale: of each training, see `trimtab metaworld-planning`.
+        teraflops: likewise, instead of the scale's.
         seed: of the trainings, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
+        choices: the guidance that `trimtab metaworld-sweep` chose, from other start states, a file.
         datasets: where recorded episodes are kept.
-        planning: the folder in which `trimtab metaworld-planning` trained on the whole set, or in which it will find it.
+        planning: the folder in which `trimtab metaworld-planning` trained on the whole set, or in which it will find it; by
+            default that of the scale.
         matcher: the judge, a file.
         output: run folder; finetuning_forgets.png and finetuning_forgets.json in it are the result.
     """
-    settings = {"num_starts": num_starts, "num_clips": num_clips, "scale": scale, "seed": seed, "prior": prior}
+    counts = {"num_starts": num_starts, "num_clips": num_clips, "seed": seed}
+    settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "reader": reader, "choices": choices}
     record_settings(output, "finetuning-forgets", settings)  # more numbers of demonstrations may be asked for later
-    bench = Bench(pixel_unet.load(prior), SCALES[scale], reader, 0.0, datasets, planning)
+    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices)
+    protocol = {**bench.protocol, **counts, **bench.adaptations[METHOD].own()}
     own = OwnDomain.of(bench, trained_judge(matcher, datasets, matching_steps, seed), num_clips, seed)
     found: dict[str, dict[str, Interval]] = {}
     todo = [(BEFORE, 0), *((diversity, number) for diversity in DIVERSITIES for number in demonstrations)]
@@ -88,10 +93,11 @@ def finetuning_forgets(
         path = output / "cells" / f"{name.replace(', ', '-').replace(' ', '-')}.json"
         if not path.exists():
             denoiser = finetuned(bench, diversity, number, seed, output)
-            keep(path, {"success": success(bench, guided(denoiser), num_starts, seed), **own.figures(denoiser)})
-        found[name] = kept(path)
+            succeeded = success(bench, guided(bench, denoiser), num_starts, seed)
+            keep(path, {"success": succeeded, **own.figures(denoiser)}, protocol)
+        found[name] = kept(path, protocol)
     written = {
-        "prior": bench.prior.fingerprint,
+        "protocol": protocol,
         "tasks": DIVERSITIES,
         "figures": {name: {figure: asdict(value) for figure, value in of.items()} for name, of in found.items()},
     }
@@ -106,23 +112,25 @@ def finetuned(bench: Bench, diversity: str, number: int, seed: int, output: Path
         return bench.prior
     tasks = DIVERSITIES[diversity]
     if (tasks, number) != (SEEN, WHOLE):
-        shown = demonstrated(tasks, number, bench.datasets)
+        shown = demonstrated(bench, tasks, number)
         bench = replace(bench, output=output / f"{len(tasks)}x{number}", episodes=shown)
     return bench.train(ADAPTATIONS[METHOD].training, seed)[0]
 
 
-def guided(denoiser: Denoiser) -> Denoiser:
-    return classifier_free_guidance(denoiser, ADAPTATIONS[METHOD].guidance, untold=("text",))
+def guided(bench: Bench, denoiser: Denoiser) -> Denoiser:
+    return bench.adaptations[METHOD].denoiser(bench.prior, denoiser)
 
 
-def demonstrated(tasks: tuple[str, ...], number: int, datasets: Path) -> Episodes:
+def demonstrated(bench: Bench, tasks: tuple[str, ...], number: int) -> Episodes:
     """The first so many of the demonstrations of each of these tasks, in the robot's look."""
+    pace = bench.size.action_repeat, bench.size.max_steps
     return metaworld_episodes(
         tasks=tasks,
         num_episodes=number,
-        action_repeat=ACTION_REPEAT,
-        max_episode_steps=MAX_STEPS,
-        output=datasets / f"metaworld-shown-{len(tasks)}x{number}",
+        action_repeat=pace[0],
+        max_episode_steps=pace[1],
+        linger=LINGER,
+        output=place(bench.datasets, f"shown-{len(tasks)}x{number}", *pace),
     )
 
 
@@ -168,7 +176,7 @@ class OwnDomain:
         clusters = recorded(self.held)
         loss = held_out_loss(denoiser, self.bench.prior, self.held, num_draws=2)
         with torch.no_grad():
-            video = continued(guided(denoiser), self.bench.sampler(), self.held, self.seed)
+            video = continued(guided(self.bench, denoiser), self.bench.sampler(), self.held, self.seed)
             logits = self.judge(self.held.context, video, self.texts)
         two = (self.other != self.asked).nonzero().squeeze(1)
         return {

@@ -1,140 +1,169 @@
-"""How strong should each voice be? Guidance and strength of the two compositions, chosen where nothing is measured later."""
+"""Chooses guidance and strength of every way of adapting a prior, on tasks and start states that nothing else measures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from rich import print
+from torch import Tensor
 
-from trimtab.control.episodes import run_episodes
-from trimtab.control.video_planner import Imagination, VideoPlanner
-from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
-from trimtab.metrics.distributions import fvd
-from trimtab.priors import pixel_unet
-from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC
-from trimtab.recipes._continuations import continued, validation_clips
+from trimtab.metrics.frames import Lpips
+from trimtab.recipes._adaptations import ADAPTATIONS, NORMALISED, Adaptation
+from trimtab.recipes._continuations import continued, video_distance
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION, encoder
-from trimtab.recipes.metaworld_planning import SCALES, Bench, reading, scene, slug
+from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION
+from trimtab.recipes._planning import Bench, slug
+from trimtab.recipes._planning_report import check_alike
+from trimtab.recipes.score_voices import LEAST_EPISODES
 from trimtab.training import record_settings
 
-FIGURES: dict[str, Callable[[Sequence[float]], int]] = {
-    "success": lambda values: int(np.argmax(values)),
-    "FVD with given frames": lambda values: int(np.argmin(values)),
-    "spread": lambda values: int(np.argmax(values)),
-}
-"""What each cell of the grid is judged by, and which one is marked."""
+FVD = "FVD with given frames"
+
+Cell = Mapping[str, float]
+Samples = Float[Tensor, "sample clip time 3 height width"]
 
 
 def metaworld_sweep(
     *,
-    form: Literal["inverse", "probabilistic"] = "inverse",
+    methods: Sequence[str] = NORMALISED,
     guidances: Sequence[float] = (1.0, 2.5, 5.0),
     strengths: Sequence[float] = (0.1, 0.5, 2.0),
     num_starts: int = 6,
     num_clips: int = 64,
-    num_samples: int = 3,
+    num_samples: int = 2,
     scale: Literal["smoke", "tiny", "paper"] = "smoke",
+    teraflops: float | None = None,
     seed: int = 0,
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
     datasets: Path = Path("datasets"),
-    planning: Path = Path("runs/metaworld-planning-smoke"),
+    planning: Path | None = None,
     output: Path = Path("runs/metaworld-sweep"),
+    record: Path | None = None,
 ) -> None:
-    """Plan validation tasks with every guidance and strength; draw success, FVD and spread as heat maps.
+    """Plan validation tasks with every guidance and strength, and keep the best; draw what was found as heat maps.
 
-    One of the tasks is among the demonstrations and one is not, and neither start states nor the second task are used to
-    measure anything else. What is finished is not done again.
+    The best of a method succeeds most often; of those that do equally often, its videos are nearest to the experts'. One of
+    the tasks is among the demonstrations and one is not, and neither start states nor the second task are used to measure
+    anything else. What is finished is not done again.
 
     Args:
-        form: which of the two compositions.
+        methods: only these, or more; strengths are tried for those that have one.
         guidances: how far the answer goes beyond the untold one.
         strengths: of the second voice.
         num_starts: start states of each task that are planned from.
-        num_clips: recorded clips whose continuation is imagined, for FVD.
-        num_samples: imagined continuations of a clip whose spread is measured.
-        scale: that the in-domain model was trained at, see `trimtab metaworld-planning`.
-        seed: of its training, and of the noise.
+        num_clips: recorded clips whose continuation is imagined; of 20 start states or more for FVD, else LPIPS counts.
+        num_samples: imagined continuations of a clip whose spread is measured, from 2 on.
+        scale: that the models were trained at, see `trimtab metaworld-planning`.
+        teraflops: likewise, where it was not the scale's.
+        seed: of the trainings, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
         datasets: where recorded episodes are kept.
-        planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here.
-        output: run folder; a picture, <form>.png, and what it shows, <form>.json, are the result.
+        planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
+            default that of the scale.
+        output: run folder; choices.json in it, and a picture for each method, are the result.
+        record: a file from which planning reads choices; these are added to those in it, or take their place.
     """
-    settings = {"scale": scale, "num_starts": num_starts, "num_clips": num_clips, "num_samples": num_samples}
-    record_settings(output, "metaworld-sweep", {**settings, "seed": seed, "prior": prior})
-    bench = Bench(pixel_unet.load(prior), SCALES[scale], reader, 0.0, datasets, planning)
-    name = INVERSE if form == "inverse" else PROBABILISTIC
-    adaptation = ADAPTATIONS[name]
-    trained, _ = bench.train(adaptation.training, seed)
-    held = validation_clips(bench.prior, num_clips, datasets)
-    found: dict[str, dict[str, float]] = {}
-    for guidance in guidances:
-        for strength in strengths:
-            path = output / "cells" / f"{slug(name)}--{guidance}--{strength}.json"
-            if not path.exists():
-                denoiser = adaptation.compose(bench.prior, trained, guidance, strength)
-                cell = {
-                    "success": float(np.mean(successes(bench, denoiser, num_starts, seed))),
-                    **quality(bench, denoiser, held, num_samples, seed),
-                }
-                write_whole(path, json.dumps(cell, indent=1) + "\n")
-            found[f"{guidance}, {strength}"] = cell = json.loads(path.read_text())
-            print(f"guidance {guidance}, strength {strength}: " + ", ".join(f"{k} {v:.3g}" for k, v in cell.items()))
-    best = list(found)[FIGURES["success"]([cell["success"] for cell in found.values()])]
-    write_whole(output / f"{form}.json", json.dumps({"form": name, "best": best, "cells": found}, indent=1) + "\n")
-    draw(found, guidances, strengths, output / f"{form}.png")
-    print(f"most successful: guidance and strength {best}; picture in {output / f'{form}.png'}")
+    if unknown := [name for name in methods if name not in ADAPTATIONS]:
+        raise ValueError(f"no methods {unknown}; there are: {', '.join(ADAPTATIONS)}")
+    if num_samples < 2:
+        raise ValueError(f"a spread is that of 2 samples or more, not {num_samples}")
+    counts = {"num_starts": num_starts, "num_clips": num_clips, "num_samples": num_samples, "seed": seed}
+    settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "reader": reader}
+    record_settings(output, "metaworld-sweep", settings)  # more methods, guidances and strengths may be tried later
+    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops)
+    protocol = {**bench.protocol, **counts, "tasks": list(VALIDATION)}
+    for name in methods:
+        how = ADAPTATIONS[name]
+        grid = [(g, s) for g in guidances for s in (strengths if how.strength is not None else (None,))]
+        tried = {
+            (g, s): trial(bench, name, replace(how, guidance=g, strength=s), protocol, output / "cells")
+            for g, s in grid
+        }
+        place = best(tried)
+        found = {
+            "guidance": place[0],
+            "strength": place[1],
+            "tried": [{"guidance": g, "strength": s, **cell} for (g, s), cell in tried.items()],
+            "protocol": protocol,
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+        for path in filter(None, (output / "choices.json", record)):
+            known = json.loads(path.read_text()) if path.exists() else {}
+            write_whole(path, json.dumps(known | {name: found}, indent=1) + "\n")
+        draw(tried, name, output / f"{slug(name)}.png")
+        print(f"{name}: guidance {place[0]}, strength {place[1]}; picture in {output / f'{slug(name)}.png'}")
 
 
-def successes(bench: Bench, denoiser: Denoiser, num_starts: int, seed: int) -> list[bool]:
-    """From which start states of the validation tasks plans succeed, task by task."""
-    imagine = Imagination(
-        denoiser, bench.prior, bench.sampler(), encode=encoder(), horizon=bench.size.horizon, seed=seed
-    )
-    player = VideoPlanner(imagine, reading(bench.reader), replan_every=bench.size.replan_every)
-    starts = [FIRST_VALIDATION + number for number in range(num_starts)]
-    return [one.success for task in VALIDATION for one in run_episodes(scene(task, num_starts), player, starts)]
+def trial(bench: Bench, name: str, how: Adaptation, protocol: Mapping[str, Any], cells: Path) -> Cell:
+    """One guidance and strength; kept in a file. Raises ValueError if that was made under another protocol."""
+    title = f"{slug(name)}--{how.guidance}--{how.strength}"
+    path = cells / f"{title}.json"
+    if not path.exists():
+        denoiser = how.denoiser(bench.prior, bench.train(how.training, protocol["seed"])[0])
+        planner = bench.planner(denoiser, protocol["seed"], how)
+        held = bench.clips("validation", VALIDATION, FIRST_VALIDATION, protocol["num_clips"], how)
+        seeds = [protocol["seed"] + number for number in range(protocol["num_samples"])]
+        samples = torch.stack([continued(denoiser, bench.sampler(how), held, seed) for seed in seeds])
+        figures = {
+            "success": float(np.mean(bench.successes(planner, FIRST_VALIDATION, protocol["num_starts"]))),
+            **quality(samples, held, bench.output / "features"),
+        }
+        write_whole(path, json.dumps({"figures": figures, "protocol": protocol}, indent=1) + "\n")
+    kept = json.loads(path.read_text())
+    check_alike(title, kept["protocol"], "what is asked for", protocol)
+    print(f"{title}: " + ", ".join(f"{figure} {value:.3g}" for figure, value in kept["figures"].items()))
+    return dict(kept["figures"])
 
 
-def quality(bench: Bench, denoiser: Denoiser, held: Held, num_samples: int, seed: int) -> dict[str, float]:
-    """How near imagined continuations are to the experts' as a set, and how far those of one clip are from each other.
+def quality(samples: Samples, held: Held, cache: Path) -> dict[str, float]:
+    """How near imagined continuations are to the experts', and how far those of one clip are from each other.
 
     The spread is the deviation of a pixel over samples, on the scale of -1 to 1, meaned over everything else.
     """
-    samples = torch.stack([continued(denoiser, bench.sampler(), held, seed + number) for number in range(num_samples)])
-    return {
-        "FVD with given frames": fvd(samples[0], held.clip.video, held.context),
-        "spread": samples.std(0).mean().item(),
-    }
+    figures = {"LPIPS": Lpips()(samples[0], held.clip.video).mean().item(), "spread": samples.std(0).mean().item()}
+    if len(held.levels.unique()) >= LEAST_EPISODES:
+        figures[FVD] = video_distance(samples[0], held, cache).mean
+    return figures
 
 
-def draw(
-    found: Mapping[str, Mapping[str, float]], guidances: Sequence[float], strengths: Sequence[float], path: Path
-) -> None:
-    """A heat map a figure, guidance down and strength across, the best cell framed."""
+def best(tried: Mapping[Any, Cell]) -> Any:
+    """The most successful; of several the one whose videos are nearest to the experts', by FVD where it was measured."""
+    nearness = FVD if all(FVD in cell for cell in tried.values()) else "LPIPS"
+    return min(tried, key=lambda place: (-tried[place]["success"], tried[place][nearness]))
+
+
+def draw(tried: Mapping[tuple[float, float | None], Cell], title: str, path: Path) -> None:
+    """A heat map a figure, guidance down and strength across; what is chosen is framed in all of them."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    for axes, (name, choose) in zip(figure.subplots(1, len(FIGURES)), FIGURES.items(), strict=True):
-        values = np.array([[found[f"{g}, {s}"][name] for s in strengths] for g in guidances])
+    guidances, strengths = (list(dict.fromkeys(some)) for some in zip(*tried, strict=True))
+    chosen = best(tried)
+    names = list(next(iter(tried.values())))
+    figure = Figure(figsize=(3.6 * len(names), 3.8), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        values = np.array([[tried[g, s][name] for s in strengths] for g in guidances])
         picture = axes.imshow(values, cmap="viridis", aspect="auto")
         for (row, column), value in np.ndenumerate(values):
             light = (value - values.min()) / max(np.ptp(values), 1e-9) > 0.6
             axes.text(column, row, f"{value:.3g}", ha="center", va="center", color="black" if light else "white")
-        row, column = divmod(choose(values.ravel().tolist()), len(strengths))
-        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2))
-        axes.set_xticks(range(len(strengths)), [str(value) for value in strengths])
+        corner = strengths.index(chosen[1]) - 0.5, guidances.index(chosen[0]) - 0.5
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="red", linewidth=2))
+        axes.set_xticks(range(len(strengths)), ["" if value is None else str(value) for value in strengths])
         axes.set_yticks(range(len(guidances)), [str(value) for value in guidances])
-        axes.set_xlabel("strength of the second voice")
+        axes.set_xlabel("" if strengths == [None] else "strength of the second voice")
         axes.set_ylabel("guidance")
         axes.set_title(name, loc="left", fontsize=10)
         figure.colorbar(picture, ax=axes)

@@ -20,28 +20,29 @@ from trimtab.metrics.frames import Lpips
 from trimtab.metrics.i3d import with_context
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.metrics.text_match import which_text
-from trimtab.priors import pixel_unet
-from trimtab.recipes._adaptations import ADAPTATIONS
-from trimtab.recipes._continuations import continued, validation_clips
+from trimtab.recipes._adaptations import CHOICES, PRIOR
+from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import encoder
-from trimtab.recipes.metaworld_planning import SCALES, Bench
+from trimtab.recipes._metaworld import VALIDATION, encoder
+from trimtab.recipes._planning import FIRST_CHECK, Bench
 from trimtab.recipes.score_alignment import recorded
 from trimtab.recipes.score_voices import bars, likeness, table
 from trimtab.recipes.tabletop_prior_card import told
 from trimtab.training import record_settings
 
-PRIOR, WITHOUT, WITH = "vanilla prior", "customised, without the word", "customised, with the word"
+WITHOUT, WITH = "customised, without the word", "customised, with the word"
 
 
 def motion_isolation(
     *,
     num_clips: int = 64,
     scale: Literal["smoke", "tiny", "paper"] = "smoke",
+    teraflops: float | None = None,
     seed: int = 0,
     prior: str = "tabletop",
+    choices: Path = CHOICES,
     datasets: Path = Path("datasets"),
-    planning: Path = Path("runs/metaworld-planning-smoke"),
+    planning: Path | None = None,
     output: Path = Path("runs/motion-isolation"),
 ) -> None:
     """Imagine the same clips by the prior, and by its customised copy with and without the subject's word.
@@ -52,20 +53,24 @@ def motion_isolation(
     Args:
         num_clips: recorded clips of the validation tasks; of 20 episodes or more for FVD.
         scale: that the customised prior was trained at, see `trimtab metaworld-planning`.
+        teraflops: likewise, where it was not the scale's.
         seed: of its training, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
+        choices: the guidance that `trimtab metaworld-sweep` chose, from other start states, a file.
         datasets: where recorded episodes are kept.
-        planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here.
+        planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
+            default that of the scale.
         output: run folder; motion_isolation.png and motion_isolation.json in it are the result.
     """
-    record_settings(output, "motion-isolation", {"num_clips": num_clips, "scale": scale, "seed": seed, "prior": prior})
-    bench = Bench(pixel_unet.load(prior), SCALES[scale], Path(), 0.0, datasets, planning)  # nothing is planned or read
-    customised = ADAPTATIONS["subject customization"]
+    settings = {"num_clips": num_clips, "scale": scale, "teraflops": teraflops, "seed": seed}
+    record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices})
+    bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops, choices)  # nothing is planned or read
+    customised = bench.adaptations["subject customization"]
     trained, _ = bench.train(customised.training, seed)
-    held = validation_clips(bench.prior, num_clips, bench.datasets)
+    held = bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
     named = retold(held, customised.naming)
-    alone = ADAPTATIONS[PRIOR].compose(bench.prior, None, customised.guidance, None)
-    denoiser = customised.compose(bench.prior, trained, customised.guidance, None)
+    alone = customised.denoiser(bench.prior, bench.prior)
+    denoiser = customised.denoiser(bench.prior, trained)
     videos = {
         PRIOR: continued(alone, bench.sampler(), held, seed),
         WITHOUT: continued(denoiser, bench.sampler(), held, seed),
@@ -74,7 +79,7 @@ def motion_isolation(
     found = {name: {**likeness(video, held), **motion(video, videos[PRIOR], held)} for name, video in videos.items()}
     written = {
         "prior": bench.prior.fingerprint,
-        "naming": customised.naming,
+        **customised.own(),
         "figures": {name: {figure: asdict(value) for figure, value in of.items()} for name, of in found.items()},
     }
     write_whole(output / "motion_isolation.json", json.dumps(written, indent=1) + "\n")

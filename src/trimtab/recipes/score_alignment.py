@@ -24,7 +24,7 @@ from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._continuations import validation_clips
 from trimtab.recipes._held import Held
-from trimtab.recipes.metaworld_planning import SCALES, Bench
+from trimtab.recipes._planning import SCALES, Bench
 from trimtab.recipes.tabletop_prior_card import told
 from trimtab.training import record_settings
 

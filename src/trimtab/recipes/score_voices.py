@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,12 +22,12 @@ from trimtab.metrics.distributions import distance_jackknife, frechet_distance
 from trimtab.metrics.frames import Lpips
 from trimtab.metrics.i3d import I3D
 from trimtab.metrics.intervals import Interval, mean_interval
-from trimtab.priors import pixel_unet
-from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC
-from trimtab.recipes._continuations import continued, validation_clips
+from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, INVERSE, PROBABILISTIC, Adaptation
+from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held
-from trimtab.recipes.metaworld_planning import SCALES, Bench, slug
-from trimtab.recipes.metaworld_sweep import successes
+from trimtab.recipes._metaworld import VALIDATION
+from trimtab.recipes._planning import FIRST_CHECK, Bench, slug
+from trimtab.recipes._planning_report import check_alike
 from trimtab.recipes.score_alignment import recorded
 from trimtab.training import record_settings
 
@@ -38,9 +38,9 @@ PARTS = ("prior, untold", "prior, told", "in-domain, untold", "in-domain, told")
 """The voices, in the order of the weights below."""
 
 
-def weights_of_voices() -> dict[str, tuple[float, ...]]:
+def weights_of_voices(adaptations: Mapping[str, Adaptation] = ADAPTATIONS) -> dict[str, tuple[float, ...]]:
     """What is compared: the weights of `PARTS`, before they are divided by their sum; the last two are the full forms."""
-    inverse, standard = ADAPTATIONS[INVERSE], ADAPTATIONS[PROBABILISTIC]
+    inverse, standard = adaptations[INVERSE], adaptations[PROBABILISTIC]
     a, g = inverse.guidance, inverse.strength or 0.0
     b, h = standard.guidance, standard.strength or 0.0
     return {
@@ -61,48 +61,57 @@ def score_voices(
     num_starts: int = 6,
     num_clips: int = 64,
     scale: Literal["smoke", "tiny", "paper"] = "smoke",
+    teraflops: float | None = None,
     seed: int = 0,
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    choices: Path = CHOICES,
     datasets: Path = Path("datasets"),
-    planning: Path = Path("runs/metaworld-planning-smoke"),
+    planning: Path | None = None,
     output: Path = Path("runs/score-voices"),
 ) -> None:
     """Plan validation tasks with every voice alone, guided, and together, and compare what they imagine with recordings.
 
-    What is finished is not done again. An interval has no width where every start state ends alike.
+    Start states are others than those on which guidance and strength were chosen. What is finished is not done again. An
+    interval has no width where every start state ends alike.
 
     Args:
         num_starts: start states of each task that are planned from.
         num_clips: recorded clips whose continuation is imagined; of 20 episodes or more for FVD.
         scale: that the in-domain model was trained at, see `trimtab metaworld-planning`.
+        teraflops: likewise, where it was not the scale's.
         seed: of its training, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
+        choices: guidance and strength that `trimtab metaworld-sweep` chose, a file.
         datasets: where recorded episodes are kept.
-        planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here.
+        planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
+            default that of the scale.
         output: run folder; score_voices.png and score_voices.json in it are the result.
     """
-    settings = {"num_starts": num_starts, "num_clips": num_clips, "scale": scale, "seed": seed, "prior": prior}
+    counts = {"num_starts": num_starts, "num_clips": num_clips, "seed": seed}
+    settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "reader": reader, "choices": choices}
     record_settings(output, "score-voices", settings)
-    bench = Bench(pixel_unet.load(prior), SCALES[scale], reader, 0.0, datasets, planning)
+    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices)
     trained, _ = bench.train("in-domain", seed)
-    held = validation_clips(bench.prior, num_clips, bench.datasets)
+    held = bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
     found: dict[str, dict[str, Interval]] = {}
-    for name, weights in weights_of_voices().items():
+    compared = weights_of_voices(bench.adaptations)
+    for name, weights in compared.items():
         path = output / "cells" / f"{slug(name)}.json"
+        protocol = {**bench.protocol, **counts, "weights": list(weights)}
         if not path.exists():
             denoiser = composed(bench.prior, trained, weights)
             cell = {
                 "success": success(bench, denoiser, num_starts, seed),
                 **likeness(continued(denoiser, bench.sampler(), held, seed), held),
             }
-            keep(path, cell)
-        found[name] = kept(path)
+            keep(path, cell, protocol)
+        found[name] = kept(path, protocol)
     written = {
-        "prior": bench.prior.fingerprint,
+        "protocol": {**bench.protocol, **counts},
         "voices": PARTS,
-        "weights": weights_of_voices(),
+        "weights": compared,
         "figures": {name: {figure: asdict(value) for figure, value in of.items()} for name, of in found.items()},
     }
     write_whole(output / "score_voices.json", json.dumps(written, indent=1) + "\n")
@@ -120,7 +129,7 @@ def composed(prior: Denoiser, in_domain: Denoiser, weights: Sequence[float]) -> 
 
 def success(bench: Bench, denoiser: Denoiser, num_starts: int, seed: int) -> Interval:
     """The share of start states of the validation tasks from which plans succeed, start states resampled."""
-    return share(torch.tensor(successes(bench, denoiser, num_starts, seed)))
+    return share(torch.tensor(bench.successes(bench.planner(denoiser, seed), FIRST_CHECK, num_starts)))
 
 
 def share(said: Bool[Tensor, " clip"], clusters: Int[Tensor, " clip"] | None = None) -> Interval:
@@ -147,14 +156,17 @@ def likeness(
     return figures
 
 
-def keep(path: Path, figures: Mapping[str, Interval]) -> None:
-    """Write figures of one cell."""
-    write_whole(path, json.dumps({name: asdict(value) for name, value in figures.items()}, indent=1) + "\n")
+def keep(path: Path, figures: Mapping[str, Interval], protocol: Mapping[str, Any]) -> None:
+    """Write figures of one cell, and how they were made."""
+    cell = {"figures": {name: asdict(value) for name, value in figures.items()}, "protocol": protocol}
+    write_whole(path, json.dumps(cell, indent=1) + "\n")
 
 
-def kept(path: Path) -> dict[str, Interval]:
-    """What `keep` wrote."""
-    return {name: Interval(**value) for name, value in json.loads(path.read_text()).items()}
+def kept(path: Path, protocol: Mapping[str, Any]) -> dict[str, Interval]:
+    """The figures that `keep` wrote. Raises ValueError, which names what differs, if they were made otherwise."""
+    cell = json.loads(path.read_text())
+    check_alike(str(path), cell["protocol"], "what is asked for", protocol)
+    return {name: Interval(**value) for name, value in cell["figures"].items()}
 
 
 def table(found: Mapping[str, Mapping[str, Interval]]) -> Table:

@@ -1,0 +1,368 @@
+"""What all cells of planning share: trains each method once, plays it, and judges its videos; knows no page and no table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trimtab import checkpoints
+from trimtab.control import inverse_dynamics
+from trimtab.control.blame import Continuation, Expert
+from trimtab.control.episodes import Episode, Player, run_episodes
+from trimtab.control.video_planner import Imagination, VideoPlanner
+from trimtab.core.contracts import Denoiser
+from trimtab.core.values import Video
+from trimtab.data.episodes import Episodes
+from trimtab.diffusion import sampling
+from trimtab.environments.metaworld import MetaWorld
+from trimtab.forecast import fit_or_forecast, operations_per_step
+from trimtab.metrics.intervals import mean_interval
+from trimtab.networks import storage
+from trimtab.priors import pixel_unet
+from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, CHOICES, IN_DOMAIN, NORMALISED, TRAININGS, Adaptation
+from trimtab.recipes._adaptations import chosen as with_choices
+from trimtab.recipes._continuations import continued, expert_clips, video_distance
+from trimtab.recipes._held import Held, held_out_loss
+from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, SEEN, VALIDATION, demonstrations, place
+from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO, TRUTHS
+from trimtab.training import Budget
+
+FIRST_START = 100_000
+"""The seed of the first start state that is planned from; demonstrations begin at 0, play at 1000, and what is chosen is
+chosen from 200_000 on."""
+
+FIRST_CLIP = 300_000
+"""The seed of the first start state of the clips of novel tasks that videos are compared with."""
+
+FIRST_CHECK = 400_000
+"""The seed of the first start state of validation tasks from which what was chosen on them is measured."""
+
+FIRST_LOSS = 500_000
+"""The seed of the first start state of the clips of seen tasks on which denoising is measured."""
+
+SHOWN = 2
+"""Episodes of each cell that are kept to be shown."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything.
+
+    Attributes:
+        tasks: that are planned; those that no demonstration shows are novel.
+        methods: names, of ADAPTATIONS and TRUTHS.
+        num_seeds: trainings of each.
+        num_starts: start states of a task, the same for all.
+        num_clips: of the experts, that videos are compared with and denoising is measured on.
+        teraflops: floating-point operations of one training, in 10^12.
+        sample: from noise to a video.
+        num_steps: sampling steps of a plan.
+        replan_every: actions that are played of a plan.
+        horizon: frames that are imagined of it.
+        action_repeat: for how many of the simulator's 1/80 seconds an action is held.
+        max_steps: actions within which a task is to be done.
+        batch_size: clips in a training step.
+    """
+
+    tasks: Sequence[str] = (*SEEN, *NOVEL)
+    methods: Sequence[str] = (*TRUTHS, *NORMALISED)
+    num_seeds: int = 3
+    num_starts: int = 10
+    num_clips: int = 64
+    teraflops: float = 200.0
+    sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
+    num_steps: int = 4
+    replan_every: int = 4
+    horizon: int = 4
+    action_repeat: int = ACTION_REPEAT
+    max_steps: int = MAX_STEPS
+    batch_size: int = 16
+
+    def but(self, own: Mapping[str, Any]) -> Scale:
+        """With these in place of its own, where they are given."""
+        return replace(self, **{name: value for name, value in own.items() if value is not None})
+
+    @property
+    def novel(self) -> tuple[str, ...]:
+        return tuple(task for task in self.tasks if task not in SEEN)
+
+
+SCALES = {
+    "smoke": Scale(num_seeds=1, num_starts=4, teraflops=40.0),
+    "tiny": Scale(),
+    "paper": Scale(
+        tasks=("button-press", "window-open", "door-close", "door-open", "coffee-push", "soccer"),  # those that are named
+        methods=(*TRUTHS, *NORMALISED[: -len(AS_WRITTEN)], *AS_WRITTEN),
+        num_starts=30, teraflops=1e6, sample=sampling.ddim, num_steps=25, replan_every=1, horizon=8, action_repeat=2,
+        max_steps=200,
+    ),
+}  # fmt: skip
+
+
+def cell_name(task: str, method: str, seed: int, random_share: float) -> str:
+    return f"{task}--{slug(method)}--{seed}--{round(100 * random_share)}.json"
+
+
+def slug(name: str) -> str:
+    """The name of a method as a file's."""
+    return name.lower().replace("'", "").replace(",", "").replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all cells share.
+
+    Attributes:
+        prior: that is adapted.
+        size: how much of everything.
+        reader: inverse dynamics, a file.
+        random_share: of the demonstrations' actions.
+        datasets: where recorded episodes are kept.
+        output: run folder.
+        episodes: demonstrations to train on, in place of the usual ones.
+        adaptations: by name, with the guidance and strength that they are used with.
+
+    Raises:
+        ValueError: the prior hears no text.
+    """
+
+    prior: PixelUNet
+    size: Scale
+    reader: Path
+    random_share: float
+    datasets: Path
+    output: Path
+    episodes: Episodes | None = None
+    adaptations: Mapping[str, Adaptation] = field(default_factory=ADAPTATIONS.copy)
+
+    def __post_init__(self) -> None:
+        if "text" not in self.prior.uses:
+            raise ValueError(
+                "what is planned is told in words, and this prior hears no text; pass one that does, such as tabletop"
+            )
+
+    @classmethod
+    def opened(
+        cls,
+        scale: str,
+        prior: str,
+        reader: Path,
+        datasets: Path,
+        planning: Path | None,
+        teraflops: float | None,
+        choices: Path = CHOICES,
+    ) -> Bench:
+        """That of `trimtab metaworld-planning` with these options, whose trainings are shared."""
+        frozen, size = pixel_unet.load(prior), SCALES[scale].but({"teraflops": teraflops})
+        folder = planning or Path(f"runs/metaworld-planning-{scale}")
+        return cls(frozen, size, reader, 0.0, datasets, folder, adaptations=with_choices(choices, frozen))
+
+    def cell(self, task: str, method: str, seed: int) -> dict[str, Any]:
+        """One method with one seed, trained if need be, planning one task from every start state."""
+        environment = self.scene(task, self.size.num_starts)
+        starts = [FIRST_START + number for number in range(self.size.num_starts)]
+        player, facts = self.player(environment, method, seed)
+        played = run_episodes(environment, player, starts, keep_frames=True)
+        self.keep(task, method, seed, played[:SHOWN])
+        return {
+            "task": task,
+            "method": method,
+            "seed": seed,
+            "random_share": self.random_share,
+            "novel": task not in SEEN,
+            "starts": starts,
+            "success": [episode.success for episode in played],
+            "steps": [episode.num_steps for episode in played],
+            "returns": [round(episode.total_reward, 2) for episode in played],
+            "training": facts,
+            **self.record(method),
+        }
+
+    def likeness(self, method: str, seed: int) -> dict[str, Any]:
+        """How far from the experts' videos is what one method, trained if need be, imagines of the novel tasks."""
+        how = self.adaptations[method]
+        trained, _ = self.train(how.training, seed)
+        held = self.clips("novel", self.size.novel, FIRST_CLIP, self.size.num_clips, how)
+        imagined = continued(how.denoiser(self.prior, trained), self.sampler(how), held, seed)
+        return {
+            "method": method,
+            "seed": seed,
+            "random_share": self.random_share,
+            "FVD with given frames": asdict(video_distance(imagined, held, self.output / "features")),
+            **self.record(method),
+        }
+
+    def losses(self, seed: int) -> dict[str, Any]:
+        """The denoising loss of the bare prior and of the in-domain model on held-out clips of the seen tasks.
+
+        If they are alike, there is nothing to adapt.
+        """
+        trained, _ = self.train(ADAPTATIONS[IN_DOMAIN].training, seed)
+        held = self.clips("seen-held", SEEN, FIRST_LOSS, self.size.num_clips)
+        before, after = (held_out_loss(model, self.prior, held, num_draws=2) for model in (self.prior, trained))
+        return {
+            "method": IN_DOMAIN,
+            "seed": seed,
+            "random_share": self.random_share,
+            "the prior": asdict(mean_interval(before, held.levels)),
+            "in-domain": asdict(mean_interval(after, held.levels)),
+            "the prior / in-domain": asdict(mean_interval(before, held.levels, over=after)),
+            **self.record(IN_DOMAIN),
+        }
+
+    def record(self, method: str) -> dict[str, Any]:
+        """Under what, when and with what a cell was made."""
+        names = ("trimtab", "torch", "numpy", "metaworld", "mujoco")
+        own = self.adaptations[method].own() if method in self.adaptations else {}
+        return {
+            "protocol": {**self.protocol, "own": own},
+            "date": datetime.now(UTC).date().isoformat(),
+            "versions": {package: version(package) for package in names},
+        }
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What two cells must share to be compared. Raises ValueError if there are no inverse dynamics."""
+        return {
+            "prior": self.prior.fingerprint,
+            "reader": reading(self.reader)[1],
+            "sampler": f"{self.size.sample.__name__}, {self.size.num_steps} steps",
+            "replan_every": self.size.replan_every,
+            "horizon": self.size.horizon,
+            "action_repeat": self.size.action_repeat,
+            "max_steps": self.size.max_steps,
+            "teraflops": self.size.teraflops,
+            "num_clips": self.size.num_clips,
+        }
+
+    def player(self, environment: MetaWorld, method: str, seed: int) -> tuple[Player, dict[str, Any]]:
+        """What plays, and the facts of its training."""
+        if method == EXPERT:
+            return Expert(environment, self.size.replan_every), {}
+        if method == TRUE_VIDEO:
+            truth = Continuation(environment, self.size.horizon)
+            return VideoPlanner(truth, reading(self.reader)[0], replan_every=self.size.replan_every), {}
+        how = self.adaptations[method]
+        trained, facts = self.train(how.training, seed)
+        return self.planner(how.denoiser(self.prior, trained), seed, how), facts
+
+    def planner(self, denoiser: Denoiser, seed: int, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> VideoPlanner:
+        """Plans by what a denoiser imagines, which is told and sampled from as that adaptation is."""
+        imagine = Imagination(
+            denoiser, self.prior, self.sampler(how), encode=how.words(), horizon=self.size.horizon, seed=seed
+        )
+        return VideoPlanner(imagine, reading(self.reader)[0], replan_every=self.size.replan_every)
+
+    def successes(self, planner: VideoPlanner, first_start: int, num_starts: int) -> list[bool]:
+        """From which start states of the validation tasks plans succeed, task by task."""
+        starts = [first_start + number for number in range(num_starts)]
+        return [
+            one.success for task in VALIDATION for one in run_episodes(self.scene(task, num_starts), planner, starts)
+        ]
+
+    def sampler(self, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> Callable[..., Video]:
+        """What is believed is clamped unless weights do not sum to one."""
+        steps = sampling.pairs(self.prior.schedule, self.size.num_steps)
+        return partial(self.size.sample, pairs=steps, clamp=(-1.0, 1.0) if how.normalise else None)
+
+    def scene(self, task: str, num_envs: int) -> MetaWorld:
+        return scene(task, num_envs, self.size.action_repeat, self.size.max_steps)
+
+    def clips(
+        self,
+        name: str,
+        tasks: Sequence[str],
+        first_start: int,
+        num_clips: int,
+        how: Adaptation = ADAPTATIONS[IN_DOMAIN],
+    ) -> Held:
+        """Clips of the experts at these tasks, in the words of an adaptation."""
+        pace = {"action_repeat": self.size.action_repeat, "max_steps": self.size.max_steps}
+        folder = place(self.datasets, name, **pace)
+        return expert_clips(
+            self.prior, tasks, num_clips, first_start=first_start, folder=folder, words=how.words(), **pace
+        )
+
+    def demonstrations(self) -> Episodes:
+        return demonstrations(
+            self.random_share, self.datasets, action_repeat=self.size.action_repeat, max_steps=self.size.max_steps
+        )
+
+    def train(self, name: str | None, seed: int, *, dry_run: bool = False) -> tuple[Any, dict[str, Any]]:
+        """What a method needs trained, and the facts of its training; both are kept in the run folder.
+
+        Raises ValueError if what is kept was trained for another number of operations.
+        """
+        if name is None:
+            return None, {}
+        training = TRAININGS[name]
+        folder = self.output / "trainings" / f"{name}-{seed}-{round(100 * self.random_share)}"
+        if (folder / checkpoints.CONFIG).exists():
+            facts = json.loads((folder / checkpoints.CONFIG).read_text())["facts"]
+            steps, step = facts["steps"], facts["teraflops a step"]
+            if steps != max(1, round(self.size.teraflops / step)):
+                raise ValueError(
+                    f"{folder} was trained for {steps * step:.3g} teraflops, not {self.size.teraflops:.3g}; ask for as many "
+                    "by --scale or --teraflops, or name another run folder (--output, --planning), where it is trained anew"
+                )
+            return checkpoints.load(folder, training.build, self.prior), facts
+        torch.manual_seed(seed)
+        model = training.build(self.prior, **training.options)
+        episodes = self.demonstrations() if self.episodes is None else self.episodes
+        task, clips = training.lesson(model, self.prior, episodes, seed)
+        batches: dict[str, Any] = {"batch_size": self.size.batch_size, "lengths": training.lengths}
+        step = operations_per_step(task, clips, passes=1, **batches) / 1e12
+        run = fit_or_forecast(
+            dry_run, task, clips, Budget(steps=max(1, round(self.size.teraflops / step))), folder=folder,
+            title=f"{name}, seed {seed}", learning_rate=training.learning_rate, average_decay=0.995, seed=seed, **batches,
+        )  # fmt: skip
+        if run is None:
+            return model, {}
+        facts = {
+            "parameters": sum(value.numel() for value in model.parameters() if value.requires_grad),
+            "steps": run.step,
+            "teraflops a step": step,
+            "seconds": run.seconds,
+            "learning_rate": training.learning_rate,
+            "demonstrations": len(episodes),
+        }
+        checkpoints.save(folder, model, self.prior, facts=facts)
+        return model.eval(), facts
+
+    def keep(self, task: str, method: str, seed: int, played: Iterable[Episode]) -> None:
+        """Keep what was seen, and what was imagined for the same frames, to be shown."""
+        pictures: dict[str, torch.Tensor] = {}
+        for number, episode in enumerate(played):
+            assert episode.frames is not None  # they were asked for
+            executed = torch.from_numpy(episode.frames)
+            imagined = executed.clone()
+            for plan in episode.plans:
+                part = imagined[plan.step + 1 : plan.step + 1 + self.size.replan_every]
+                part.copy_(torch.from_numpy(plan.frames[: len(part)]))
+            pictures |= {f"executed {number}": executed, f"imagined {number}": imagined}
+        name = cell_name(task, method, seed, self.random_share).removesuffix(".json")
+        facts = {"task": task, "method": method, "seed": seed, "random_share": self.random_share}
+        storage.write(self.output / "pictures" / f"{name}.safetensors", pictures, facts)
+
+
+@cache
+def scene(task: str, num_envs: int, action_repeat: int, max_steps: int) -> MetaWorld:
+    """The robot at a task; built once, as that takes a second a copy."""
+    return MetaWorld(task, num_envs, action_repeat=action_repeat, max_episode_steps=max_steps)
+
+
+@cache
+def reading(path: Path) -> tuple[Callable[..., torch.Tensor], str]:
+    """Inverse dynamics from their file, and a fingerprint of it. Raises ValueError if there is none."""
+    if not path.is_file():
+        raise ValueError(f"no inverse dynamics in {path}; train them first: trimtab inverse-dynamics")
+    return inverse_dynamics.load(path).act, storage.checksum(*storage.read(path))[:16]
