@@ -68,7 +68,7 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
     own = {cell["method"]: cell["protocol"]["own"] for cell in cells}
     assert own[INVERSE] == {"guidance": 3.0, "strength": 1.5, "naming": "", "normalise": True, "chosen": True}
     assert not own["in-domain only"]["chosen"]
-    assert {cell["protocol"]["reader"] for cell in cells} == {reading(tmp_path / "reader.safetensors")[1]}
+    assert {cell["protocol"]["reader"] for cell in cells} == {reading(tmp_path / "reader.safetensors", 4)[1]}
     (losses,) = [json.loads(path.read_text()) for path in (tmp_path / "run" / "cells" / "losses").glob("*.json")]
     before, after, ratio = (losses[name]["mean"] for name in ("the prior", "in-domain", "the prior / in-domain"))
     assert ratio == pytest.approx(before / after)
@@ -93,7 +93,11 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no tasks"):
         metaworld_planning(tasks=("laundry",), output=tmp_path / "two")
     with pytest.raises(ValueError, match="train them first"):
-        reading(tmp_path / "nothing")
+        reading(tmp_path / "nothing", 4)
+    InverseDynamics(width=2, encoder=None).save(tmp_path / "fast.safetensors", action_repeat=2)
+    assert reading(tmp_path / "fast.safetensors", 2)
+    with pytest.raises(ValueError, match="in 2 steps of the simulator, and here an action is held for 4"):
+        reading(tmp_path / "fast.safetensors", 4)
     with pytest.raises(ValueError, match="hears no text"):
         metaworld_planning(prior="procgen", output=tmp_path / "three")
 

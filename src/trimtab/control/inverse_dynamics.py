@@ -135,11 +135,11 @@ class InverseDynamics(nn.Module):
                 raise ValueError(f"frames lie in [-1, 1], not [{frames.min():.3g}, {frames.max():.3g}]")
         return self(before, after).clamp(-1, 1)
 
-    def save(self, path: Path) -> None:
-        """Write the trained part, atomically, and beside it by what the frozen encoder is recognised."""
+    def save(self, path: Path, **facts: Any) -> None:
+        """Write the trained part, atomically; with it, by what the frozen encoder is recognised, and facts, plain values."""
         trained = {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
         recognise = None if self.encoder is None else self._recognise()
-        storage.write(path, trained, {**self.settings, "recognise": recognise})
+        storage.write(path, trained, {**self.settings, "recognise": recognise, "facts": facts})
 
     def _recognise(self) -> float:
         """A number that another encoder would hardly give: the size of its features of one picture, the later the heavier.
@@ -163,7 +163,7 @@ def load(path: Path, encoder: str | Encoder | None = EMBEDDED, weights: Path | N
     trained, settings = storage.read(path)
     if "recognise" not in settings:
         raise ValueError(f"{path} holds no inverse dynamics; train it with `trimtab inverse-dynamics`")
-    expected = settings.pop("recognise")
+    expected, _ = settings.pop("recognise"), settings.pop("facts", {})
     model = InverseDynamics(**settings, encoder=None if expected is None else encoder, weights=weights)
     if expected is not None and not math.isclose(found := model._recognise(), expected, rel_tol=1e-3):
         raise ValueError(

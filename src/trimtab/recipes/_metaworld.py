@@ -67,13 +67,16 @@ def place(datasets: Path, name: str, action_repeat: int, max_steps: int) -> Path
     return datasets / (f"metaworld-{name}" if usual else f"metaworld-{name}-{action_repeat}x{max_steps}")
 
 
-def at_play(folder: Path, *, seed: int, num_episodes: int) -> Episodes:
+def at_play(
+    folder: Path, *, seed: int, num_episodes: int, action_repeat: int = ACTION_REPEAT, max_steps: int = MAX_STEPS
+) -> Episodes:
     """The robot at every task but those unplayed, every second choice random, each held for a while.
 
     Args:
         folder: of the set.
         seed: of the first episode of each task; what learns and what judges take others.
         num_episodes: of each task.
+        action_repeat, max_steps: of the environment.
     """
     return metaworld_episodes(
         tasks=PLAYED,
@@ -81,13 +84,15 @@ def at_play(folder: Path, *, seed: int, num_episodes: int) -> Episodes:
         random_share=0.5,
         random_hold=4,
         seed=seed,
-        action_repeat=ACTION_REPEAT,
-        max_episode_steps=MAX_STEPS,
+        action_repeat=action_repeat,
+        max_episode_steps=max_steps,
         output=folder,
     )
 
 
-def play(datasets: Path, num_episodes: int = 24) -> tuple[Episodes, Episodes]:
+def play(
+    datasets: Path, num_episodes: int = 24, *, action_repeat: int = ACTION_REPEAT, max_steps: int = MAX_STEPS
+) -> tuple[Episodes, Episodes]:
     """What inverse dynamics learn from: the robot at play, and roaming the scenes of the unplayed tasks, where all choices
     are random, so that it knows the places and not the tasks.
     """
@@ -97,8 +102,10 @@ def play(datasets: Path, num_episodes: int = 24) -> tuple[Episodes, Episodes]:
         random_share=1.0,
         random_hold=8,
         seed=1000,
-        action_repeat=ACTION_REPEAT,
-        max_episode_steps=MAX_STEPS,
-        output=datasets / "metaworld-roam",
+        action_repeat=action_repeat,
+        max_episode_steps=max_steps,
+        output=place(datasets, "roam", action_repeat, max_steps),
     )
-    return at_play(datasets / "metaworld-play", seed=1000, num_episodes=num_episodes), roaming
+    folder = place(datasets, "play", action_repeat, max_steps)
+    pace = {"action_repeat": action_repeat, "max_steps": max_steps}
+    return at_play(folder, seed=1000, num_episodes=num_episodes, **pace), roaming

@@ -234,7 +234,7 @@ class Bench:
         """What two cells must share to be compared. Raises ValueError if there are no inverse dynamics."""
         return {
             "prior": self.prior.fingerprint,
-            "reader": reading(self.reader)[1],
+            "reader": reading(self.reader, self.size.action_repeat)[1],
             "sampler": f"{self.size.sample.__name__}, {self.size.num_steps} steps",
             "replan_every": self.size.replan_every,
             "horizon": self.size.horizon,
@@ -250,7 +250,7 @@ class Bench:
             return Expert(environment, self.size.replan_every), {}
         if method == TRUE_VIDEO:
             truth = Continuation(environment, self.size.horizon)
-            return VideoPlanner(truth, reading(self.reader)[0], replan_every=self.size.replan_every), {}
+            return VideoPlanner(truth, self.read, replan_every=self.size.replan_every), {}
         how = self.adaptations[method]
         trained, facts = self.train(how.training, seed)
         return self.planner(how.denoiser(self.prior, trained), seed, how), facts
@@ -260,7 +260,12 @@ class Bench:
         imagine = Imagination(
             denoiser, self.prior, self.sampler(how), encode=how.words(), horizon=self.size.horizon, seed=seed
         )
-        return VideoPlanner(imagine, reading(self.reader)[0], replan_every=self.size.replan_every)
+        return VideoPlanner(imagine, self.read, replan_every=self.size.replan_every)
+
+    @property
+    def read(self) -> Callable[..., torch.Tensor]:
+        """Two frames to the action between them."""
+        return reading(self.reader, self.size.action_repeat)[0]
 
     def successes(self, planner: VideoPlanner, first_start: int, num_starts: int) -> list[bool]:
         """From which start states of the validation tasks plans succeed, task by task."""
@@ -361,8 +366,17 @@ def scene(task: str, num_envs: int, action_repeat: int, max_steps: int) -> MetaW
 
 
 @cache
-def reading(path: Path) -> tuple[Callable[..., torch.Tensor], str]:
-    """Inverse dynamics from their file, and a fingerprint of it. Raises ValueError if there is none."""
+def reading(path: Path, action_repeat: int) -> tuple[Callable[..., torch.Tensor], str]:
+    """Inverse dynamics from their file, and a fingerprint of it.
+
+    Raises ValueError if there is none, or if it was trained where an action is held for another number of steps.
+    """
     if not path.is_file():
         raise ValueError(f"no inverse dynamics in {path}; train them first: trimtab inverse-dynamics")
-    return inverse_dynamics.load(path).act, storage.checksum(*storage.read(path))[:16]
+    weights, config = storage.read(path)
+    if (known := config.get("facts", {}).get("action_repeat") or action_repeat) != action_repeat:
+        raise ValueError(
+            f"{path} reads what was done in {known} steps of the simulator, and here an action is held for {action_repeat}; "
+            f"pass one of that pace: trimtab inverse-dynamics --action-repeat {action_repeat} --max-steps .. --output .."
+        )
+    return inverse_dynamics.load(path).act, storage.checksum(weights, config)[:16]

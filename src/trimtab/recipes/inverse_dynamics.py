@@ -28,8 +28,8 @@ from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._degraded import degrade
 from trimtab.recipes._held import sampler
+from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, play
 from trimtab.recipes._metaworld import encoder as text_encoder
-from trimtab.recipes._metaworld import play
 from trimtab.recipes._pairs import ACTION, Pairs, Part, commanded, divided, errors, moved, pair
 from trimtab.training import Budget, record_settings
 
@@ -51,6 +51,8 @@ def inverse_dynamics(
     data: tuple[Path, ...] = (),
     learn: Literal["motion", "commands"] = "motion",
     num_episodes: int = 24,
+    action_repeat: int = ACTION_REPEAT,
+    max_steps: int = MAX_STEPS,
     held_out: float = 0.1,
     num_steps: int = 4000,
     batch_size: int = 64,
@@ -75,6 +77,9 @@ def inverse_dynamics(
         learn: to answer the action that would keep up the hand's motion, which is all seen in the two frames; or the
             command that was given, of which, as the arm lags behind, they show a part.
         num_episodes: to record of each task.
+        action_repeat: for how many of the simulator's 1/80 seconds an action is held, in what is recorded; plans are made at
+            the pace that the reader knows.
+        max_steps: actions in an episode of it.
         held_out: the share of the episodes that it is measured on.
         num_steps: optimizer steps.
         batch_size: pairs of frames a step.
@@ -96,7 +101,9 @@ def inverse_dynamics(
     """
     settings = {name: value for name, value in locals().items() if name != "dry_run"}
     record_settings(output, "inverse-dynamics", settings)
-    episodes = [Episodes.open(path) for path in data] or play(Path("datasets"), num_episodes)
+    episodes = [Episodes.open(path) for path in data] or play(
+        Path("datasets"), num_episodes, action_repeat=action_repeat, max_steps=max_steps
+    )
     train, test = divided(episodes, held_out, seed)
     done = (moved if learn == "motion" else commanded)(episodes)
     torch.manual_seed(seed)
@@ -113,7 +120,8 @@ def inverse_dynamics(
     if run is None:
         return
     model = model.cpu()
-    model.save(output / "inverse_dynamics.safetensors")
+    repeats = {some.provenance.get("action_repeat") for some in episodes}
+    model.save(output / "inverse_dynamics.safetensors", action_repeat=repeats.pop() if len(repeats) == 1 else None)
     read, actions = answers(model, test, done)
     mean = train.mean_action(done)
     found = errors(read, actions, mean, torch.from_numpy(test.episodes))
