@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from trimtab.core.files import alone_in, write_whole
 from trimtab.core.values import Clip
 from trimtab.networks import storage
+from trimtab.networks.optimizers import Kind, optimizer_of
 from trimtab.networks.sharding import gathered, put_together, shard, split_like, whole
 
 ROTATION = 32
@@ -102,6 +103,7 @@ def fit(
     evaluate: Callable[[], dict[str, float]] | None = None,
     evaluate_every: int = 200,
     split: bool = False,
+    optimizer: Kind = "adamw",
 ) -> Run:
     """Train what of `task` requires gradients, and leave the averaged weights in it.
 
@@ -112,9 +114,9 @@ def fit(
         folder: keeps state.safetensors to resume from, log.jsonl and TensorBoard events; a run found there goes on.
         title: for the progress bar.
         batch_size: clips in a step, over all processes; a multiple of their number.
-        learning_rate: of AdamW, after `warm_up` steps; falls to zero linearly over the last `cool_down` share of the
+        learning_rate: of the optimizer, after `warm_up` steps; falls to zero linearly over the last `cool_down` share of the
             budget.
-        weight_decay: of AdamW.
+        weight_decay: of the optimizer.
         average_decay: of the running average of the trained weights, updated once a step; shorter at the start of a
             run.
         max_gradient: the gradient norm above which gradients are scaled down.
@@ -128,15 +130,20 @@ def fit(
         evaluate: figures for the log, measured on the averaged weights every `evaluate_every` steps.
         split: keep only a share of the trained weights, their gradients, optimizer state and average in each process of
             `accelerate launch`. An interrupted run then goes on from its last save.
+        optimizer: "adamw"; or "muon", which makes the updates of linear maps orthogonal, and of which every process needs
+            whole weights.
 
     Raises:
         ValueError: `folder` cannot be written to, or another process trains in it; its states are damaged or belong to
-            another task; the batch cannot be shared by the processes; or `passes` or `rotation` is below 1.
+            another task; the batch cannot be shared by the processes; or `passes` or `rotation` is below 1; or weights
+            are to be split that the optimizer needs whole.
         OSError: the state could not be saved, as on a full disk; the last one that was is kept.
         FloatingPointError: more than `max_skipped` batches had no finite gradient.
     """
     if min(passes, rotation) < 1:
         raise ValueError(f"passes and rotation are at least 1, not {passes} and {rotation}")
+    if split and optimizer != "adamw":
+        raise ValueError(f"split weights are trained by adamw; {optimizer} needs them whole")
     accelerator = Accelerator(log_with="tensorboard", project_dir=writable(folder), cpu=not torch.cuda.is_available())
     if batch_size % accelerator.num_processes:
         raise ValueError(f"{accelerator.num_processes} processes cannot share a batch of {batch_size}; take a multiple")
@@ -148,9 +155,9 @@ def fit(
     if split:
         shard(task, accelerator.device)
         trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
-    optimizer = torch.optim.AdamW(trained.values(), learning_rate, betas=(0.9, 0.99), weight_decay=weight_decay)
-    state, run = folder / "state.safetensors", resume(folder / "state.safetensors", trained, optimizer)
-    module, stepper = (task if split else accelerator.prepare(task)), accelerator.prepare(optimizer)
+    descent = optimizer_of(optimizer, task, trained, learning_rate, weight_decay)
+    state, run = folder / "state.safetensors", resume(folder / "state.safetensors", trained, descent)
+    module, stepper = (task if split else accelerator.prepare(task)), accelerator.prepare(descent)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -169,7 +176,7 @@ def fit(
             while (spent := budget.spent(run)) < 1:
                 started = time.perf_counter()
                 rate = learning_rate * min(1.0, (run.step + 1) / max(warm_up, 1), (1 - spent) / max(cool_down, 1e-9))
-                for group in optimizer.param_groups:
+                for group in descent.param_groups:
                     group["lr"] = rate
                 draw = drawn(run.step, passes, rotation)
                 length = lengths[int(np.random.default_rng([seed, draw, 1]).integers(len(lengths)))]
@@ -212,13 +219,13 @@ def fit(
                     shown, completed=min(budget.spent(run), 1.0), note=f"step {run.step}, loss {loss.item():.3f}"
                 )
                 if run.seconds - last_save > save_every_seconds:
-                    save(state, run, trained, optimizer, accelerator)
+                    save(state, run, trained, descent, accelerator)
                     last_save = run.seconds
             if split:
-                save(state, run, trained, optimizer, accelerator)
+                save(state, run, trained, descent, accelerator)
         finally:  # Ctrl-C, too, keeps what was done; amid the update of the weights, what was saved last
             if between_steps and not split:
-                save(state, run, trained, optimizer, accelerator)
+                save(state, run, trained, descent, accelerator)
             accelerator.end_training()
     with torch.no_grad():
         for name, value in trained.items():
@@ -282,7 +289,15 @@ def save(
         os.replace(path, before(path))
     try:
         storage.write(
-            path, tensors, {"step": run.step, "seconds": run.seconds, "skipped": run.skipped, "curve": run.curve}
+            path,
+            tensors,
+            {
+                "step": run.step,
+                "seconds": run.seconds,
+                "skipped": run.skipped,
+                "curve": run.curve,
+                "optimizer": type(optimizer).__name__,
+            },
         )
     except OSError as error:
         raise OSError(
@@ -332,14 +347,20 @@ def resume(path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.opt
             f"{path} is the state of another model ({len(saved)} trained tensors, not these {len(trained)}); "
             "continue with the settings it was started with, or choose another folder"
         )
+    if (theirs := counters.get("optimizer", "AdamW")) != type(optimizer).__name__:
+        raise ValueError(
+            f"{path} is the state of a run by {theirs}, not {type(optimizer).__name__}; continue with the optimizer it was "
+            "started with, or choose another folder"
+        )
     average = {}
     with torch.no_grad():
         for name, value in trained.items():
             value.copy_(split_like(tensors[f"weights/{name}"], value))
             average[name] = split_like(tensors[f"average/{name}"], value)
-            if f"exp_avg/{name}" in tensors:
-                keys = ("exp_avg", "exp_avg_sq")
-                optimizer.state[value] = {key: split_like(tensors[f"{key}/{name}"], value) for key in keys}
+            known = [key for key in ("exp_avg", "exp_avg_sq", "momentum") if f"{key}/{name}" in tensors]
+            if known:
+                optimizer.state[value] = {key: split_like(tensors[f"{key}/{name}"], value) for key in known}
+            if f"step/{name}" in tensors:
                 optimizer.state[value]["step"] = tensors[f"step/{name}"]
     return Run(counters["step"], counters["seconds"], average, counters["curve"], counters.get("skipped", 0))
 

@@ -11,6 +11,7 @@ from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.forecast import fit_or_forecast
 from trimtab.networks.encoders import MiniLM
+from trimtab.networks.optimizers import Kind
 from trimtab.priors.pixel_unet import SCHEDULES, PixelUNet, PixelUNetSettings, load
 from trimtab.recipes._metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, encoder
 from trimtab.recipes.procgen_prior import LENGTHS, frames_task
@@ -34,7 +35,8 @@ def tabletop_prior(
     *,
     minutes: float = 240.0,
     batch_size: int = 16,
-    learning_rate: float = 1e-3,
+    optimizer: Kind = "muon",
+    learning_rate: float = 4e-3,
     cool_down: float = 0.0,
     seed: int = 0,
     initial: str | None = "procgen",
@@ -48,7 +50,8 @@ def tabletop_prior(
     Args:
         minutes: of training in all, earlier pieces included.
         batch_size: clips in a step.
-        learning_rate: of AdamW, in this piece.
+        optimizer: of the weights; adamw wants a learning rate of 0.001.
+        learning_rate: of the optimizer, in this piece.
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
         initial: the prior whose weights to start from, a name or a path, told texts or not; by default that of games,
@@ -58,7 +61,10 @@ def tabletop_prior(
         data: where the recorded episodes are, or will be.
         output: run folder; prior.safetensors in it is the result.
     """
-    fixed = {"batch_size": batch_size, "seed": seed, "initial": initial, "num_episodes": num_episodes, "data": data}
+    fixed = {
+        "batch_size": batch_size, "seed": seed, "initial": initial, "num_episodes": num_episodes, "data": data,
+        "optimizer": optimizer,
+    }  # fmt: skip
     record_settings(output, "tabletop-prior", fixed)  # the rest may differ in a piece
     torch.manual_seed(seed)
     clips = Clips(tabletop_episodes(num_episodes=num_episodes, folder=data), num_context=1, encode=encoder())
@@ -73,6 +79,7 @@ def tabletop_prior(
         folder=output,
         title="tabletop prior",
         batch_size=batch_size,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         cool_down=cool_down,
         average_decay=0.999,
