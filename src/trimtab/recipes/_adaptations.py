@@ -25,6 +25,7 @@ from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
 from trimtab.networks.encoders import MiniLM
+from trimtab.networks.optimizers import Kind
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._metaworld import encoder
 from trimtab.recipes.procgen_prior import LENGTHS, frames_task
@@ -48,13 +49,15 @@ class Training:
         options: of `build`.
         lesson: called as ``lesson(model, prior, episodes, seed)``, gives the loss and the clips.
         lengths: predicted frames of a step, in turn.
-        learning_rate: of AdamW.
+        optimizer: of the weights.
+        learning_rate: of the optimizer.
     """
 
     build: type[Any]
     lesson: Callable[[Any, PixelUNet, Episodes, int], tuple[nn.Module, ClipSource]]
     options: Mapping[str, Any] = field(default_factory=dict)
     lengths: Sequence[int] = LENGTHS
+    optimizer: Kind = "adamw"
     learning_rate: float = 1e-3
 
 
@@ -74,7 +77,7 @@ def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tu
 
 
 TRAININGS: dict[str, Training] = {
-    "in-domain": Training(FromScratch, of_videos, {"text_dim": MiniLM.dim}),
+    "in-domain": Training(FromScratch, of_videos, {"text_dim": MiniLM.dim}, optimizer="muon", learning_rate=4e-3),
     "temporal": Training(Finetune, of_videos, {"temporal": True}),
     "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,)),
 }

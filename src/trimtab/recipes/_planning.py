@@ -328,7 +328,8 @@ class Bench:
         step = operations_per_step(task, clips, passes=1, **batches) / 1e12
         run = fit_or_forecast(
             dry_run, task, clips, Budget(steps=max(1, round(self.size.teraflops / step))), folder=folder,
-            title=f"{name}, seed {seed}", learning_rate=training.learning_rate, average_decay=0.995, seed=seed, **batches,
+            title=f"{name}, seed {seed}", optimizer=training.optimizer, learning_rate=training.learning_rate,
+            average_decay=0.995, seed=seed, **batches,
         )  # fmt: skip
         if run is None:
             return model, {}
@@ -337,6 +338,7 @@ class Bench:
             "steps": run.step,
             "teraflops a step": step,
             "seconds": run.seconds,
+            "optimizer": training.optimizer,
             "learning_rate": training.learning_rate,
             "demonstrations": len(episodes),
         }
