@@ -35,8 +35,8 @@ def tabletop_prior(
     *,
     minutes: float = 240.0,
     batch_size: int = 16,
-    optimizer: Kind = "muon",
-    learning_rate: float = 4e-3,
+    optimizer: Kind = "adamw",
+    learning_rate: float = 1e-3,
     cool_down: float = 0.0,
     seed: int = 0,
     initial: str | None = "procgen",
@@ -50,7 +50,7 @@ def tabletop_prior(
     Args:
         minutes: of training in all, earlier pieces included.
         batch_size: clips in a step.
-        optimizer: of the weights; adamw wants a learning rate of 0.001.
+        optimizer: of the weights; muon wants a learning rate of its own.
         learning_rate: of the optimizer, in this piece.
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
