@@ -46,7 +46,7 @@ def test_what_is_no_matrix_goes_by_adamw() -> None:
 @pytest.mark.parametrize("weight", [torch.randn(32, 64), torch.randn(48, 32, 3, 1)])
 def test_a_matrix_follows_the_update_written_by_hand(weight: Tensor) -> None:
     value, momentum, rate, decay = nn.Parameter(weight.clone()), torch.zeros_like(weight), 0.02, 0.1
-    muon = Muon({"weight": value}, {}, rate, decay)
+    muon = Muon([value], [], rate, decay)
     expected = weight.clone()
     for step in range(3):
         value.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(step))
@@ -82,7 +82,7 @@ def test_matrices_are_the_large_weights_of_linear_maps() -> None:
 def test_weights_without_a_gradient_stay() -> None:
     value = nn.Parameter(torch.randn(32, 32))
     before = value.detach().clone()
-    Muon({"value": value}, {}, 0.1, 0.1).step()
+    Muon([value], [], 0.1, 0.1).step()
     assert torch.equal(value, before)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -32,21 +32,21 @@ class Muon(torch.optim.AdamW):
     matrix of its output channels by all else. torch's own Muon takes matrices alone.
 
     Args:
-        matrices: weights to make orthogonal, by name, (row, column, ..), each at least `LEAST_SIDE` both ways.
-        others: by name.
+        matrices: weights whose updates to make orthogonal, each (row, column, ..).
+        others: all that goes by AdamW.
         learning_rate, weight_decay: of all.
     """
 
     def __init__(
         self,
-        matrices: Mapping[str, nn.Parameter],
-        others: Mapping[str, nn.Parameter],
+        matrices: Sequence[nn.Parameter],
+        others: Sequence[nn.Parameter],
         learning_rate: float,
         weight_decay: float,
     ) -> None:
         groups = [
-            {"params": list(matrices.values()), "matrix": True},
-            {"params": list(others.values()), "matrix": False},
+            {"params": list(matrices), "matrix": True},
+            {"params": list(others), "matrix": False},
         ]
         super().__init__(groups, learning_rate, betas=BETAS, weight_decay=weight_decay)
 
@@ -79,12 +79,11 @@ def optimizer_of(
     if kind == "adamw":
         return torch.optim.AdamW(trained.values(), learning_rate, betas=BETAS, weight_decay=weight_decay)
     maps = {id(module.weight) for module in task.modules() if isinstance(module, nn.Linear | nn.Conv2d)}
-    matrices = {
-        name: value
-        for name, value in trained.items()
-        if id(value) in maps and min(len(value), value[0].numel()) >= LEAST_SIDE
-    }
-    others = {name: value for name, value in trained.items() if name not in matrices}
+
+    def is_matrix(value: nn.Parameter) -> bool:
+        return id(value) in maps and min(len(value), value[0].numel()) >= LEAST_SIDE
+
+    matrices, others = ([value for value in trained.values() if is_matrix(value) is it] for it in (True, False))
     return Muon(matrices, others, learning_rate, weight_decay)
 
 
