@@ -44,7 +44,7 @@ from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import DenoisingLoss, clean_loss
 from trimtab.networks.avid_unet3d import AvidUNet3D
 from trimtab.networks.encoders import MiniLM
-from trimtab.networks.precision import keep_freed_memory, matrix_dtype
+from trimtab.networks.precision import compile_frozen, keep_freed_memory, matrix_dtype
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.priors.remembering import Remembering
@@ -218,11 +218,14 @@ def embedded(best: float) -> None:
         },
     )
     frames = np.stack([play.episode(number)[0][: prior.num_context] for number in range(len(play))])
-    for copies in (1, 8):
-        world = WorldModel(adapter.eval(), prior, sampler, frames, num_envs=copies, num_actions=15)
+    adapter.eval()
+    for compiled, copies in ((False, 1), (False, 8), (True, 1)):
+        for network in (prior.network, adapter.network) if compiled else ():
+            compile_frozen(network)
+        world = WorldModel(adapter, prior, sampler, frames, num_envs=copies, num_actions=15)
         world.reset(seed=0)
-        took = seconds(partial(world.step, np.full(copies, 7)), 20)
-        print(f"world model, {copies} environment(s), {STEPS} steps: {copies / took:.1f} frames/s")
+        took, how = seconds(partial(world.step, np.full(copies, 7)), 20), ", compiled" if compiled else ""
+        print(f"world model, {copies} environment(s), {STEPS} steps{how}: {copies / took:.1f} frames/s")
 
 
 def compositions(batch: int = 8, rounds: int = 12) -> None:

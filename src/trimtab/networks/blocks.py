@@ -87,8 +87,11 @@ class FourierEmbedding(nn.Module):
 
 
 def check_action_range(actions: Int[Tensor, "*shape"], num_actions: int) -> None:
-    """Raises ValueError for actions outside 0 .. num_actions - 1; not asked on a GPU, where the question would stall."""
-    if actions.device.type == "cpu" and actions.numel():
+    """Raises ValueError for actions outside 0 .. num_actions - 1.
+
+    Not asked on a GPU, where the question would stall, nor in compiled code, which it would cut in two.
+    """
+    if actions.device.type == "cpu" and actions.numel() and not torch.compiler.is_compiling():
         lowest, highest = int(actions.min()), int(actions.max())
         if lowest < 0 or highest >= num_actions:
             raise ValueError(f"actions are 0 .. {num_actions - 1}, got {lowest} .. {highest}")

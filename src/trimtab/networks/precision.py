@@ -1,14 +1,14 @@
-"""How a processor computes fast: the number format of matrix products, and memory that is kept; knows no network."""
+"""How a processor computes fast: number formats of matrix products, compiling, memory that is kept; knows no network."""
 
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 
 import torch
+from torch import nn
 
 
-@cache
+@torch.compiler.assume_constant_result
 def matrix_dtype(device_type: str) -> torch.dtype:
     """bfloat16 where the processor has matrix units for it (AMX, or a GPU since Ampere), else float32."""
     if device_type == "cuda":
@@ -22,6 +22,17 @@ def fast_products(device: torch.device) -> torch.autocast:
     """A context in which convolutions and matrix products run in `matrix_dtype`; weights and sums stay as they are."""
     dtype = matrix_dtype(device.type)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def compile_frozen(network: nn.Module) -> None:
+    """Let torch compile a network whose weights will not change again, such as those of a world model.
+
+    It is frozen, and compiled at its first call without gradients, and again for every new shape: half a minute each, with
+    a C++ compiler. What lies between its convolutions is then done in one pass over memory, and weights are laid out once.
+    """
+    network.eval().requires_grad_(False)
+    torch._inductor.config.freezing = True  # as an option it does not reach what decides that weights are constants
+    network.compile(dynamic=False)
 
 
 def keep_freed_memory() -> None:
