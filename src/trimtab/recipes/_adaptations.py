@@ -28,7 +28,7 @@ from trimtab.networks.encoders import MiniLM
 from trimtab.networks.optimizers import Kind
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._metaworld import encoder
-from trimtab.recipes.procgen_prior import LENGTHS, frames_task
+from trimtab.recipes.procgen_prior import frames_task
 from trimtab.training import ClipSource
 
 SUBJECT, CLASS = "a [D] robot arm", "a robot arm"
@@ -48,7 +48,7 @@ class Training:
         build: the adapter's class, called as ``build(prior, **options)``.
         options: of `build`.
         lesson: called as ``lesson(model, prior, episodes, seed)``, gives the loss and the clips.
-        lengths: predicted frames of a step, in turn.
+        lengths: predicted frames of a step, in turn; None for those of the scale.
         optimizer: of the weights.
         learning_rate: of the optimizer.
     """
@@ -56,7 +56,7 @@ class Training:
     build: type[Any]
     lesson: Callable[[Any, PixelUNet, Episodes, int], tuple[nn.Module, ClipSource]]
     options: Mapping[str, Any] = field(default_factory=dict)
-    lengths: Sequence[int] = LENGTHS
+    lengths: Sequence[int] | None = None
     optimizer: Kind = "adamw"
     learning_rate: float = 1e-3
 

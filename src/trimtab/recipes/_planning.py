@@ -71,6 +71,8 @@ class Scale:
         action_repeat: for how many of the simulator's 1/80 seconds an action is held.
         max_steps: actions within which a task is to be done.
         batch_size: clips in a training step.
+        lengths: predicted frames of a training step, in turn: mostly as many as a plan has, at times a whole clip, as
+            videos are judged.
     """
 
     tasks: Sequence[str] = (*SEEN, *NOVEL)
@@ -86,6 +88,7 @@ class Scale:
     action_repeat: int = ACTION_REPEAT
     max_steps: int = MAX_STEPS
     batch_size: int = 16
+    lengths: Sequence[int] = (1, 2, 4, 4, 4, 8)
 
     def but(self, own: Mapping[str, Any]) -> Scale:
         """With these in place of its own, where they are given."""
@@ -103,7 +106,7 @@ SCALES = {
         tasks=("button-press", "window-open", "door-close", "door-open", "coffee-push", "soccer"),  # those that are named
         methods=(*TRUTHS, *NORMALISED[: -len(AS_WRITTEN)], *AS_WRITTEN),
         num_starts=30, teraflops=1e6, sample=sampling.ddim, num_steps=25, replan_every=1, horizon=8, action_repeat=2,
-        max_steps=200,
+        max_steps=200, lengths=(8,),
     ),
 }  # fmt: skip
 
@@ -324,7 +327,7 @@ class Bench:
         model = training.build(self.prior, **training.options)
         episodes = self.demonstrations() if self.episodes is None else self.episodes
         task, clips = training.lesson(model, self.prior, episodes, seed)
-        batches: dict[str, Any] = {"batch_size": self.size.batch_size, "lengths": training.lengths}
+        batches: dict[str, Any] = {"batch_size": self.size.batch_size, "lengths": training.lengths or self.size.lengths}
         step = operations_per_step(task, clips, passes=1, **batches) / 1e12
         run = fit_or_forecast(
             dry_run, task, clips, Budget(steps=max(1, round(self.size.teraflops / step))), folder=folder,
