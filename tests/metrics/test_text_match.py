@@ -50,6 +50,18 @@ def test_it_learns_which_text_a_video_shows(tmp_path: Path) -> None:
     assert not torch.allclose(backwards, logits, atol=0.1)  # the order of frames matters
 
 
+def test_a_video_seen_otherwise_moves_as_it_did() -> None:
+    video = Dots().batch(np.arange(8)).video
+    still = video[:, :1].expand_as(video)
+    seen, stands = text_match.seen_otherwise(video, 3), text_match.seen_otherwise(still, 3)
+    assert torch.equal(seen, text_match.seen_otherwise(video, 3))
+    assert not torch.allclose(seen, text_match.seen_otherwise(video, 4), atol=0.1)
+    torch.testing.assert_close(stands, stands[:, :1].expand_as(stands))  # all frames of a video alike,
+    torch.testing.assert_close(seen[:, 0], stands[:, 0])
+    assert (seen[0] - seen[2]).abs().max() > 0.05  # and no two videos
+    assert -1 <= seen.min() < seen.max() <= 1
+
+
 def test_saved_and_loaded_it_says_the_same(tmp_path: Path) -> None:
     judge, clip = network().eval(), Dots().batch(np.arange(3))
     judge.save(tmp_path / "judge.safetensors", {"steps": 0})

@@ -114,7 +114,9 @@ def which_text(told: Float[Tensor, "batch token feature"], texts: Texts) -> Int[
 
 
 class Matching(nn.Module):
-    """The task for `fit`: name the text of a clip among all.
+    """The task for `fit`: name the text of a clip among all, however it is coloured and wherever it is seen from.
+
+    A set has few looks, and a look can be learned by heart; so every clip is shown in another each time.
 
     Args:
         network: to train.
@@ -127,8 +129,28 @@ class Matching(nn.Module):
 
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
         known = clip.given.facts()
-        logits = self.network(known["context"], clip.video, self.texts)
+        frames = seen_otherwise(torch.cat([known["context"][:, -1:], clip.video], dim=1), step)
+        logits = self.network(frames[:, :1], frames[:, 1:], self.texts)
         return functional.cross_entropy(logits, which_text(known["text"], self.texts), reduction="none")
+
+
+def seen_otherwise(video: Video, seed: int) -> Video:
+    """Each video in other colours and from nearby: its channels mixed, its contrast and brightness, and its frame moved."""
+    generator, num = torch.Generator(video.device).manual_seed(seed), len(video)
+
+    def drawn(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(num, *shape, generator=generator, device=video.device)
+
+    mixing, share = torch.softmax(drawn(-3.0, 3.0, 3, 3), dim=-1), drawn(0.0, 1.0, 1, 1)
+    mixing = drawn(0.6, 1.4, 1, 1) * (share * mixing + (1 - share) * torch.eye(3, device=video.device))
+    coloured = torch.einsum("boc,btchw->btohw", mixing, video) + drawn(-0.3, 0.3, 1, 1, 1, 1)
+    angle, zoom = drawn(-0.15, 0.15), drawn(0.85, 1.15)
+    turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], dim=1).unflatten(1, (2, 2))
+    place = torch.cat([zoom[:, None, None] * turn, drawn(-0.15, 0.15, 2, 1)], dim=2)
+    flat = coloured.flatten(1, 2)
+    grid = functional.affine_grid(place, list(flat.shape), align_corners=False)
+    moved = functional.grid_sample(flat, grid, padding_mode="border", align_corners=False)
+    return moved.unflatten(1, video.shape[1:3]).clamp(-1, 1)
 
 
 def prefers(logits: Logits, wanted: Int[Tensor, " batch"], other: Int[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
