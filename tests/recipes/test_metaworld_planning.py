@@ -90,6 +90,8 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no methods"):
         metaworld_planning(methods=("telepathy",), output=tmp_path / "one")
+    with pytest.raises(ValueError, match="temperature"):
+        metaworld_planning(temperature=1.5, output=tmp_path / "zero")
     with pytest.raises(ValueError, match="no tasks"):
         metaworld_planning(tasks=("laundry",), output=tmp_path / "two")
     with pytest.raises(ValueError, match="train them first"):
@@ -110,16 +112,27 @@ def test_each_share_of_random_actions_is_recorded(tmp_path: Path) -> None:
     assert [json.loads(path.read_text())["settings"]["random_share"] for path in paths] == [0.0, 0.7]
 
 
-def test_the_papers_scale_is_the_papers(tmp_path: Path) -> None:
+def test_the_papers_scale_is_the_papers() -> None:
     paper = SCALES["paper"]
     assert paper.sample is sampling.ddim
     assert (paper.num_steps, paper.action_repeat, paper.max_steps, paper.replan_every) == (25, 2, 200, 1)
     assert {"door-open", "soccer"} <= set(paper.novel)
     assert set(paper.novel).isdisjoint(SEEN)
     assert set(paper.methods) & {*NORMALISED, *AS_WRITTEN} == {*NORMALISED[:4], *AS_WRITTEN}
-    bench = Bench(tabletop.prior(), paper, Path(), 0.0, tmp_path, tmp_path)
-    assert bench.sampler(ADAPTATIONS[INVERSE]).keywords["clamp"] == (-1.0, 1.0)
-    assert bench.sampler(ADAPTATIONS[AS_WRITTEN[1]]).keywords["clamp"] is None
+    assert (paper.temperature, paper.lengths) == (1.0, (8,))
+
+
+def test_plans_are_sampled_with_less_noise_and_clamped_where_weights_sum_to_one(tmp_path: Path) -> None:
+    def sample(denoiser: object, noise: torch.Tensor, given: object, **options: object) -> Video:
+        told.append(options["clamp"])
+        return noise
+
+    told: list[object] = []
+    bench = Bench(tabletop.prior(), Scale(sample=sample, temperature=0.5), Path(), 0.0, tmp_path, tmp_path)
+    for name in (INVERSE, AS_WRITTEN[1]):
+        video = bench.sampler(ADAPTATIONS[name])(bench.prior, torch.ones(1, 4, 3, 64, 64), Conditioning())
+        assert torch.equal(video, torch.full((1, 4, 3, 64, 64), 0.5))
+    assert told == [(-1.0, 1.0), None]
 
 
 def test_as_written_weights_sum_to_more_than_one() -> None:

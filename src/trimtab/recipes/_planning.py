@@ -66,6 +66,9 @@ class Scale:
         teraflops: floating-point operations of one training, in 10^12.
         sample: from noise to a video.
         num_steps: sampling steps of a plan.
+        temperature: the noise that a video starts from is scaled by it, 0 to 1. Where a model is unsure, as one that was
+            trained shortly is of all that moves, a pixel differs from its neighbours as the noise does; less noise leaves
+            the picture blurred there instead.
         replan_every: actions that are played of a plan.
         horizon: frames that are imagined of it.
         action_repeat: for how many of the simulator's 1/80 seconds an action is held.
@@ -83,6 +86,7 @@ class Scale:
     teraflops: float = 200.0
     sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
     num_steps: int = 4
+    temperature: float = 0.7
     replan_every: int = 4
     horizon: int = 4
     action_repeat: int = ACTION_REPEAT
@@ -106,7 +110,7 @@ SCALES = {
         tasks=("button-press", "window-open", "door-close", "door-open", "coffee-push", "soccer"),  # those that are named
         methods=(*TRUTHS, *NORMALISED[: -len(AS_WRITTEN)], *AS_WRITTEN),
         num_starts=30, teraflops=1e6, sample=sampling.ddim, num_steps=25, replan_every=1, horizon=8, action_repeat=2,
-        max_steps=200, lengths=(8,),
+        max_steps=200, lengths=(8,), temperature=1.0,
     ),
 }  # fmt: skip
 
@@ -239,6 +243,7 @@ class Bench:
             "prior": self.prior.fingerprint,
             "reader": reading(self.reader, self.size.action_repeat)[1],
             "sampler": f"{self.size.sample.__name__}, {self.size.num_steps} steps",
+            "temperature": self.size.temperature,
             "replan_every": self.size.replan_every,
             "horizon": self.size.horizon,
             "action_repeat": self.size.action_repeat,
@@ -278,9 +283,10 @@ class Bench:
         ]
 
     def sampler(self, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> Callable[..., Video]:
-        """What is believed is clamped unless weights do not sum to one."""
-        steps = sampling.pairs(self.prior.schedule, self.size.num_steps)
-        return partial(self.size.sample, pairs=steps, clamp=(-1.0, 1.0) if how.normalise else None)
+        """From noise of variance one to a video; what is believed is clamped unless weights do not sum to one."""
+        steps, temperature = sampling.pairs(self.prior.schedule, self.size.num_steps), self.size.temperature
+        sample = partial(self.size.sample, pairs=steps, clamp=(-1.0, 1.0) if how.normalise else None)
+        return lambda denoiser, noise, given: sample(denoiser, temperature * noise, given)
 
     def scene(self, task: str, num_envs: int) -> MetaWorld:
         return scene(task, num_envs, self.size.action_repeat, self.size.max_steps)

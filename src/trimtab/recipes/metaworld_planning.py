@@ -11,6 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 
 from trimtab.core.files import write_whole
+from trimtab.diffusion.sampling import known_temperature
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
 from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN, chosen
@@ -30,6 +31,7 @@ def metaworld_planning(
     num_starts: int | None = None,
     num_clips: int | None = None,
     num_steps: int | None = None,
+    temperature: float | None = None,
     replan_every: int | None = None,
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
@@ -56,6 +58,7 @@ def metaworld_planning(
         num_starts: start states of each task, instead of the scale's.
         num_clips: clips of the experts that videos are compared with, instead of the scale's.
         num_steps: sampling steps of a plan, instead of the scale's.
+        temperature: the noise that a video starts from is scaled by it, 0 to 1, instead of the scale's.
         replan_every: actions that are played of a plan, instead of the scale's.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
@@ -68,10 +71,10 @@ def metaworld_planning(
     """
     own = {
         "teraflops": teraflops, "num_starts": num_starts, "num_clips": num_clips, "num_steps": num_steps,
-        "replan_every": replan_every,
+        "temperature": temperature, "replan_every": replan_every,
     }  # fmt: skip
     size, output = SCALES[scale].but(own), output or Path(f"runs/metaworld-planning-{scale}")
-    cells = cells or output / "cells"
+    cells, _ = cells or output / "cells", known_temperature(size.temperature)
     # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.
     place = output / f"random-{round(100 * random_share)}" if random_share else output
     of_all = {"scale": scale, **own, "prior": prior, "reader": reader, "choices": choices}

@@ -59,6 +59,7 @@ def tabletop_prior_card(
     num_clips: int = 96,
     num_steps: int = 4,
     guidance: float = 2.5,
+    temperature: float = 0.7,
     matching_steps: int = 1500,
     seed: int = 0,
     note: str = "",
@@ -77,6 +78,7 @@ def tabletop_prior_card(
         num_clips: held-out clips.
         num_steps: sampling steps.
         guidance: how far the answer goes beyond the untold one.
+        temperature: the noise that a video starts from is scaled by it, 0 to 1; by default as in planning.
         matching_steps: optimizer steps of the judge.
         seed: of the samples, and of the judge.
         note: a sentence about the training that its files do not tell.
@@ -95,7 +97,7 @@ def tabletop_prior_card(
     texts = encoder()(list(TEXTS.values()))
     asked = which_text(told(held), texts)
     other, has_other = of_same_scene(asked, tasks, seed)
-    imagine = partial(imagined, model, held, num_steps, guidance, seed)
+    imagine = partial(imagined, model, held, num_steps, guidance, temperature, seed)
     video, swapped = imagine(told(held)), imagine(texts[other])
     real, last = held.clip.video, held.context[:, -1:].expand_as(held.clip.video).contiguous()
     logits = {
@@ -132,7 +134,8 @@ def tabletop_prior_card(
         "evaluation": {
             "date": datetime.now(UTC).date().isoformat(),
             "clips": num_clips,
-            "sampler": f"dpm_solver_pp_2m, {num_steps} steps, guidance {guidance}, seed {seed}",
+            "sampler": f"dpm_solver_pp_2m, {num_steps} steps, guidance {guidance}, temperature {temperature}, "
+            f"seed {seed}",
             "num_texts": len(texts),
             "figures": {name: asdict(value) for name, value in figures.items()},
         },
@@ -180,12 +183,15 @@ def of_same_scene(asked: Tensor, tasks: list[str], seed: int) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def imagined(model: PixelUNet, held: Held, num_steps: int, guidance: float, seed: int, text: Tensor) -> Video:
+def imagined(
+    model: PixelUNet, held: Held, num_steps: int, guidance: float, temperature: float, seed: int, text: Tensor
+) -> Video:
     """What follows the clips' first frames by these texts, always from the same noise."""
     guided = classifier_free_guidance(model, guidance, untold=("text",))
     pairs = sampling.pairs(model.schedule, num_steps)
     sample: Callable[..., Video] = partial(sampling.dpm_solver_pp_2m, pairs=pairs, clamp=(-1.0, 1.0))
-    noise = sampling.start_noise(tuple(held.clip.video.shape[1:]), seed, held.indices.tolist())
+    shape, numbers = tuple(held.clip.video.shape[1:]), held.indices.tolist()
+    noise = sampling.start_noise(shape, seed, numbers, temperature=temperature)
     parts = zip(noise.split(16), held.context.split(16), text.split(16), strict=True)
     return torch.cat(
         [sample(guided, start, Conditioning(context=context, text=some)) for start, context, some in parts]
