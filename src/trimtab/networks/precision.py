@@ -29,6 +29,7 @@ def compile_frozen(network: nn.Module) -> None:
 
     It is frozen, and compiled at its first call without gradients, and again for every new shape: half a minute each, with
     a C++ compiler. What lies between its convolutions is then done in one pass over memory, and weights are laid out once.
+    From then on torch takes all weights that it compiles without gradients in this process for constants.
     """
     network.eval().requires_grad_(False)
     torch._inductor.config.freezing = True  # as an option it does not reach what decides that weights are constants

@@ -74,7 +74,8 @@ def metaworld_planning(
         "temperature": temperature, "replan_every": replan_every,
     }  # fmt: skip
     size, output = SCALES[scale].but(own), output or Path(f"runs/metaworld-planning-{scale}")
-    cells, _ = cells or output / "cells", known_temperature(size.temperature)
+    cells = cells or output / "cells"
+    known_temperature(size.temperature)
     # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.
     place = output / f"random-{round(100 * random_share)}" if random_share else output
     of_all = {"scale": scale, **own, "prior": prior, "reader": reader, "choices": choices}
