@@ -135,7 +135,11 @@ class Matching(nn.Module):
 
 
 def seen_otherwise(video: Video, seed: int) -> Video:
-    """Each video in other colours and from nearby: its channels mixed, its contrast and brightness, and its frame moved."""
+    """Each video, float32 in [-1, 1], in other colours and from nearby, all its frames alike; a function of the seed.
+
+    Its channels are mixed, its contrast changes by up to 0.4 and its brightness by up to 0.3; it is turned by up to 0.15
+    radians, zoomed by up to 15%, and moved by up to 0.15 of half its side. What comes into sight repeats the border.
+    """
     generator, num = torch.Generator(video.device).manual_seed(seed), len(video)
 
     def drawn(low: float, high: float, *shape: int) -> Tensor:
