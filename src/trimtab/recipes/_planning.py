@@ -32,7 +32,16 @@ from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, CHOICES, IN_DO
 from trimtab.recipes._adaptations import chosen as with_choices
 from trimtab.recipes._continuations import continued, expert_clips, video_distance
 from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, SEEN, VALIDATION, demonstrations, place
+from trimtab.recipes._metaworld import (
+    ACTION_REPEAT,
+    MAX_STEPS,
+    NOVEL,
+    SEEN,
+    TEMPERATURE,
+    VALIDATION,
+    demonstrations,
+    place,
+)
 from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO, TRUTHS
 from trimtab.training import Budget
 
@@ -66,9 +75,7 @@ class Scale:
         teraflops: floating-point operations of one training, in 10^12.
         sample: from noise to a video.
         num_steps: sampling steps of a plan.
-        temperature: the noise that a video starts from is scaled by it, 0 to 1. Where a model is unsure, as one that was
-            trained shortly is of all that moves, a pixel differs from its neighbours as the noise does; less noise leaves
-            the picture blurred there instead.
+        temperature: the noise that a video starts from is scaled by it, 0 to 1.
         replan_every: actions that are played of a plan.
         horizon: frames that are imagined of it.
         action_repeat: for how many of the simulator's 1/80 seconds an action is held.
@@ -86,7 +93,7 @@ class Scale:
     teraflops: float = 200.0
     sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
     num_steps: int = 4
-    temperature: float = 0.7
+    temperature: float = TEMPERATURE
     replan_every: int = 4
     horizon: int = 4
     action_repeat: int = ACTION_REPEAT

@@ -75,7 +75,7 @@ def metaworld_planning(
     }  # fmt: skip
     size, output = SCALES[scale].but(own), output or Path(f"runs/metaworld-planning-{scale}")
     cells = cells or output / "cells"
-    known_temperature(size.temperature)
+    known_temperature(size.temperature)  # before it is recorded as a setting
     # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.
     place = output / f"random-{round(100 * random_share)}" if random_share else output
     of_all = {"scale": scale, **own, "prior": prior, "reader": reader, "choices": choices}

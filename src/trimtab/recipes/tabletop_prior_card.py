@@ -29,7 +29,7 @@ from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes._metaworld import encoder
+from trimtab.recipes._metaworld import TEMPERATURE, encoder
 from trimtab.recipes.tabletop_prior import tabletop_episodes
 from trimtab.report import film_strip
 from trimtab.training import Budget, fit
@@ -59,7 +59,7 @@ def tabletop_prior_card(
     num_clips: int = 96,
     num_steps: int = 4,
     guidance: float = 2.5,
-    temperature: float = 0.7,
+    temperature: float = TEMPERATURE,
     matching_steps: int = 1500,
     seed: int = 0,
     note: str = "",
