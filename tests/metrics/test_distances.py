@@ -57,14 +57,25 @@ class TinyI3D(I3D):
         return torch.cat([colours.mean(1), colours.diff(dim=1).abs().mean(1), colours[:, -1]], dim=1)
 
 
+class TinyVGG(Lpips):
+    """AlexNet in the place of VGG16, and how many clips were compared."""
+
+    clips = 0
+
+    def forward(self, video: Tensor, other: Tensor) -> Tensor:
+        TinyVGG.clips += len(video)
+        return super().forward(video, other)
+
+
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "Inception", TinyInception)
     monkeypatch.setattr(evaluation, "I3D", TinyI3D)
-    monkeypatch.setattr(evaluation, "Lpips", lambda backbone="alex": Lpips())
+    monkeypatch.setattr(evaluation, "Lpips", lambda backbone="alex": TinyVGG() if backbone == "vgg" else Lpips())
     monkeypatch.setattr(evaluation, "LEAST_CLIPS", NUM_CLIPS)
     monkeypatch.setattr(TinyInception, "clips", 0)
     monkeypatch.setattr(TinyI3D, "clips", 0)
+    monkeypatch.setattr(TinyVGG, "clips", 0)
 
 
 @pytest.fixture(scope="module")
@@ -151,11 +162,12 @@ def test_real_clips_are_looked_at_once_whatever_the_number_of_methods(
     methods = {"close": close, "again": close}
     options: dict[str, Any] = {**few, "distributions": True, "cache": tmp_path}
     first = evaluate(methods, real, **options)
-    assert (TinyInception.clips, TinyI3D.clips) == (3 * NUM_CLIPS, 4 * NUM_CLIPS)
+    assert (TinyInception.clips, TinyI3D.clips, TinyVGG.clips) == (3 * NUM_CLIPS, 4 * NUM_CLIPS, 3 * NUM_CLIPS)
     changed = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert len(changed) == 3  # of repetition, too, for I3D
+    assert len(changed) == 4  # of repetition, too, for I3D and VGG16
     assert evaluate(methods, real, **options) == first
-    assert (TinyInception.clips, TinyI3D.clips) == (5 * NUM_CLIPS, 6 * NUM_CLIPS)  # the methods' alone
+    methods_alone = (5 * NUM_CLIPS, 6 * NUM_CLIPS, 5 * NUM_CLIPS)
+    assert (TinyInception.clips, TinyI3D.clips, TinyVGG.clips) == methods_alone
     assert changed == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     for path in changed:
         path.write_bytes(path.read_bytes()[:-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,14 @@ from trimtab.metrics.distributions import (
     kernel_distance,
     temporal_error,
 )
-from trimtab.metrics.features import in_parts, real_features
+from trimtab.metrics.features import in_parts, kept, real_features
 from trimtab.metrics.frames import Lpips, PerFrame, check_videos, psnr, sharpness, ssim
 from trimtab.metrics.i3d import I3D, LEAST_FRAMES, with_context
 from trimtab.metrics.inception import Inception
 from trimtab.metrics.intervals import NUM_RESAMPLES, mean_interval, paired_interval
 from trimtab.metrics.protocol import Evaluation, Figure
 from trimtab.metrics.weights import I3D_KINETICS, INCEPTION
-from trimtab.networks.storage import checksum
+from trimtab.networks import storage
 
 REPEAT_LAST_FRAME = "repeat last frame"
 REAL = "real"
@@ -101,7 +102,8 @@ def evaluate(
         effects: by name, tables that merge discrete actions of one effect for further action figures.
         distributions: add what costs most: the distances between sets of clips (`DISTANCES`), each left out, and said so,
             where the clips are too few or too short for it; LPIPS with VGG's weights; and the temporal error.
-        cache: a folder in which the features of the real videos, and of repetition, are kept for further calls.
+        cache: a folder in which what is made of real videos alone, their features and all of repetition that takes long, is
+            kept for further calls.
         notes: anything JSON that belongs to the protocol: dataset, sampler, seeds, fingerprints.
         seed: of the bootstrap, and of the jackknife of distances.
 
@@ -128,8 +130,7 @@ def evaluate(
     if distributions:
         vgg = Lpips("vgg").to(real.device)
         measured |= {
-            metric: {name: in_parts(vgg, video, real, of=f"{metric} of {name}") for name, video in videos.items()}
-            for metric in VGG
+            metric: {name: _vgg(vgg, name, video, real, cache) for name, video in videos.items()} for metric in VGG
         }
         measured["temporal error"] = {
             name: temporal_error(video, real, context, lpips) for name, video in videos.items()
@@ -179,7 +180,7 @@ def evaluate(
         "num_levels": len(levels.unique()),
         "num_context": context.shape[1],
         "num_predicted": real.shape[1],
-        "clips": checksum({"real": real, "context": context, "actions": _as_stored(actions)}, {}),
+        "clips": storage.checksum({"real": real, "context": context, "actions": _as_stored(actions)}, {}),
         "levels": levels.tolist(),
         "reference": reference,
         "metrics": definitions,
@@ -191,6 +192,16 @@ def evaluate(
         "notes": dict(notes or {}),
     }
     return Evaluation(tuple(figures), protocol)
+
+
+def _vgg(lpips: Lpips, method: str, video: Video, real: Video, cache: Path | None) -> PerFrame:
+    """LPIPS with VGG's weights; that of repetition, which is made of real frames and the same for every model, is kept."""
+    make = partial(in_parts, lpips, video, real, of=f"LPIPS (VGG) of {method}")
+    if method != REPEAT_LAST_FRAME or cache is None:
+        return make()
+    videos = storage.checksum({"video": video, "real": real}, {})
+    facts = {"metric": VGG["LPIPS (VGG)"], "weights": lpips.weights.sha256, "videos": videos}
+    return kept(make, cache, facts).to(real.device)
 
 
 def frame_figure(

@@ -1,8 +1,9 @@
-"""Features of many videos, made part by part, and those of real videos kept in a folder; knows no figure."""
+"""Features of many videos, made part by part, and what is made of real videos alone kept in a folder; knows no figure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,20 +53,34 @@ def real_features(
         ValueError: what the network refuses.
         OSError: the file cannot be written.
     """
-    of = f"{type(network).__name__} features of real clips"
+    make = partial(in_parts, network, video, of=f"{type(network).__name__} features of real clips")
     if cache is None:
-        return in_parts(network, video, of=of)
-    settings = {**identity(network), "frames": storage.checksum({"video": video}, {})}
+        return make()
+    return kept(make, cache, {**identity(network), "frames": storage.checksum({"video": video}, {})})
+
+
+def kept(make: Callable[[], Tensor], cache: Path, settings: Mapping[str, str]) -> Tensor:
+    """What `make` gives, on the CPU, read from a folder if it was made before.
+
+    Args:
+        make: what takes long.
+        cache: the folder, made if absent.
+        settings: all that makes its answers equal; the file is named by them, and one that is damaged, or of something
+            else, is made again.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     path = cache / f"{storage.checksum({}, settings)}.safetensors"
     try:
-        kept, kept_settings = storage.read(path)
-        if kept_settings == settings:
-            return kept["features"]
+        found, found_settings = storage.read(path)
+        if found_settings == settings:
+            return found["features"]
     except (FileNotFoundError, ValueError):
         pass  # made below
-    features = in_parts(network, video, of=of)
-    storage.write(path, {"features": features}, settings)
-    return features
+    made = make()
+    storage.write(path, {"features": made}, settings)
+    return made
 
 
 def identity(network: Inception | I3D) -> dict[str, str]:
