@@ -32,7 +32,7 @@ from trimtab.training import record_settings
 
 SCALES = {
     "smoke": Scale(
-        ("frozen prior", "from scratch", "product of experts", "AVID", "ControlNet"), 1, teraflops=100.0, num_clips=128,
+        ("frozen prior", "from scratch", "product of experts", "AVID", "ControlNet"), 1, teraflops=80.0, num_clips=128,
         num_frames=50_000,
     ),
     "tiny": Scale(tuple(METHODS), 3, teraflops=60.0, num_clips=128, num_frames=50_000),
