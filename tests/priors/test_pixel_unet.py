@@ -296,13 +296,17 @@ def test_it_is_trained_on_clips_whose_context_is_forgotten() -> None:
     assert not torch.allclose(some, told)
 
 
-# The one that ships
+# Those that ship
 
 
-def test_the_shipped_prior_is_small_whole_and_finite() -> None:
+@pytest.mark.parametrize("name", ["procgen", "tabletop"])
+def test_a_shipped_prior_is_small_and_the_one_of_its_card(name: str) -> None:
+    assert os.path.getsize(SHIPPED / f"{name}.safetensors") <= 15e6
+    assert load(name).fingerprint == json.loads((SHIPPED / f"{name}.json").read_text())["fingerprint"]
+
+
+def test_the_shipped_prior_is_whole_and_finite() -> None:
     path = SHIPPED / "procgen.safetensors"
-    assert path.is_file(), "the prior that the demo needs is not in the package"
-    assert os.path.getsize(path) <= 15e6
     prior = load("procgen")
     assert (prior.num_context, prior.num_frames, prior.frame_shape, prior.frame_rate) == (2, 8, (3, 64, 64), 15.0)
     assert all(value.isfinite().all() for value in prior.parameters())
