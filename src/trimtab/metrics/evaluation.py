@@ -197,7 +197,7 @@ def evaluate(
 def _vgg(lpips: Lpips, method: str, video: Video, real: Video, cache: Path | None) -> PerFrame:
     """LPIPS with VGG's weights; that of repetition, which is made of real frames and the same for every model, is kept."""
     make = partial(in_parts, lpips, video, real, of=f"LPIPS (VGG) of {method}")
-    if method != REPEAT_LAST_FRAME or cache is None:
+    if method != REPEAT_LAST_FRAME:
         return make()
     videos = storage.checksum({"video": video, "real": real}, {})
     facts = {"metric": VGG["LPIPS (VGG)"], "weights": lpips.weights.sha256, "videos": videos}

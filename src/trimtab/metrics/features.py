@@ -54,23 +54,23 @@ def real_features(
         OSError: the file cannot be written.
     """
     make = partial(in_parts, network, video, of=f"{type(network).__name__} features of real clips")
-    if cache is None:
-        return make()
     return kept(make, cache, {**identity(network), "frames": storage.checksum({"video": video}, {})})
 
 
-def kept(make: Callable[[], Tensor], cache: Path, settings: Mapping[str, str]) -> Tensor:
+def kept(make: Callable[[], Tensor], cache: Path | None, settings: Mapping[str, str]) -> Tensor:
     """What `make` gives, on the CPU, read from a folder if it was made before.
 
     Args:
         make: what takes long.
-        cache: the folder, made if absent.
+        cache: the folder, made if absent; without it nothing is kept.
         settings: all that makes its answers equal; the file is named by them, and one that is damaged, or of something
             else, is made again.
 
     Raises:
         OSError: the file cannot be written.
     """
+    if cache is None:
+        return make().cpu()
     path = cache / f"{storage.checksum({}, settings)}.safetensors"
     try:
         found, found_settings = storage.read(path)
@@ -78,7 +78,7 @@ def kept(make: Callable[[], Tensor], cache: Path, settings: Mapping[str, str]) -
             return found["features"]
     except (FileNotFoundError, ValueError):
         pass  # made below
-    made = make()
+    made = make().cpu()
     storage.write(path, {"features": made}, settings)
     return made
 
