@@ -355,6 +355,15 @@ def test_a_clamp_limits_the_clean_video(sampler) -> None:
 
 
 @pytest.mark.parametrize("sampler", EVERY)
+def test_samplers_are_called_alike_and_the_seed_moves_those_that_draw(sampler) -> None:
+    steps = pairs(schedules.linear(), 4)
+    one, other = (
+        sampler(Nonlinear("clean"), begin(), NOTHING, pairs=steps, seed=seed, samples=[7, 9]) for seed in (0, 1)
+    )
+    assert torch.equal(one, other) == (sampler is not ancestral)
+
+
+@pytest.mark.parametrize("sampler", EVERY)
 def test_a_start_that_is_not_float32_is_refused(sampler) -> None:
     with pytest.raises(ValueError, match="float32"):
         sampler(Nonlinear("noise"), begin().half(), NOTHING, pairs=pairs(schedules.linear(), 2))

@@ -190,12 +190,15 @@ def dpm_solver_pp_2m(
     *,
     pairs: Sequence[Step],
     clamp: Clamp | None = None,
+    seed: int = 0,
+    samples: Sequence[int] | Tensor | None = None,
     progress: Progress | None = None,
 ) -> Video:
     """DPM-Solver++ of second order, multistep, midpoint (Lu et al., arXiv 2211.01095); deterministic.
 
     The first step, and the step to a clean video, where log(alpha / sigma) is infinite, are of first order. The
-    arguments, the answer and the errors are those of `ancestral`.
+    arguments, the answer and the errors are those of `ancestral`; as it draws no noise, `seed` and `samples` change
+    nothing.
     """
     denoise, video = denoiser.bind(given), checked(start)
     earlier: tuple[Video, float] | None = None
@@ -219,12 +222,15 @@ def euler_flow(
     *,
     pairs: Sequence[Step],
     clamp: Clamp | None = None,
+    seed: int = 0,
+    samples: Sequence[int] | Tensor | None = None,
     progress: Progress | None = None,
 ) -> Video:
     """Euler steps along the flow, noise - clean (rectified flow: Liu et al., arXiv 2209.03003); deterministic.
 
     On a schedule that is no straight path the video is first divided by alpha + sigma, which makes it one. The step is
-    that of `ddim`, in the terms of flow models. The arguments, the answer and the errors are those of `ancestral`.
+    that of `ddim`, in the terms of flow models. The arguments, the answer and the errors are those of `ancestral`; as it
+    draws no noise, `seed` and `samples` change nothing.
     """
     denoise, video = denoiser.bind(given), checked(start)
     for here, there in progress(pairs) if progress else pairs:

@@ -59,9 +59,8 @@ class Imaginer:
         numbers = self.held.indices[first : first + len(given.context)].tolist()
         codec, length = self.prior.codec, self.held.clip.video.shape[1]
         noise = sampling.start_noise((length, *self.prior.frame_shape), self.seed, numbers)
-        more = {} if self.sample is sampling.dpm_solver_pp_2m else {"samples": numbers}  # of the noise of its steps
         sample = sampler(self.prior, self.num_steps, self.sample)
-        video = sample(self.denoiser, noise, replace(given, context=codec.encode(given.context)), **more)
+        video = sample(self.denoiser, noise, replace(given, context=codec.encode(given.context)), samples=numbers)
         return from_bytes(to_bytes(codec.decode(video)))
 
     def all(self) -> Video:

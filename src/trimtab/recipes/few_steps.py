@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -97,8 +96,7 @@ def sampled(avid: AVID, prior: PixelUNet, sample: Callable[..., Video], num_step
     for first in range(0, len(held.indices), 16):
         clip, indices = held.part(first, 16), held.indices[first : first + 16].tolist()
         noise = sampling.start_noise(tuple(clip.video.shape[1:]), seed, indices)
-        more = {} if sample is sampling.dpm_solver_pp_2m else {"samples": indices}
-        parts.append(to_bytes(partial(sample, pairs=pairs, clamp=(-1.0, 1.0), **more)(avid, noise, clip.given)))
+        parts.append(to_bytes(sample(avid, noise, clip.given, pairs=pairs, clamp=(-1.0, 1.0), samples=indices)))
     return from_bytes(torch.cat(parts))
 
 

@@ -144,9 +144,8 @@ def rollout(
         for first in range(0, length, prior.num_frames):
             told = actions[:, first : first + prior.num_frames]
             noise = sampling.start_noise((told.shape[1], *shape), seed + first, numbers)
-            drawn: dict[str, Any] = {"seed": seed + first, "samples": numbers}  # by its steps, if they draw anything
-            own = {} if sample is sampling.dpm_solver_pp_2m else drawn
-            video = draw(denoiser, noise, Conditioning(context=context, actions=told), **own)
+            given = Conditioning(context=context, actions=told)
+            video = draw(denoiser, noise, given, seed=seed + first, samples=numbers)
             parts.append(to_bytes(video))
             following = video if hand_over == "latents" else from_bytes(parts[-1])
             context = torch.cat([context, following], dim=1)[:, -prior.num_context :]
