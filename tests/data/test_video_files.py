@@ -1,5 +1,6 @@
 """Videos as any system writes them, written by other hands than ours and read back."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -64,6 +65,25 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
 def test_a_damaged_file_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}.*{message}"):
+        read_videos(tmp_path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_an_array_file_that_was_cut_is_named(save: Callable[..., None], kept: float, tmp_path: Path) -> None:
+    save(tmp_path / "cut.npz", one=frames())
+    content = (tmp_path / "cut.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(content[: round(kept * len(content))])
+    with pytest.raises(ValueError, match=r"cut\.npz holds no arrays"):
+        read_videos(tmp_path)
+
+
+def test_an_array_file_with_a_damaged_byte_is_named(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "worn.npz", one=np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8))
+    content = bytearray((tmp_path / "worn.npz").read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    (tmp_path / "worn.npz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"worn\.npz holds no arrays"):
         read_videos(tmp_path)
 
 

@@ -5,6 +5,8 @@ Pictures and arrays are read exactly; what a codec lost is lost.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,7 +64,7 @@ def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     try:
         loaded = np.load(path, allow_pickle=False)
         parts = {path.stem: loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded}
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} holds no arrays of numbers that can be read: {error}") from error
     for name, array in parts.items():
         if array.ndim == 5:
