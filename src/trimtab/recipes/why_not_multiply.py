@@ -16,6 +16,7 @@ from torch import Tensor
 
 from trimtab.adapters.avid import AVID
 from trimtab.adapters.composition import action_guidance, product_of_experts
+from trimtab.adapters.from_scratch import FromScratch
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
 from trimtab.core.values import Clip, Conditioning, Video
@@ -34,6 +35,9 @@ PARTS = 10
 
 FLOOR = "the target itself, by as many samples"
 
+TRAINED_WEIGHTS = (0.5, 0.8, 1.0)
+"""Of the expert that was trained, at which its product with the prior is sampled."""
+
 
 def why_not_multiply(
     *,
@@ -50,32 +54,22 @@ def why_not_multiply(
     context frame and the actions shift, and independent noise. The prior has other means, twice the spread, and knows no
     actions. The expert is the target itself: nothing is left to learn, and what is wrong is the composition's alone.
     Guidance adds the expert's answer with actions less its answer without them, in which the mean over actions is right and
-    how far they spread is not known. AVID sees the prior and clips of the target, never the target's formula.
+    how far they spread is not known. AVID sees the prior and clips of the target, never the target's formula; so does an
+    expert that is trained as long, alone, and then multiplied with the prior.
 
     Args:
         weights: of the expert; 0 is the prior alone.
-        minutes: of training for AVID.
+        minutes: of training for AVID, and for the expert that is trained.
         num_steps: sampling steps.
-        num_samples: of AVID for each of eight contexts and sequences of actions.
-        seed: of AVID's weights, clips and samples.
+        num_samples: of what is trained, for each of eight contexts and sequences of actions.
+        seed: of weights, clips and samples.
         output: run folder; why_not_multiply.png and why_not_multiply.json in it are the result.
     """
     settings = {"minutes": minutes, "seed": seed}
     record_settings(output, "why-not-multiply", settings)
     target, prior = worlds()
     clips = TargetClips(target)
-    torch.manual_seed(seed)
-    avid = AVID(prior, num_actions=NUM_ACTIONS, widths=(32, 64), depths=(1, 1), patch=1)
-    fit(
-        DenoisingLoss(avid, prior.schedule, seed=seed),
-        clips,
-        Budget(seconds=60 * minutes),
-        folder=output / "avid",
-        title="AVID",
-        lengths=(SHAPE[0],),
-        seed=seed,
-    )
-    avid.eval()
+    avid, expert = (trained(build, prior, clips, minutes, seed, output) for build in (AVID, FromScratch))
     given = clips.batch(np.arange(8)).given
     compositions: dict[str, Callable[[float], Denoiser]] = {
         "product of experts": lambda weight: product_of_experts(prior, target, weight),
@@ -86,19 +80,21 @@ def why_not_multiply(
     sampled = partial(sampled_divergence, target=target, given=given, steps=steps, seed=seed, num=num_samples)
     ends = {name: [exact(compose(weight))[-1] for weight in weights] for name, compose in compositions.items()}
     by_samples = {"AVID, trained": sampled(avid), FLOOR: sampled(target)}
+    products = {weight: sampled(product_of_experts(prior, expert, weight)) for weight in TRAINED_WEIGHTS}
     ends |= {name: [on_the_way[-1]] * len(weights) for name, on_the_way in by_samples.items()}
     best = {name: weights[int(np.argmin(ends[name]))] for name in compositions}
     inner = {name: min(inside(weights, ends[name]), default=float("nan")) for name in compositions}
     ways = {"prior alone": exact(prior)}
     ways |= {f"{name}, weight {at:g}": exact(compositions[name](at)) for name in compositions for at in (0.5, 0.8)}
-    ways |= by_samples
+    ways |= {f"product with a trained expert, weight {weight:g}": way for weight, way in products.items()} | by_samples
     noise = [part[-1][1].sigma for part in in_parts(steps)]
     found = {
         "settings": settings | {"weights": list(weights), "num_steps": num_steps, "num_samples": num_samples},
         "divergence": ends, "best weight": best, "noise": noise, "divergence on the way": ways,
     }  # fmt: skip
     write_whole(output / "why_not_multiply.json", json.dumps(found, indent=2) + "\n")
-    plot(weights, ends, noise, ways, output / "why_not_multiply.png")
+    at_ends = {weight: way[-1] for weight, way in products.items()}
+    plot(weights, ends, at_ends, noise, ways, output / "why_not_multiply.png")
     console = Console()
     for what, places, rows in (("at weights", weights, ends), ("on the way, at noise", noise, ways)):
         console.print(
@@ -111,6 +107,24 @@ def why_not_multiply(
     for name in compositions:
         console.print(f"{name}: least at weight {best[name]:g}; strictly between prior and expert {inner[name]:.4f}")
     console.print(f"picture in {output / 'why_not_multiply.png'}")
+
+
+def trained(
+    build: type[AVID | FromScratch], prior: GaussianPrior, clips: TargetClips, minutes: float, seed: int, output: Path
+) -> Denoiser:
+    """A small network of this kind, trained for so long."""
+    torch.manual_seed(seed)
+    model = build(prior, num_actions=NUM_ACTIONS, widths=(32, 64), depths=(1, 1), patch=1)
+    fit(
+        DenoisingLoss(model, prior.schedule, seed=seed),
+        clips,
+        Budget(seconds=60 * minutes),
+        folder=output / build.__name__.lower(),
+        title=build.__name__,
+        lengths=(SHAPE[0],),
+        seed=seed,
+    )
+    return model.eval()
 
 
 def worlds() -> tuple[GaussianPrior, GaussianPrior]:
@@ -212,15 +226,19 @@ def inside(weights: Sequence[float], values: Sequence[float]) -> list[float]:
 def plot(
     weights: Sequence[float],
     ends: Mapping[str, Sequence[float]],
+    products: Mapping[float, float],
     noise: Sequence[float],
     ways: Mapping[str, Sequence[float]],
     path: Path,
 ) -> None:
-    """Divergence of the samples against weight; and on the way there, against noise."""
+    """Divergence of the samples against weight, as points with a trained expert; and on the way, against noise."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
+    left.scatter(
+        list(products), list(products.values()), label="product with a trained expert", color="black", zorder=3
+    )
     for axes, places, curves in ((left, weights, ends), (right, noise, ways)):
         for name, values in curves.items():
             style = {"color": "0.5", "linestyle": ":"} if name == FLOOR else {"marker": "o", "markersize": 3}
