@@ -1,6 +1,7 @@
 """What the benchmarks measure that must hold on every machine."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,23 +17,28 @@ def test_training_an_adapter_takes_little_more_memory_than_it_must() -> None:
     assert memory.measure("embedded", 4) <= 1.15
 
 
-def test_adaptations_are_compared_with_the_very_calls_that_they_are_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("measure", "number"), [(speed.compositions, 4), (speed.adaptations, 2)])
+def test_what_is_composed_is_compared_with_the_very_calls_that_it_is_made_of(
+    measure: Callable[..., None], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both do as many operations, so that what is left of the time is what composing costs."""
-    compared: list[tuple[int, int]] = []
+    compared: dict[str, tuple[int, int]] = {}
 
     def compare(cases, given, noisy, level, rounds) -> None:
-        for composed, networks in cases.values():
+        for name, (composed, networks) in cases.items():
             ask = composed.bind(given)
             with torch.no_grad():
                 whole = speed.operations(lambda: ask(noisy, level))  # noqa: B023
-                compared.append((whole, sum(map(speed.operations, networks))))
+                compared[name] = whole, sum(map(speed.operations, networks))
 
     monkeypatch.setattr(speed, "compare", compare)
-    speed.adaptations(batch=1)
-    (standard, networks), (inverse, others) = compared
-    assert standard == networks
-    assert inverse == others
-    assert inverse > standard > 0  # the large prior is asked twice, not once
+    measure(batch=1)
+    assert len(compared) == number
+    for whole, called in compared.values():
+        assert whole == called > 0
+    if measure is speed.adaptations:
+        standard, inverse = compared.values()
+        assert inverse > standard  # the large prior is asked twice, not once
 
 
 def test_memory_is_counted_once_and_by_what_lies_behind() -> None:
