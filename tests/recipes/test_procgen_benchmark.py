@@ -16,11 +16,11 @@ from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.recipes import _coinrun
 from trimtab.recipes import procgen_rollouts as rollouts
 from trimtab.recipes._benchmark import cells_in
-from trimtab.recipes._benchmark_report import Words, write_report
+from trimtab.recipes._benchmark_report import Words, horizons, write_report
 from trimtab.recipes._benchmark_results import ALIKE, Results, check_alike, check_budgets
-from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, TRAININGS
+from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, SIZES, TRAININGS, VARIED
 from trimtab.recipes.procgen_benchmark import SCALES, procgen_benchmark
-from trimtab.recipes.procgen_choices import chosen, procgen_choices
+from trimtab.recipes.procgen_choices import CHOICES, chosen, procgen_choices
 from trimtab.recipes.procgen_prior import PAPER
 
 CHEAP = ("frozen prior", "from scratch", "product of experts", "AVID", "AVID, small", "AVID, asked")
@@ -85,23 +85,40 @@ def test_choices_have_the_lowest_loss_on_validation_levels(finished: Finished) -
 
 def test_choices_are_added_to_those_that_were_recorded(finished: Finished, tmp_path: Path) -> None:
     record = tmp_path / "choices.json"
-    record.write_text(json.dumps({"lora": {"learning_rate": 0.1}, "avid": {"learning_rate": 0.2}}))
+    elsewhere = {"protocol": {"prior": "another"}}
+    record.write_text(
+        json.dumps({"lora": {"learning_rate": 0.1} | elsewhere, "avid": {"learning_rate": 0.2} | elsewhere})
+    )
     settings = json.loads((finished.folder / "choices" / "settings.json").read_text())["settings"]
     datasets = finished.settings["datasets"]
     procgen_choices(
         **settings, trainings=("avid",), datasets=datasets, output=finished.folder / "choices", record=record
     )
-    assert chosen("lora", TRAININGS["lora"], record) == 0.1
-    assert chosen("avid", TRAININGS["avid"], record) == chosen(
-        "avid", TRAININGS["avid"], finished.folder / "choices.json"
-    )
+    prior = pixel_unet.load(finished.settings["prior"])
+    with pytest.warns(UserWarning, match=f"chosen beside prior another, not {prior.fingerprint}"):
+        assert chosen("lora", TRAININGS["lora"], record, prior) == 0.1
+    known = json.loads((finished.folder / "choices.json").read_text())
+    assert chosen("avid", TRAININGS["avid"], record, prior) == known["avid"]["learning_rate"]
 
 
 def test_a_training_that_nothing_was_chosen_for_is_refused(finished: Finished) -> None:
     with pytest.raises(ValueError, match="procgen-choices --trainings lora"):
-        chosen("lora", TRAININGS["lora"], finished.folder / "choices.json")
+        chosen("lora", TRAININGS["lora"], finished.folder / "choices.json", paper_prior())
     with pytest.raises(ValueError, match="no trainings"):
         procgen_choices(trainings=("magic",), output=finished.folder / "none")
+
+
+def test_it_is_refused_before_anything_else_is_trained(finished: Finished, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="procgen-choices --trainings lora"):
+        finished.again(methods=("from scratch", "LoRA"), seeds=(1,), output=tmp_path)
+    assert not (tmp_path / "trainings").exists()
+
+
+@pytest.mark.parametrize("scale", ["smoke", "paper"])
+def test_a_learning_rate_was_chosen_for_all_that_a_scale_trains(scale: str) -> None:
+    prior, size = pixel_unet.load("procgen"), SCALES[scale]
+    for name in {METHODS[method].training for method in size.methods} - {None}:
+        assert 0 < chosen(name, size.trainings[name], CHOICES, prior) < 0.1
 
 
 def test_every_cell_keeps_its_figures_and_how_they_came_about(finished: Finished) -> None:
@@ -121,6 +138,24 @@ def test_every_cell_keeps_its_figures_and_how_they_came_about(finished: Finished
     assert steps["AVID"] < steps["from scratch"]  # as the prior's operations count, too
     small, usual = (cells[name].protocol["notes"]["training"]["parameters"] for name in ("AVID, small", "AVID"))
     assert small < usual
+
+
+@pytest.mark.slow
+def test_every_method_makes_a_cell(finished: Finished, tmp_path: Path) -> None:
+    beside = {"protocol": {"prior": pixel_unet.load(finished.settings["prior"]).fingerprint}}
+    rates = tmp_path / "choices.json"
+    rates.write_text(json.dumps({name: {"learning_rate": 1e-3} | beside for name in TRAININGS}))
+    names = [name for name in METHODS if name not in CHEAP]
+    finished.again(methods=names, choices=rates, output=tmp_path / "run")
+    found = Results(cells_in(tmp_path / "run" / "cells"), METHODS)
+    assert list(found.cells) == names
+    for name in names:
+        notes = found.notes(name)
+        assert notes["training"]["steps"] > 0
+        assert 0 < found.figure(name, "LPIPS").mean < 1
+        assert (notes["strength"] in METHODS[name].strengths) or not METHODS[name].strengths
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert all(name in page for name in names if METHODS[name].along is None)
 
 
 def test_the_product_is_of_the_expert_that_was_trained_alone(finished: Finished) -> None:
@@ -167,7 +202,8 @@ def test_the_models_dream_on(finished: Finished, monkeypatch: pytest.MonkeyPatch
     page = (run / "rollouts.html").read_text()
     assert all(f"{name} can be trusted for" in page for name in CHEAP)
     finished.again()  # now the benchmark's page says so, too
-    assert "AVID can be trusted for" in (run / "report.html").read_text()
+    assert "AVID, seed 0, can be trusted for" in (run / "report.html").read_text()
+    assert horizons(run / "rollouts.json", "another prior") == []
     with pytest.raises(ValueError, match="no finished cell of seed 0"):
         rollouts.models_of(tmp_path, tmp_path, pixel_unet.load(finished.settings["prior"]), SCALES["smoke"], seed=0)
 
@@ -208,6 +244,10 @@ def test_figures_over_seeds_are_of_every_metric(finished: Finished, tmp_path: Pa
     same = found.across_seeds("AVID", "PSNR")
     assert same.low == same.mean == same.high == pytest.approx(other.figure("AVID", "PSNR").overall.mean)
     assert found.loss_across_seeds("AVID").num_clips == 2
+    assert list(found.noted("mask")) == ["AVID, seed 0", "AVID, seed 1"]
+    assert found.listening("AVID") == Results(cells, METHODS).listening("AVID")
+    assert found.listening("frozen prior") == "–"
+    assert found.per_step("AVID", "LPIPS") == pytest.approx(other.figure("AVID", "LPIPS").per_step)
     page = write_report(
         tmp_path / "page.html", [*cells, second], pictures=finished.folder / "run" / "pictures", methods=METHODS,
         words=Words("title", "level", ("left",)),
@@ -239,6 +279,18 @@ def test_every_method_names_a_training_and_every_training_is_used() -> None:
     assert set(PAPER_TRAININGS) <= {*TRAININGS}
     assert all(training.like is None or training.like in TRAININGS for training in TRAININGS.values())
     assert all(method.varies is None or method.varies in METHODS for method in METHODS.values())
+
+
+def test_what_is_compared_at_equal_size_has_equally_many_weights() -> None:
+    prior = pixel_unet.load("procgen")
+    others = {"controlnet", "finetune", *(f"{name}-{size}" for name in VARIED.values() for size in SIZES)}
+    counts = {}
+    for name in set(TRAININGS) - others:
+        model, _ = TRAININGS[name].assembled(prior, 0, _coinrun.COINRUN_ACTIONS)
+        counts[name] = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    assert counts.keys() >= {"scratch", "classifier", "controlnet-small", "lora", "avid"}
+    assert max(counts.values()) < 1.03 * counts["avid"]
+    assert min(counts.values()) > 0.97 * counts["avid"]
 
 
 @pytest.mark.parametrize(

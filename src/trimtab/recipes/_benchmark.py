@@ -137,8 +137,8 @@ class Bench:
     def run(self, methods: Sequence[str] | None, seeds: Iterable[int] | None, cells: Path, *, dry_run: bool) -> None:
         """Make the cells that are missing, of all the scale's methods and seeds or of these, and the report of all.
 
-        Raises ValueError for a method that there is not, or that is told what nobody says, and for cells of another prior,
-        sampler or division of levels in the same folder.
+        Raises ValueError for a method that there is not, that is told what nobody says, or that no learning rate was chosen
+        for, and for cells of another prior, sampler or division of levels in the same folder.
         """
         names, console = self.size.methods if methods is None else methods, Console()
         if unknown := [name for name in names if name not in self.methods]:
@@ -148,6 +148,8 @@ class Bench:
                 f"{deaf} are told texts, and the clips have none, or this prior hears none; leave them out"
             )
         check_alike(cells_in(cells, self.methods), self.facts)
+        for training in filter(None, (self.methods[name].training for name in names)):
+            self.rate(training, self.size.trainings[training])  # refused now, and not when hours have passed
         for seed in range(self.size.num_seeds) if seeds is None else seeds:
             for name in names:
                 path = cells / f"{slug(name)}-{seed}.json"

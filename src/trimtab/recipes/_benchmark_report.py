@@ -90,7 +90,8 @@ def write_report(
         f"{protocol['num_clips']} clips of {protocol['num_levels']} held-out {words.level}s, "
         f"prior {protocol['notes']['prior']}",
     )
-    report.summary([*findings(results), *horizons(path.with_name("rollouts.json"))])
+    rollouts = path.with_name("rollouts.json")
+    report.summary([*findings(results), *horizons(rollouts, protocol["notes"]["prior"])])
     shown = {name: kept for name in results.methods if (kept := kept_pictures(pictures, name))}
     strips(report, results, shown, words)
     tables(report, results, words)
@@ -141,15 +142,16 @@ def findings(results: Results) -> list[str]:
     return said
 
 
-def horizons(rollouts: Path) -> list[str]:
-    """How far each method can be trusted, in sentences, if `trimtab procgen-rollouts` left its figures there."""
+def horizons(rollouts: Path, prior: str) -> list[str]:
+    """How far each method can be trusted, in sentences, if `trimtab procgen-rollouts` left figures of this prior there."""
     if not rollouts.exists():
         return []
     found = Evaluation.from_json(rollouts.read_text())
-    length = found.protocol["num_predicted"]
+    length, notes = found.protocol["num_predicted"], found.protocol["notes"]
     return [
-        f"{name} can be trusted for {frames} of {length} frames of a longer rollout."
-        for name, frames in found.protocol["notes"]["trusted frames"].items()
+        f"{name}, seed {notes['seed']}, can be trusted for {frames} of {length} frames of a longer rollout."
+        for name, frames in notes["trusted frames"].items()
+        if notes["prior"] == prior
     ]
 
 
@@ -171,7 +173,10 @@ def tables(report: Report, results: Results, words: Words) -> None:
     rows = [REPEAT_LAST_FRAME, *results.methods]
     definitions = protocol["metrics"]
     report.section(
-        "How good they are", f"All means with 95% intervals over {words.level}s; of several seeds the clips' means."
+        "How good they are",
+        f"Means with 95% intervals over {words.level}s. Of several seeds each clip's values are averaged first; distances, "
+        "ratios, losses and what wrong actions cost are averaged with both ends of their intervals, which are therefore "
+        "those of one training.",
     )
     for caption, metrics, names in (
         ("Frames, each beside its own", PICTURES, rows),
@@ -229,10 +234,8 @@ def tables(report: Report, results: Results, words: Words) -> None:
                 f"Across training seeds, {caption}: mean, and the interval of Student's t.",
             )  # fmt: skip
     steps = list(range(1, protocol["num_predicted"] + 1))
-    per_step = {REPEAT_LAST_FRAME: list(results.first.figure(REPEAT_LAST_FRAME, "LPIPS").per_step)}
-    per_step |= {name: list(results.cells[name][0].figure(name, "LPIPS").per_step) for name in results.methods}
     report.curves(
-        {name: (steps, values) for name, values in per_step.items()},
+        {name: (steps, results.per_step(name, "LPIPS")) for name in rows},
         "LPIPS of each predicted frame; lower is better.", "predicted frame", "LPIPS",
     )  # fmt: skip
 
@@ -241,7 +244,9 @@ def cost(notes: Mapping[str, Any]) -> list[Cell]:
     training = notes["training"]
     if not training:
         return ["–"] * 5
-    strength = "" if notes["strength"] is None else f", strength {notes['strength']:g}"
+    tried = [float(strength) for strength in notes["strengths tried (LPIPS on validation levels)"]]
+    at_end = ", the last of those tried" if notes["strength"] in (*tried[:1], *tried[-1:]) else ""
+    strength = "" if notes["strength"] is None else f", strength {notes['strength']:g}{at_end}"
     chosen = f"learning rate {training['learning_rate']:g}{strength}"
     return [
         f"{training['parameters']:,}",
@@ -254,7 +259,7 @@ def cost(notes: Mapping[str, Any]) -> list[Cell]:
 
 def listening(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]], words: Words) -> None:
     """A table of all, and AVID in detail."""
-    heard = {name: found for name in results.methods if (found := results.notes(name).get("listening"))}
+    heard = results.noted("listening")
     if not heard:
         return
     verdicts = (f"{name}: {found['verdict']}" for name, found in heard.items())
@@ -287,7 +292,7 @@ def listening(report: Report, results: Results, shown: Mapping[str, Mapping[str,
 
 def masks(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]]) -> None:
     """What each learned mask does, in figures and as maps."""
-    found = {name: mask for name in results.methods if (mask := results.notes(name).get("mask"))}
+    found = results.noted("mask")
     if not found:
         return
     said = [f"{name}: {failure}" for name, mask in found.items() for failure in mask["failures"]]
@@ -309,9 +314,9 @@ def masks(report: Report, results: Results, shown: Mapping[str, Mapping[str, Ten
             curves[name] = (places, values)
         report.curves(curves, f"Mean trust in the prior by {what} (0 is clean, 1 pure noise)."
                       if what == "noise level" else f"Mean trust in the prior by {what}.", what, "mask")  # fmt: skip
-    for name in found:
+    for name in results.methods:
         if (maps := shown.get(name, {}).get("mask")) is not None:
-            noises = [f"noise {float(noise):.2f}" for noise in found[name]["by_noise"]]
+            noises = [f"noise {float(noise):.2f}" for noise in results.notes(name)["mask"]["by_noise"]]
             report.strips(
                 {"mean mask": maps}, f"{name}: the mean mask at each place, over clips.", labels=noises,
                 stills=sorted({0, len(noises) - 1}),
@@ -356,10 +361,8 @@ def markdown(results: Results) -> str:
     rows = [["method", "needs weights", "trained parameters", "denoising loss", *metrics, "wrong actions cost"]]
     rows.append(["---"] * len(rows[0]))
     for name in (REAL, REPEAT_LAST_FRAME, *results.methods):
-        heard = results.notes(name).get("listening") if name in results.cells else None
-        score = f"{Interval(**heard['score'])}" if heard else "–"
         figures = [results.loss(name), *(results.figure(name, metric) for metric in metrics)]
         trained = results.notes(name)["training"] if name in results.cells else None
         parameters = f"{trained['parameters']:,}" if trained else "–"
-        rows.append([name, results.needs_weights(name), parameters, *map(str, figures), score])
+        rows.append([name, results.needs_weights(name), parameters, *map(str, figures), str(results.listening(name))])
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)

@@ -57,6 +57,26 @@ class Results:
         notes: Mapping[str, Any] = self.cells[method][0].protocol["notes"]
         return notes
 
+    def noted(self, key: str) -> dict[str, Any]:
+        """What each cell of the main table notes of something, by method; of several seeds, by method and seed."""
+        found = {}
+        for name in self.methods:
+            for notes in (cell.protocol["notes"] for cell in self.cells[name]):
+                if key in notes:
+                    found[name if len(self.cells[name]) == 1 else f"{name}, seed {notes['seed']}"] = notes[key]
+        return found
+
+    def listening(self, method: str) -> Cell:
+        """What wrong actions cost."""
+        notes = [cell.protocol["notes"] for cell in self.cells.get(method, [])]
+        heard = [Interval(**some["listening"]["score"]) for some in notes if "listening" in some]
+        return mean_of(heard) if heard else "–"
+
+    def per_step(self, method: str, metric: str) -> list[float]:
+        """A metric of each predicted frame, averaged over seeds."""
+        steps = [cell.figure(method, metric).per_step for cell in self.cells.get(method, [self.first])]
+        return [sum(values) / len(steps) for values in zip(*steps, strict=True)]
+
     def figure(self, method: str, metric: str) -> Cell:
         """A metric over seeds: clips averaged over seeds, levels resampled; of distances the mean over seeds."""
         try:
@@ -92,10 +112,8 @@ class Results:
         alike = [name for name in self.cells if (self.known[name].varies, self.known[name].along) == (method, along)]
         found = []
         for name in (method, *alike):
-            cells = self.cells.get(name)
-            if cells and metric in cells[0].protocol["metrics"]:
-                training = cells[0].protocol["notes"]["training"]
-                found.append((float(training[along]), cells[0].figure(name, metric).overall.mean))
+            if name in self.cells and isinstance(figure := self.figure(name, metric), Interval):
+                found.append((float(self.notes(name)["training"][along]), figure.mean))
         return sorted(found)
 
     def loss(self, method: str) -> Cell:

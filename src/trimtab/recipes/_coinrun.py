@@ -13,6 +13,9 @@ from trimtab.recipes.record_procgen import procgen_episodes
 
 Policy = Literal["sticky", "uniform"]
 
+OF_POLICY: dict[Policy, str] = {"sticky": "", "uniform": "-uniform"}
+"""How the names of the sets end."""
+
 COINRUN_ACTIONS = {"num_actions": NUM_ACTIONS}
 """As adapters are told of them."""
 
@@ -25,30 +28,33 @@ TRAINING_LEVELS, VALIDATION_LEVELS, TEST_LEVELS = "0-499", "5000-5499", "10000-1
 
 def training_clips(prior: PixelUNet, num_frames: int, datasets: Path, policy: Policy = "sticky") -> Clips:
     """Recorded coinrun, levels 0-499."""
-    folder = datasets / (f"coinrun-train-{num_frames}" + ("" if policy == "sticky" else f"-{policy}"))
+    folder = datasets / f"coinrun-train-{num_frames}{OF_POLICY[policy]}"
     episodes = procgen_episodes(num_levels=500, num_frames=num_frames, policy=policy, output=folder)
     return Clips(episodes, prior.num_context, prior.num_frames)
 
 
-def held_out(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:
+def held_out(prior: PixelUNet, num_clips: int, datasets: Path, policy: Policy = "sticky") -> Held:
     """Clips of levels 10000-10999, one a level up to `MANY`, the same every time. Nothing is trained or chosen on them."""
-    return _held(prior, num_clips, datasets / "coinrun-test", first_level=10_000, num_levels=1000, seed=1)
+    return _held(prior, num_clips, datasets / "coinrun-test", policy, first_level=10_000, num_levels=1000, seed=1)
 
 
-def validation(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:
+def validation(prior: PixelUNet, num_clips: int, datasets: Path, policy: Policy = "sticky") -> Held:
     """Clips of levels 5000-5499, to choose weights, scales and rates on."""
-    return _held(prior, num_clips, datasets / "coinrun-validation", first_level=5000, num_levels=500, seed=2)
+    return _held(prior, num_clips, datasets / "coinrun-validation", policy, first_level=5000, num_levels=500, seed=2)
 
 
 MANY = 256
 """More held-out clips than this are of a larger set of their own, with up to four of a level."""
 
 
-def _held(prior: PixelUNet, num_clips: int, folder: Path, *, first_level: int, num_levels: int, seed: int) -> Held:
+def _held(
+    prior: PixelUNet, num_clips: int, folder: Path, policy: Policy, *, first_level: int, num_levels: int, seed: int
+) -> Held:
     many = num_clips > MANY
+    name = f"{folder.name}-{num_clips}" if many else folder.name
     episodes = procgen_episodes(
         first_level=first_level, num_levels=num_levels, num_frames=96 * num_clips if many else 24_000,
-        max_episode_frames=48, seed=seed, output=folder.with_name(f"{folder.name}-{num_clips}") if many else folder,
+        max_episode_frames=48, seed=seed, policy=policy, output=folder.with_name(f"{name}{OF_POLICY[policy]}"),
     )  # fmt: skip
     clips = Clips(episodes, prior.num_context, prior.num_frames)
     return Held.of(clips, clips.evenly(num_clips, per_level=4 if many else 1))

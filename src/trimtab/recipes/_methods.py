@@ -54,7 +54,7 @@ class Training:
 
     Attributes:
         build: the adapter's class, called as ``build(prior, **options)``, with what actions there are among the options.
-        options: of `build`; adapters, small ControlNet and low-rank changes have about equally many weights.
+        options: of `build`; adapters, classifier, small ControlNet and low-rank changes have equally many weights.
         task: called as ``task(model, schedule, seed)``, gives the loss.
         passes: how often each batch is trained on; if more than once, the prior is asked once, and remembers.
         num_frames: recorded frames to train on; None for the benchmark's.
@@ -192,7 +192,7 @@ PAPER_TRAININGS: dict[str, Training] = {
 }
 """At the paper's sizes and rates, around a prior of `trimtab procgen-prior --size paper`."""
 
-SHARES = (0.2, 0.4, 0.6, 0.8)
+SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 """Of an expert in a product. At 0 the prior is alone, at 1 the expert."""
 
 

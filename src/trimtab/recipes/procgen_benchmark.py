@@ -35,7 +35,7 @@ SCALES = {
         ("frozen prior", "from scratch", "product of experts", "AVID", "ControlNet"), 1, teraflops=80.0, num_clips=128,
         num_frames=50_000,
     ),
-    "tiny": Scale(tuple(METHODS), 3, teraflops=60.0, num_clips=128, num_frames=50_000),
+    "tiny": Scale(tuple(METHODS), 3, teraflops=48.0, num_clips=128, num_frames=50_000),
     "paper": Scale(
         tuple(name for name, method in METHODS.items() if method.training in {None, *PAPER_TRAININGS}), 1,
         teraflops=3e6, num_clips=1024, num_frames=500_000, batch_size=64, lengths=(8,), num_steps=200,
@@ -45,7 +45,7 @@ SCALES = {
 }  # fmt: skip
 
 POLICIES: dict[str, Policy] = {"smoke": "sticky", "tiny": "sticky", "paper": "uniform"}
-"""Who played what is trained on."""
+"""Who played what is trained and measured on."""
 
 
 def procgen_benchmark(
@@ -96,7 +96,7 @@ def procgen_benchmark(
     record_settings(output, "procgen-benchmark", {"scale": scale, **own, "prior": prior})
     frozen = pixel_unet.load(prior)
     domain = coinrun(frozen, datasets, POLICIES[scale])
-    bench = Bench(frozen, domain, SCALES[scale].but(own), output, partial(chosen, path=choices))
+    bench = Bench(frozen, domain, SCALES[scale].but(own), output, partial(chosen, path=choices, prior=frozen))
     bench.run(methods, seeds, cells or output / "cells", dry_run=dry_run)
 
 
@@ -104,8 +104,8 @@ def coinrun(prior: PixelUNet, datasets: Path, policy: Policy) -> Domain:
     """What the Procgen prior is adapted to."""
     return Domain(
         training=partial(training_clips, prior, datasets=datasets, policy=policy),
-        validation=partial(validation, prior, datasets=datasets),
-        test=partial(held_out, prior, datasets=datasets),
+        validation=partial(validation, prior, datasets=datasets, policy=policy),
+        test=partial(held_out, prior, datasets=datasets, policy=policy),
         levels={"training": TRAINING_LEVELS, "validation": VALIDATION_LEVELS, "test": TEST_LEVELS},
         actions=COINRUN_ACTIONS,
         idle=IDLE,

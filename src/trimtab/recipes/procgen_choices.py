@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 
 from trimtab.core.files import write_whole
 from trimtab.priors import pixel_unet
+from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._coinrun import COINRUN_ACTIONS, VALIDATION_LEVELS, training_clips, validation
 from trimtab.recipes._held import Held
 from trimtab.recipes._methods import TRAININGS, Training
@@ -108,13 +110,22 @@ def validation_loss(task: nn.Module, held: Held, batch_size: int = 32) -> float:
     return total / len(held.indices)
 
 
-def chosen(name: str, training: Training, path: Path) -> float:
-    """The learning rate that was chosen for a training, or that leaves no choice. Raises ValueError if none was."""
+def chosen(name: str, training: Training, path: Path, prior: PixelUNet) -> float:
+    """The learning rate that was chosen for a training, or that leaves no choice.
+
+    Warns if it was chosen beside another prior than this. Raises ValueError if none was chosen.
+    """
     if len(training.rates) == 1:
         return training.rates[0]
     found, name = json.loads(path.read_text()) if path.exists() else {}, training.like or name
     if name not in found:
         raise ValueError(
             f"nothing was chosen for {name!r} yet; run `trimtab procgen-choices --trainings {name} --record {path}`"
+        )
+    if (beside := found[name]["protocol"]["prior"]) != prior.fingerprint:
+        warnings.warn(
+            f"learning rates in {path.name} were chosen beside prior {beside}, not {prior.fingerprint}; `trimtab "
+            "procgen-choices --prior` chooses them anew",
+            stacklevel=2,
         )
     return float(found[name]["learning_rate"])
