@@ -245,7 +245,7 @@ def cost(notes: Mapping[str, Any]) -> list[Cell]:
     if not training:
         return ["–"] * 5
     tried = [float(strength) for strength in notes["strengths tried (LPIPS on validation levels)"]]
-    at_end = ", the last of those tried" if notes["strength"] in (*tried[:1], *tried[-1:]) else ""
+    at_end = ", an end of those tried" if notes["strength"] in (*tried[:1], *tried[-1:]) else ""
     strength = "" if notes["strength"] is None else f", strength {notes['strength']:g}{at_end}"
     chosen = f"learning rate {training['learning_rate']:g}{strength}"
     return [
