@@ -87,8 +87,9 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     assert found["best weight"]["product of experts"] == 1.0  # which is the expert alone
     ways = found["divergence on the way"]
     assert set(ways) >= {"prior alone", "product of experts, weight 0.5", "AVID, trained", experiment.FLOOR}
-    untrained = [ways[f"product with a trained expert, weight {weight:g}"][-1] for weight in experiment.TRAINED_WEIGHTS]
-    assert untrained == sorted(untrained)  # the more say it has, the worse: so shortly trained it is below the prior
+    weights = experiment.TRAINED_WEIGHTS
+    products = [ways[f"product with a trained expert, weight {weight:g}"][-1] for weight in weights]
+    assert products == sorted(products)  # an expert that was trained so shortly is worse than the prior
     assert {len(way) for way in ways.values()} == {10} == {len(found["noise"])}
     assert found["noise"][-1] == 0
     assert ways["prior alone"][-1] == product[0]
