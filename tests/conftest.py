@@ -18,6 +18,16 @@ def _seeded() -> None:
 
 
 @pytest.fixture
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 products on every processor, so that comparisons are sharp."""
+    from trimtab.networks import precision  # not above, where shape annotations would not be enforced in it yet
+    from trimtab.priors import pixel_unet
+
+    for module in (precision, pixel_unet):
+        monkeypatch.setattr(module, "matrix_dtype", lambda device_type: torch.float32)
+
+
+@pytest.fixture
 def without_shape_types() -> Iterator[None]:
     """As users run it: the shape annotations are not enforced, so the library's own checks must speak."""
     jaxtyping.config.update("jaxtyping_disable", True)

@@ -21,7 +21,6 @@ from trimtab.core.contracts import BoundDenoiser, Prior
 from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video
 from trimtab.diffusion.noise import gaussian_noise
 from trimtab.diffusion.sampling import ddim, pairs
-from trimtab.networks import precision
 from trimtab.priors import gaussian, pixel_unet
 from trimtab.world_model import Sampler, WorldModel
 
@@ -191,11 +190,8 @@ def test_reset_without_a_seed_goes_on_to_fresh_draws(world: Callable[..., WorldM
     assert distance(first, second) > 5  # the same start and actions, but other noise
 
 
-def test_the_rest_of_the_batch_changes_nothing(
-    world: Callable[..., WorldModel], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (precision, pixel_unet):
-        monkeypatch.setattr(module, "matrix_dtype", lambda device_type: torch.float32)
+@pytest.mark.usefixtures("exact_products")
+def test_the_rest_of_the_batch_changes_nothing(world: Callable[..., WorldModel]) -> None:
     small = pixel_unet.tiny()
 
     def build(num_envs: int) -> WorldModel:

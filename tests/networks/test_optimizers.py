@@ -15,6 +15,8 @@ from trimtab.networks import storage
 from trimtab.networks.optimizers import BETAS, MOMENTUM, Muon, optimizer_of, orthogonal
 from trimtab.training import Budget, fit
 
+pytestmark = pytest.mark.usefixtures("exact_products")
+
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 1000), st.floats(1e-3, 1e3))
 def test_an_orthogonal_matrix_keeps_the_singular_vectors(rows: int, columns: int, seed: int, size: float) -> None:

@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from trimtab.networks import precision
 from trimtab.networks.avid_unet3d import AvidUNet3D
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import public_layout
 
 
-def test_the_public_layout_answers_as_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "matrix_dtype", lambda device: torch.float32)
+@pytest.mark.usefixtures("exact_products")
+def test_the_public_layout_answers_as_the_network() -> None:
     network = AvidUNet3D(in_channels=12, width=32, heads=2, head_dim=40, multiples=(1, 2, 2), mask=True)
     with torch.no_grad():
         for parameter in network.parameters():

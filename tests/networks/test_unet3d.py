@@ -12,11 +12,7 @@ from trimtab.networks.blocks import Block, FourierEmbedding, TemporalConv
 from trimtab.networks.precision import fast_products, matrix_dtype
 from trimtab.networks.unet3d import Text, UNet3D
 
-
-@pytest.fixture(autouse=True)
-def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Float32 products, so that comparisons are sharp on every processor."""
-    monkeypatch.setattr(precision, "matrix_dtype", lambda device: torch.float32)
+pytestmark = pytest.mark.usefixtures("exact_products")
 
 
 def network(randomise: bool = True, **options: Any) -> UNet3D:
@@ -219,11 +215,15 @@ def test_bfloat16_products_stay_close_to_float32_and_the_answer_is_float32(monke
         assert 0 < error < 0.02
 
 
-@pytest.mark.parametrize(("has_matrix_units", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+@pytest.mark.parametrize(
+    ("has_matrix_units", "has_bfloat16_products", "dtype"),
+    [(True, True, torch.bfloat16), (False, True, torch.bfloat16), (False, False, torch.float32)],
+)
 def test_the_processor_decides_the_number_format(
-    monkeypatch: pytest.MonkeyPatch, has_matrix_units: bool, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, has_matrix_units: bool, has_bfloat16_products: bool, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_matrix_units)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16_products)
     fresh = matrix_dtype.__wrapped__
     assert fresh("cpu") == dtype
     assert fresh("meta") == torch.float32

@@ -258,6 +258,7 @@ def test_a_prior_that_needs_no_context_comes_back_as_one_and_its_controller_need
         prior.bind(Conditioning(context=torch.zeros(2, 1, 3, 8, 8)))
 
 
+@pytest.mark.usefixtures("exact_products")
 @pytest.mark.parametrize("num_context", [1, 2, 3])
 def test_a_prior_begins_with_what_another_learned(num_context: int) -> None:
     other, sizes = small(num_context=2), {"widths": (32,), "depths": (1,), "text_dim": 5, "context_optional": True}

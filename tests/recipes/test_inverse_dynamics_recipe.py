@@ -83,6 +83,7 @@ def test_several_sets_are_one(episodes: Episodes, tmp_path: Path) -> None:
     assert {0, 1} == set(train.clips.sets_of(train.numbers))
 
 
+@pytest.mark.usefixtures("exact_products")
 @pytest.mark.parametrize("num_sets", [1, 2])
 def test_what_is_remembered_is_what_is_seen(episodes: Episodes, tmp_path: Path, num_sets: int) -> None:
     sets = [episodes, record(tmp_path / "other", seed=1)][:num_sets]

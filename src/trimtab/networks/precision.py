@@ -10,10 +10,10 @@ from torch import nn
 
 @torch.compiler.assume_constant_result
 def matrix_dtype(device_type: str) -> torch.dtype:
-    """bfloat16 where the processor has matrix units for it (AMX, or a GPU since Ampere), else float32."""
+    """bfloat16 where the processor multiplies it faster (AMX, AVX-512 with bf16, a GPU since Ampere), else float32."""
     if device_type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device_type == "cpu" and torch.cpu._is_amx_tile_supported():
+    if device_type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
         return torch.bfloat16
     return torch.float32
 
