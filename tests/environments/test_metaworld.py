@@ -10,7 +10,7 @@ import pytest
 from trimtab.data.clips import Clips
 from trimtab.data.layout import TASKS_PATH
 from trimtab.environments.looks import Look
-from trimtab.environments.metaworld import CAMERAS, SIMULATOR_RATE, TEXTS, MetaWorld, import_metaworld
+from trimtab.environments.metaworld import CAMERAS, SCENES, SIMULATOR_RATE, TEXTS, MetaWorld, import_metaworld
 from trimtab.recipes.record_metaworld import metaworld_episodes, record_metaworld
 
 pytestmark = pytest.mark.slow  # and needs libEGL, which not every machine has
@@ -243,3 +243,45 @@ def test_a_set_is_reused_when_asked_again_and_never_mixed(tmp_path: Path, capsys
         with pytest.raises(ValueError, match=r"got none|each once|no task 'fly'|random_share in 0 .. 1"):
             metaworld_episodes(**{**settings, **wrong, "output": tmp_path / "wrong"})
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["set"]
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_two_opposite_tasks_follow_the_same_first_frame(scene: str) -> None:
+    pair = SCENES[scene]
+    done, first = np.zeros((2, 4), bool), []
+    for number, task in enumerate(pair):
+        environment = MetaWorld(
+            task, 4, scene=scene, action_repeat=4, max_episode_steps=50, end_at_success=False, look=Look(7)
+        )
+        frames, facts = environment.reset(seed=11)
+        first.append(frames)
+        assert facts["text"][0] == TEXTS[task]
+        for _ in range(45):
+            *_, facts = environment.step(environment.expert_actions())
+            done[number] |= facts["success"]
+        again, _ = environment.reset(seed=11)
+        assert np.array_equal(again, frames)
+        environment.close()
+    assert np.array_equal(*first)
+    assert (done.mean(1) >= 0.75).all(), done
+
+
+def test_a_scene_is_one_that_the_task_shares() -> None:
+    with pytest.raises(ValueError, match="no scene 'soccer' is shared"):
+        MetaWorld("soccer", scene="soccer")
+    with pytest.raises(ValueError, match="there are door-close and door-open; got drawer-open"):
+        MetaWorld("drawer-open", scene="door-close")
+
+
+def test_halfway_sets_show_both_tasks_in_the_same_looks(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"num_episodes": 2, "num_looks": 2, "action_repeat": 8, "max_episode_steps": 4}
+    both = ("drawer-close", "drawer-open")
+    episodes = metaworld_episodes(tasks=("soccer", *both), halfway=True, output=tmp_path / "some", **settings)
+    assert len(episodes) == 2 * 2 * 2
+    shown: dict[tuple[int, bytes], set[str]] = {}
+    for number, (level, task) in enumerate(zip(episodes.levels.tolist(), episodes.tasks, strict=True)):
+        shown.setdefault((level, episodes.episode(number)[0][0].tobytes()), set()).add(task)
+    assert len(shown) == 4
+    assert all(tasks == {TEXTS[task] for task in both} for tasks in shown.values())
+    with pytest.raises(ValueError, match="only tasks with an opposite"):
+        metaworld_episodes(tasks=("soccer",), halfway=True, output=tmp_path / "none", **settings)

@@ -41,7 +41,8 @@ def dots(*, folder: Path, num_episodes: int = 0, first_look: int = 0, seed: int 
 @pytest.fixture(autouse=True)
 def _toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "TABLETOP", SMALL)
-    monkeypatch.setattr(recipe, "tabletop_episodes", dots)
+    for name in ("tabletop_episodes", "halfway_episodes"):
+        monkeypatch.setattr(recipe, name, dots)
     monkeypatch.setattr(card, "tabletop_episodes", dots)
     monkeypatch.setattr(forecast, "TRIED", 1)
 
@@ -49,7 +50,7 @@ def _toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_leaves_a_prior_with_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     silent = {name: size for name, size in SMALL.sizes.items() if name not in ("text_dim", "context_optional")}
     PixelUNet(replace(SMALL, sizes=silent, num_context=2)).save(first := tmp_path / "first.safetensors")
-    run = partial(tabletop_prior, batch_size=2, initial=str(first), data=tmp_path / "tabletop", output=tmp_path / "run")
+    run = partial(tabletop_prior, batch_size=2, initial=str(first), datasets=tmp_path, output=tmp_path / "run")
     run(minutes=1.0, dry_run=True)
     assert "will need" in capsys.readouterr().out
     run(minutes=0.02)

@@ -56,6 +56,23 @@ TEXTS = {
 """What each task is called in words: of MetaWorld's 50, some whose expert never failed in 8 trials (seeds 0 to 3, action
 repeats 1 and 2, 200 steps). At action repeat 4 they fail in 2 of 128 trials, at 6 in 10, at 8 in 16."""
 
+OPPOSITES = {
+    ("door-close", "door-open"): (0.0, -1.57),
+    ("drawer-close", "drawer-open"): (0.0, -0.2),
+    ("faucet-close", "faucet-open"): (-1.57, 1.57),
+    ("window-close", "window-open"): (0.0, 0.2),
+    ("door-lock", "door-unlock"): (1.57, 0.0),
+    ("handle-press", "handle-pull"): (-0.09, 0.0),
+}
+"""Tasks that undo each other, and where each leaves the joint of what is moved, in radians or metres."""
+
+SCENES = {scene: pair for pair in OPPOSITES for scene in pair if scene not in ("door-open", "window-close")}
+"""Tasks in whose scene the experts of two opposite ones can act, and those two. In the scenes that are left out one of both
+experts often misses."""
+
+NEAR = 0.2
+"""Of a joint's way, within which of its end a task is done."""
+
 CAMERAS = ("close", "corner", "corner2", "corner3", "topview")
 """MetaWorld's fixed cameras, turned upright, and "close", which shows hand and object largest while both stay in view."""
 CLOSE = {"cam_pos": (0.75, 0.075, 0.7), "cam_quat": (0.7895, 0.4425, 0.208, 0.3711), "cam_fovy": 42.0}
@@ -64,8 +81,19 @@ SIMULATOR_RATE = 80.0
 """Actions a second that MetaWorld takes when none is repeated."""
 
 
-def check_scene(tasks: Sequence[str], camera: str, size: int, action_repeat: int, max_episode_steps: int) -> None:
+def check_scene(
+    tasks: Sequence[str],
+    camera: str,
+    size: int,
+    action_repeat: int,
+    max_episode_steps: int,
+    scene: str | None = None,
+) -> None:
     """Raise ValueError for what `MetaWorld` cannot show, without building it."""
+    if scene is not None and scene not in SCENES:
+        raise ValueError(f"no scene {scene!r} is shared by opposite tasks; these are: {', '.join(SCENES)}")
+    if scene is not None and not set(tasks) <= set(SCENES[scene]):
+        raise ValueError(f"in the scene of {scene} there are {' and '.join(SCENES[scene])}; got {', '.join(tasks)}")
     if camera not in CAMERAS:
         raise ValueError(f"cameras are {', '.join(CAMERAS)}; got {camera!r}")
     _mujoco.check_scene(tasks, TEXTS, size, action_repeat, max_episode_steps)
@@ -81,6 +109,10 @@ class MetaWorld(MuJoCoEnv["_Copy"]):
 
     Args:
         task: one of `TEXTS` for all copies, or one for each copy.
+        scene: one of `SCENES`, in which episodes begin with what is moved somewhere in the middle half of its way, so that
+            the first frame does not tell which of two opposite tasks will follow: that is a function of scene and seed. A
+            task is then done when the joint is near its end, and rewards are those of the scene's own task. None is each
+            task's own scene and beginning.
         num_envs: how many copies; by default one, or as many as tasks.
         camera, size: one of `CAMERAS`, and 64 or 128 pixels.
         action_repeat: for how many of the simulator's 1/80 seconds an action is held.
@@ -104,11 +136,12 @@ class MetaWorld(MuJoCoEnv["_Copy"]):
         max_episode_steps: int = 200,
         end_at_success: bool = True,
         look: Look | None = None,
+        scene: str | None = None,
     ) -> None:
         tasks = one_for_each(task, num_envs)
-        check_scene(tasks, camera, size, action_repeat, max_episode_steps)
+        check_scene(tasks, camera, size, action_repeat, max_episode_steps, scene)
         self.action_repeat, self.end_at_success = action_repeat, end_at_success
-        make = [partial(_Copy, name, camera, size, look, action_repeat, end_at_success) for name in tasks]
+        make = [partial(_Copy, name, scene, camera, size, look, action_repeat, end_at_success) for name in tasks]
         super().__init__(make, size=size, max_episode_steps=max_episode_steps)
 
     def expert_actions(self) -> np.ndarray:
@@ -148,13 +181,20 @@ class _Copy:
     action_dim = 4
 
     def __init__(
-        self, task: str, camera: str, size: int, look: Look | None, action_repeat: int, end_at_success: bool
+        self,
+        task: str,
+        scene: str | None,
+        camera: str,
+        size: int,
+        look: Look | None,
+        action_repeat: int,
+        end_at_success: bool,
     ) -> None:
         environments, experts = import_metaworld()
-        self.task, self.text = task, TEXTS[task]
+        self.task, self.scene, self.text = task, scene, TEXTS[task]
         self.action_repeat, self.end_at_success = action_repeat, end_at_success
         self.frame_rate = SIMULATOR_RATE / action_repeat
-        self.simulator = simulator = environments[f"{task}-v3"]()
+        self.simulator = simulator = environments[f"{scene or task}-v3"]()
         simulator._partially_observable = False  # the expert sees the goal
         del simulator.sawyer_observation_space  # which is cached without it
         simulator._set_task_called, simulator._freeze_rand_vec, simulator.seeded_rand_vec = True, False, True
@@ -176,8 +216,14 @@ class _Copy:
         return self.observation[:4].astype(np.float32)
 
     def begin(self, seed: int, episode: int) -> None:
-        self.simulator.seed(int(np.random.SeedSequence([seed, episode]).generate_state(1)[0]))
+        own, halfway = np.random.SeedSequence([seed, episode]).generate_state(2)
+        self.simulator.seed(int(own))
         self.simulator.reset()
+        if self.scene is not None:
+            first, second = OPPOSITES[SCENES[self.scene]]
+            place = self.simulator.data.qpos.copy()  # after the arm's joints, of what is moved
+            place[-1] = first + (second - first) * np.random.default_rng(halfway).uniform(0.25, 0.75)
+            self.simulator.set_state(place, np.zeros_like(self.simulator.data.qvel))
         self.observation, *_ = self.simulator.step(np.zeros(4, np.float32))
         self.success = False
 
@@ -186,8 +232,16 @@ class _Copy:
         rewards, self.success = 0.0, False
         for _ in range(self.action_repeat):
             self.observation, reward, _, _, facts = self.simulator.step(action.astype(np.float32))
-            rewards, self.success = rewards + float(reward), self.success or bool(facts["success"])
+            rewards, self.success = rewards + float(reward), self.success or self._is_done(bool(facts["success"]))
         return rewards, self.success and self.end_at_success
+
+    def _is_done(self, as_told: bool) -> bool:
+        """Whether the task is done, by what the simulator says of its own."""
+        if self.scene is None:
+            return as_told
+        pair, place = SCENES[self.scene], float(self.simulator.data.qpos[-1])
+        ends, own = OPPOSITES[pair], pair.index(self.task)
+        return (place - ends[1 - own]) / (ends[own] - ends[1 - own]) >= 1 - NEAR
 
     def expert_action(self) -> np.ndarray:
         with warnings.catch_warnings():

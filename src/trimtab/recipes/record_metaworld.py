@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.progress import track
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.data.recording import recorded_once
 from trimtab.environments.looks import Look
-from trimtab.environments.metaworld import SIMULATOR_RATE, TEXTS, MetaWorld, check_scene
+from trimtab.environments.metaworld import SCENES, SIMULATOR_RATE, TEXTS, MetaWorld, check_scene
 from trimtab.recipes._demonstrations import Episode, play
 
 
@@ -31,6 +32,7 @@ def record_metaworld(
     linger: int = 0,
     first_look: int = 0,
     num_looks: int = 0,
+    halfway: bool = False,
     output: Path | None = None,
 ) -> None:
     """Record MetaWorld's scripted experts, for training and evaluation.
@@ -53,6 +55,8 @@ def record_metaworld(
         first_look: the seed of the first look.
         num_looks: how many colours, lights and places of the camera the episodes of a task take in turn, no two tasks the
             same; 0 is MetaWorld's own look.
+        halfway: whether, of the tasks that have an opposite, each is recorded in every scene that the two share, beginning
+            with what is moved in the middle of its way, both in the same looks, so that only words tell them apart.
         output: the folder of the set; by default datasets/metaworld-<percent random>-<seed>.
     """
     episodes = metaworld_episodes(
@@ -68,6 +72,7 @@ def record_metaworld(
         linger=linger,
         first_look=first_look,
         num_looks=num_looks,
+        halfway=halfway,
         output=output,
     )
     print(episodes)
@@ -91,6 +96,7 @@ def metaworld_episodes(
     linger: int = 0,
     first_look: int = 0,
     num_looks: int = 0,
+    halfway: bool = False,
     output: Path | None = None,
 ) -> Episodes:
     """The set that `record_metaworld` makes with these settings: opened if it is there, else recorded first.
@@ -125,9 +131,16 @@ def metaworld_episodes(
         "linger": linger,
         "first_look": first_look,
         "num_looks": num_looks,
+        "halfway": halfway,
         **settings,
     }
     check_scene(tasks, **settings)
+    scenes: list[tuple[str | None, list[str]]] = [(None, [task]) for task in tasks]
+    if halfway:
+        scenes = [(scene, [task for task in pair if task in tasks]) for scene, pair in SCENES.items()]
+        if not any(those for _, those in scenes):
+            opposites = ", ".join(dict.fromkeys(chain(*SCENES.values())))
+            raise ValueError(f"only tasks with an opposite can begin half way: {opposites}; got {', '.join(tasks)}")
     folder = output or Path("datasets") / f"metaworld-{round(100 * random_share)}-{seed}"
 
     def write() -> None:
@@ -137,14 +150,15 @@ def metaworld_episodes(
         with EpisodeWriter(folder, frame_rate=frame_rate, action_dim=4, provenance=provenance) as writer:
             numbers = range(num_episodes)
             own = min(num_looks, num_episodes)
-            scenes = []
-            for which, task in enumerate(tasks):
+            parts = []
+            for which, (scene, played) in enumerate(scenes):
                 looks = [Look(first_look + which * own + i) for i in range(own)] or [Look.plain()]
-                scenes += [(task, look, numbers[i :: len(looks)]) for i, look in enumerate(looks)]
-            successes = dict.fromkeys(tasks, 0)
-            for task, look, those in track(scenes, description="recording MetaWorld"):
+                for task in played:
+                    parts += [(task, scene, look, numbers[i :: len(looks)]) for i, look in enumerate(looks)]
+            done_of: dict[str, list[bool]] = {task: [] for _, played in scenes for task in played}
+            for task, scene, look, those in track(parts, description="recording MetaWorld"):
                 whole = settings | {"max_episode_steps": max_episode_steps + linger}
-                environment = MetaWorld(task, look=look, end_at_success=False, **whole)
+                environment = MetaWorld(task, look=look, scene=scene, end_at_success=False, **whole)
                 for number in those:
                     episode = _play(environment, seed + number, random_share, random_hold, linger)
                     assert episode.successes is not None
@@ -158,9 +172,9 @@ def metaworld_episodes(
                         task=TEXTS[task],
                         ended=done,
                     )
-                    successes[task] += done
+                    done_of[task].append(done)
                 environment.close()
-            writer.provenance["share_successful"] = {task: count / num_episodes for task, count in successes.items()}
+            writer.provenance["share_successful"] = {task: sum(those) / len(those) for task, those in done_of.items()}
 
     return recorded_once(folder, request, write)
 

@@ -42,7 +42,7 @@ def tabletop_prior(
     initial: str | None = "procgen",
     dry_run: bool = False,
     num_episodes: int = 30,
-    data: Path = Path("datasets/tabletop"),
+    datasets: Path = Path("datasets"),
     output: Path = Path("runs/tabletop-prior"),
 ) -> None:
     """Train (or go on training) the text-to-video prior of robot arms, in pieces of any length.
@@ -58,16 +58,16 @@ def tabletop_prior(
             which knows how to tell a picture from noise and what moves from what stands; None for random ones.
         dry_run: only say what it will need in memory, time and disk.
         num_episodes: of each task, three in a look.
-        data: where the recorded episodes are, or will be.
+        datasets: where the recorded episodes are, or will be.
         output: run folder; prior.safetensors in it is the result.
     """
     fixed = {
-        "batch_size": batch_size, "seed": seed, "initial": initial, "num_episodes": num_episodes, "data": data,
+        "batch_size": batch_size, "seed": seed, "initial": initial, "num_episodes": num_episodes, "datasets": datasets,
         "optimizer": optimizer,
     }  # fmt: skip
     record_settings(output, "tabletop-prior", fixed)  # the rest may differ in a piece
     torch.manual_seed(seed)
-    clips = Clips(tabletop_episodes(num_episodes=num_episodes, folder=data), num_context=1, encode=encoder())
+    clips = tabletop_clips(datasets, num_episodes)
     prior = PixelUNet(TABLETOP)
     if initial is not None:
         prior.inherit(load(initial))
@@ -92,12 +92,39 @@ def tabletop_prior(
     print(f"the prior is {output / 'prior.safetensors'}")
 
 
+def tabletop_clips(datasets: Path, num_episodes: int = 30) -> Clips:
+    """What the prior and the judge of its words learn from: all tasks from their beginnings, and opposite ones from half
+    way.
+    """
+    sets = (
+        tabletop_episodes(num_episodes=num_episodes, folder=datasets / "tabletop"),
+        halfway_episodes(num_episodes=num_episodes, folder=datasets / "tabletop-halfway"),
+    )
+    return Clips(sets, num_context=1, encode=encoder())
+
+
 def tabletop_episodes(*, num_episodes: int = 30, first_look: int = 1, seed: int = 0, folder: Path) -> Episodes:
     """MetaWorld's experts at every task, a third as many looks of a task as episodes, and no two tasks in the same.
 
     Raises:
         ValueError: another set is in the same place; or a setting is out of range.
     """
+    return _experts(num_episodes, first_look, seed, folder)
+
+
+def halfway_episodes(
+    *, num_episodes: int = 30, first_look: int = 100_001, seed: int = 100_000, folder: Path
+) -> Episodes:
+    """The experts of opposite tasks from the same first frames, in which what they move is half way: only words tell what
+    follows. So many episodes of each task in each scene that it shares, three in a look.
+
+    Raises:
+        ValueError: another set is in the same place; or a setting is out of range.
+    """
+    return _experts(num_episodes, first_look, seed, folder, halfway=True)
+
+
+def _experts(num_episodes: int, first_look: int, seed: int, folder: Path, *, halfway: bool = False) -> Episodes:
     return metaworld_episodes(
         num_episodes=num_episodes,
         num_looks=-(-num_episodes // 3),
@@ -106,5 +133,6 @@ def tabletop_episodes(*, num_episodes: int = 30, first_look: int = 1, seed: int 
         action_repeat=ACTION_REPEAT,
         max_episode_steps=MAX_STEPS,
         linger=LINGER,
+        halfway=halfway,
         output=folder,
     )

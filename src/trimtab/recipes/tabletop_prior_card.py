@@ -30,7 +30,7 @@ from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import TEMPERATURE, encoder
-from trimtab.recipes.tabletop_prior import tabletop_episodes
+from trimtab.recipes.tabletop_prior import tabletop_clips, tabletop_episodes
 from trimtab.report import film_strip
 from trimtab.training import Budget, fit
 
@@ -153,11 +153,11 @@ def tabletop_prior_card(
 
 
 def trained_judge(path: Path, datasets: Path, num_steps: int, seed: int) -> TextMatch:
-    """The judge in a file, trained on the prior's own set first if there is none."""
+    """The judge in a file, trained on the prior's own sets first if there is none."""
     if not path.exists():
         torch.manual_seed(seed)
         judge = TextMatch()
-        clips = Clips(tabletop_episodes(folder=datasets / "tabletop"), num_context=1, encode=encoder())
+        clips = tabletop_clips(datasets)
         task = Matching(judge, encoder()(list(TEXTS.values())))
         fit(
             task, clips, Budget(steps=num_steps), folder=path.parent, title="judge of texts", batch_size=64, lengths=(8,),
