@@ -114,7 +114,7 @@ def test_it_is_refused_before_anything_else_is_trained(finished: Finished, tmp_p
     assert not (tmp_path / "trainings").exists()
 
 
-@pytest.mark.parametrize("scale", ["smoke", "paper"])
+@pytest.mark.parametrize("scale", ["smoke", "tiny", "paper"])
 def test_a_learning_rate_was_chosen_for_all_that_a_scale_trains(scale: str) -> None:
     prior, size = pixel_unet.load("procgen"), SCALES[scale]
     for name in {METHODS[method].training for method in size.methods} - {None}:
