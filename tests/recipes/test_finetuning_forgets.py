@@ -13,7 +13,7 @@ from trimtab.data.episodes import Episodes
 from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.intervals import Interval
 from trimtab.metrics.text_match import TextMatch
-from trimtab.recipes import _planning
+from trimtab.recipes import _planning, tabletop_prior_card
 from trimtab.recipes import finetuning_forgets as recipe
 from trimtab.recipes._planning import Bench, Scale
 from trimtab.recipes.finetuning_forgets import BEFORE, DIVERSITIES, OwnDomain, finetuned, finetuning_forgets, plot
@@ -21,7 +21,7 @@ from trimtab.recipes.finetuning_forgets import BEFORE, DIVERSITIES, OwnDomain, f
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(recipe, "tabletop_episodes", lambda *, folder, **settings: tabletop.dots(folder))
+    monkeypatch.setattr(tabletop_prior_card, "halfway_episodes", lambda *, folder, **settings: tabletop.dots(folder))
     monkeypatch.setattr(forecast, "TRIED", 1)
     size = Scale(teraflops=0.01, num_steps=1, batch_size=2)
     return Bench(tabletop.prior(), size, tmp_path / "reader.safetensors", 0.0, tmp_path, tmp_path / "planning")

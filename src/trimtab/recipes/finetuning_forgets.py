@@ -15,7 +15,6 @@ from torch import Tensor
 
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
-from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
@@ -28,8 +27,7 @@ from trimtab.recipes._planning import Bench
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_alignment import recorded
 from trimtab.recipes.score_voices import keep, kept, share, success, table
-from trimtab.recipes.tabletop_prior import tabletop_episodes
-from trimtab.recipes.tabletop_prior_card import FIRST_LOOK, FIRST_SEED, of_same_scene, told, trained_judge
+from trimtab.recipes.tabletop_prior_card import of_two_tasks, opposite, told, trained_judge
 from trimtab.training import record_settings
 
 DIVERSITIES = {"one task": tuple(task for task in SEEN if task in VALIDATION), "all seen tasks": SEEN}
@@ -160,14 +158,10 @@ class OwnDomain:
 
     @classmethod
     def of(cls, bench: Bench, judge: TextMatch, num_clips: int, seed: int) -> OwnDomain:
-        """The set that the prior's card is measured on."""
-        episodes = tabletop_episodes(
-            num_episodes=3, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=bench.datasets / "tabletop-heldout"
-        )
-        clips = Clips(episodes, bench.prior.num_context, bench.prior.num_frames, encode=encoder())
-        held, texts = Held.of(clips, clips.evenly(num_clips, per_level=None)), encoder()(list(TEXTS.values()))
+        """The set that the prior's card measures words on."""
+        held, texts = of_two_tasks(bench.prior, num_clips, bench.datasets), encoder()(list(TEXTS.values()))
         asked = which_text(told(held), texts)
-        other, _ = of_same_scene(asked, list(TEXTS), seed)
+        other = opposite(asked, list(TEXTS))
         loss = held_out_loss(bench.prior, bench.prior, held, num_draws=2)
         return cls(bench, held, judge, texts, asked, other, loss, seed)
 
@@ -178,12 +172,11 @@ class OwnDomain:
         with torch.no_grad():
             video = continued(guided(self.bench, denoiser), self.bench.sampler(), self.held, self.seed)
             logits = self.judge(self.held.context, video, self.texts)
-        two = (self.other != self.asked).nonzero().squeeze(1)
         return {
             "loss": mean_interval(loss, clusters),
             "loss less the prior's": paired_interval(loss, self.loss, clusters),
             "text found among all": share(logits.argmax(1) == self.asked, clusters),
-            "text found of two": share(prefers(logits, self.asked, self.other)[two], clusters[two]),
+            "text found of two": share(prefers(logits, self.asked, self.other), clusters),
         }
 
 

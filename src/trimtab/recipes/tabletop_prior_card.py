@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from trimtab.core.files import write_whole
 from trimtab.core.values import Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
-from trimtab.environments.metaworld import TEXTS
+from trimtab.environments.metaworld import OPPOSITES, TEXTS
 from trimtab.metrics import text_match
 from trimtab.metrics.frames import Lpips, sharpness
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
@@ -30,23 +30,9 @@ from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import TEMPERATURE, encoder
-from trimtab.recipes.tabletop_prior import tabletop_clips, tabletop_episodes
+from trimtab.recipes.tabletop_prior import halfway_episodes, tabletop_clips, tabletop_episodes
 from trimtab.report import film_strip
 from trimtab.training import Budget, fit
-
-FAMILIES = (
-    ("coffee-button", "coffee-pull", "coffee-push"),
-    ("door-close", "door-open"),
-    ("door-lock", "door-unlock"),
-    ("drawer-close", "drawer-open"),
-    ("faucet-close", "faucet-open"),
-    ("handle-press", "handle-pull"),
-    ("plate-slide", "plate-slide-back"),
-    ("push", "pick-place", "reach"),
-    ("stick-pull", "stick-push"),
-    ("window-close", "window-open"),
-)
-"""Tasks of one scene each, which the first frame does not tell apart."""
 
 FIRST_LOOK, FIRST_SEED = 1_000_000, 500
 """Of the held-out episodes: looks and start states that no training saw."""
@@ -70,7 +56,8 @@ def tabletop_prior_card(
     """Write tabletop.json (figures and training), tabletop.md (the same to read) and tabletop.png (samples).
 
     Whether clips follow their texts is judged by a small network that is trained on real clips first, if its file is not
-    there. It chooses among all texts; and between the text that a clip was asked for and another of the same scene.
+    there. It chooses among all texts; and, where the first frame does not tell which of two opposite tasks follows, between
+    these two.
 
     Args:
         prior: the name of a prior that ships with the package, or the path of one.
@@ -96,29 +83,40 @@ def tabletop_prior_card(
     tasks = list(TEXTS)
     texts = encoder()(list(TEXTS.values()))
     asked = which_text(told(held), texts)
-    other, has_other = of_same_scene(asked, tasks, seed)
-    imagine = partial(imagined, model, held, num_steps, guidance, temperature, seed)
-    video, swapped = imagine(told(held)), imagine(texts[other])
+    imagine = partial(imagined, model, num_steps, guidance, temperature, seed)
+    video = imagine(held, told(held))
     real, last = held.clip.video, held.context[:, -1:].expand_as(held.clip.video).contiguous()
-    logits = {
-        name: judge(held.context, some, texts) for name, some in (("real", real), ("own", video), ("other", swapped))
-    }
     lpips = Lpips()
     ours, theirs = lpips(video, real).mean(1), lpips(last, real).mean(1)
-    among = has_other.nonzero().squeeze(1)
-    pairs = {
-        "real": prefers(logits["real"], asked, other),
-        "own": prefers(logits["own"], asked, other),
-        "other": prefers(logits["other"], other, asked),
+
+    two = of_two_tasks(model, num_clips, datasets)
+    own = which_text(told(two), texts)
+    other = opposite(own, tasks)
+    rows = {
+        "real": two.clip.video,
+        "asked for its text": imagine(two, told(two)),
+        "asked for the opposite": imagine(two, texts[other]),
     }
+    taken = dict(
+        zip(("real", "own", "other"), (judge(two.context, some, texts) for some in rows.values()), strict=True)
+    )
+    pairs = {
+        "real": prefers(taken["real"], own, other),
+        "own": prefers(taken["own"], own, other),
+        "other": prefers(taken["other"], other, own),
+    }
+    untrue, true = (held_out_loss(model, model, some, num_draws=2) for some in (telling(two, texts[other]), two))
     figures: dict[str, Interval] = {
         "loss": mean_interval(held_out_loss(model, model, held, num_draws=2), asked),
         "lpips": mean_interval(ours, asked),
         "lpips_minus_repeat": paired_interval(ours, theirs, asked),
         "sharpness": mean_interval(sharpness(video, real).mean(1), asked),
-        "text_of_real": mean_interval((logits["real"].argmax(1) == asked).double(), asked),
-        "text_of_imagined": mean_interval((logits["own"].argmax(1) == asked).double(), asked),
-        **{f"{name}_of_two": mean_interval(said[among].double(), asked[among]) for name, said in pairs.items()},
+        **{
+            f"text_of_{name}": mean_interval((judge(held.context, some, texts).argmax(1) == asked).double(), asked)
+            for name, some in (("real", real), ("imagined", video))
+        },
+        "loss_of_other_words": paired_interval(untrue, true, own),
+        **{f"{name}_of_two": mean_interval(said.double(), own) for name, said in pairs.items()},
     }
     _, counters = storage.read(run / "state.safetensors")
     card = {
@@ -141,10 +139,9 @@ def tabletop_prior_card(
         },
     }
     output.mkdir(parents=True, exist_ok=True)
-    shown = [int(some) for some in among[np.linspace(0, len(among) - 1, 5).astype(int)]]
-    rows = {"real": real, "asked for its text": video, "asked for another": swapped}
-    labels = [f"{TEXTS[tasks[asked[clip]]]}; {TEXTS[tasks[other[clip]]]}" for clip in shown]
-    film_strip(rows, given=held.context, clips=shown, labels=labels, scale=1).save(
+    shown = np.linspace(0, len(own) - 1, 5).astype(int).tolist()
+    labels = [f"{TEXTS[tasks[own[clip]]]}; {TEXTS[tasks[other[clip]]]}" for clip in shown]
+    film_strip(rows, given=two.context, clips=shown, labels=labels, scale=1).save(
         output / "tabletop.png", optimize=True
     )
     for name, text in (("tabletop.json", json.dumps(card, indent=1)), ("tabletop.md", card_text(card))):
@@ -172,19 +169,31 @@ def told(held: Held) -> Tensor:
     return held.clip.given.facts()["text"]
 
 
-def of_same_scene(asked: Tensor, tasks: list[str], seed: int) -> tuple[Tensor, Tensor]:
-    """For each task's number another of its family, itself where there is none; and where there is one."""
-    random, other = np.random.default_rng(seed), asked.clone()
-    for row, number in enumerate(asked.tolist()):
-        family = next((some for some in FAMILIES if tasks[number] in some), ())
-        if choices := [tasks.index(name) for name in family if name != tasks[number]]:
-            other[row] = int(random.choice(choices))
-    return other, other != asked
+def opposite(asked: Tensor, tasks: list[str]) -> Tensor:
+    """For each task's number that of its opposite. Raises ValueError for a task that has none."""
+    others = {task: other for pair in OPPOSITES for task, other in (pair, pair[::-1])}
+    if lonely := sorted({tasks[number] for number in asked.tolist()} - set(others)):
+        raise ValueError(f"no task is the opposite of {', '.join(lonely)}; those that have one are {', '.join(others)}")
+    return torch.tensor([tasks.index(others[tasks[number]]) for number in asked.tolist()])
+
+
+def of_two_tasks(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:
+    """Clips in looks that no training saw, of which the first frame does not tell which of two opposite tasks follows."""
+    episodes = halfway_episodes(
+        num_episodes=3, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=datasets / "tabletop-halfway-heldout"
+    )
+    clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
+    return Held.of(clips, clips.evenly(num_clips, per_level=None))
+
+
+def telling(held: Held, text: Tensor) -> Held:
+    """The same clips under other texts (clip, token, feature)."""
+    return replace(held, clip=replace(held.clip, given=replace(held.clip.given, text=text)))
 
 
 @torch.no_grad()
 def imagined(
-    model: PixelUNet, held: Held, num_steps: int, guidance: float, temperature: float, seed: int, text: Tensor
+    model: PixelUNet, num_steps: int, guidance: float, temperature: float, seed: int, held: Held, text: Tensor
 ) -> Video:
     """What follows the clips' first frames by these texts, always from the same noise."""
     guided = classifier_free_guidance(model, guidance, untold=("text",))
@@ -227,9 +236,11 @@ def card_text(card: dict[str, Any]) -> str:
             f"| gradient energy / real | {figures['sharpness']} |",
             f"| real clips whose text is found among all (chance {chance:.2f}) | {figures['text_of_real']} |",
             f"| imagined clips whose text is found among all | {figures['text_of_imagined']} |",
-            f"| real clips whose text is preferred to another of the scene (chance 0.5) | {figures['real_of_two']} |",
+            "| denoising loss that the opposite text adds, where the first frame does not tell which of two follows | "
+            f"{figures['loss_of_other_words']} |",
+            f"| there, real clips whose text is preferred to its opposite (chance 0.5) | {figures['real_of_two']} |",
             f"| imagined clips, likewise | {figures['own_of_two']} |",
-            f"| clips imagined for the other text that are taken for it | {figures['other_of_two']} |",
+            f"| clips imagined for the opposite text that are taken for it | {figures['other_of_two']} |",
             "",
             "![samples](tabletop.png)",
         ]
