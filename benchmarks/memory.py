@@ -2,8 +2,9 @@
 
 What it cannot do without: the weights of prior and adapter; the adapter's gradients, optimizer state and average; and its
 own activations, which are all tensors that autograd keeps, each counted once. The frozen prior should add nothing but its
-weights. The peak is of tensors, from torch's record of what it allocates and frees; the process holds more, by libraries,
-their scratch memory and gaps. Each pair is measured in a process of its own.
+weights; beside the embedded one stands what is remembered of its answers, so that it is asked once for several passes. The
+peak is of tensors, from torch's record of what it allocates and frees; the process holds more, by libraries, their scratch
+memory and gaps. Each pair is measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from trimtab.forecast import own_memory
 from trimtab.networks.precision import keep_freed_memory
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
+from trimtab.priors.remembering import Remembering
 from trimtab.recipes.procgen_prior import frames_task
+from trimtab.training import ROTATION
 
 PAPER = {"width": 100, "heads": 8, "head_dim": 64}
 
@@ -37,7 +40,7 @@ def size(tensors: list[Tensor]) -> int:
 def task_of(pair: str) -> tuple[PixelUNet, DenoisingLoss]:
     if pair == "embedded":
         prior = pixel_unet.load("procgen")
-        adapter = AVID(prior, num_actions=15)
+        adapter = AVID(Remembering(prior, ROTATION), num_actions=15)
         return prior, frames_task(adapter, prior.schedule, seed=0)
     prior = PixelUNet(PixelUNetSettings("avid_unet", PAPER, schedule="sigmoid", num_levels=200)).frozen()
     adapter = AVID(prior, model="avid_unet", num_actions=15)
@@ -79,9 +82,14 @@ def measure(pair: str, batch: int) -> float:
     lasting = size([part for parts in optimizer.state.values() for part in parts.values()]) + size(average)
     del loss
     optimizer.zero_grad()
+    answers = getattr(task.denoiser.prior, "answers", {})
+    if answers:
+        for step in range(1, ROTATION):
+            loss_at(step)
+    remembered = size([tensor for tensor, _ in answers.values()])
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        learn(loss_at(1))
-    peak = size(weights) + lasting + highest(record)
+        learn(loss_at(ROTATION))
+    peak = size(weights) + lasting + remembered + highest(record)
     needed = size(weights) + gradients + lasting + activations
     figures = (size(weights), gradients + lasting, activations, needed, peak)
     print(f"{f'{pair}, {batch} clips':24}{''.join(f'{figure / 2**20:>12.0f}' for figure in figures)}", end="")

@@ -18,13 +18,12 @@ def _seeded() -> None:
 
 
 @pytest.fixture
-def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+def exact_products() -> Iterator[None]:
     """Float32 products on every processor, so that comparisons are sharp."""
     from trimtab.networks import precision  # not above, where shape annotations would not be enforced in it yet
-    from trimtab.priors import pixel_unet
 
-    for module in (precision, pixel_unet):
-        monkeypatch.setattr(module, "matrix_dtype", lambda device_type: torch.float32)
+    with precision.exact_products():
+        yield
 
 
 @pytest.fixture

@@ -190,7 +190,7 @@ def test_batches_come_again_a_rotation_later_length_and_step_included(tmp_path: 
     assert [step for _, step in source.drawn] == expected
     assert told == expected
     assert source.lengths == [source.lengths[expected.index(step)] for step in expected]
-    with pytest.raises(ValueError, match="passes and rotation are at least 1, not 0 and 32"):
+    with pytest.raises(ValueError, match="passes and rotation are at least 1, not 0 and 8"):
         train(tmp_path / "none", passes=0)
 
 

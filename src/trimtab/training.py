@@ -33,8 +33,9 @@ from trimtab.networks import storage
 from trimtab.networks.optimizers import Kind, optimizer_of
 from trimtab.networks.sharding import gathered, put_together, shard, split_like, whole
 
-ROTATION = 32
-"""Batches that are trained on in turn, where each is trained on more than once."""
+ROTATION = 8
+"""Batches that are trained on in turn, where each is trained on more than once. What a prior answered about all of them is
+remembered, and should take little memory beside the adapter's own activations."""
 
 
 @runtime_checkable
@@ -108,7 +109,8 @@ def fit(
     """Train what of `task` requires gradients, and leave the averaged weights in it.
 
     Args:
-        task: called as ``task(clip, step=, samples=)``, gives the loss of each sample, (batch,).
+        task: called as ``task(clip, step=, samples=)``, gives the loss of each sample, (batch,). It is trained on a GPU if
+            there is one, and afterwards back where it was.
         clips: `draw(seed, step, num)` numbers of clips, and `batch(numbers, num_frames)` of them.
         budget: seconds of training (pauses between pieces of an interrupted run do not count) or optimizer steps.
         folder: keeps state.safetensors to resume from, log.jsonl and TensorBoard events; a run found there goes on.
@@ -148,6 +150,7 @@ def fit(
     if batch_size % accelerator.num_processes:
         raise ValueError(f"{accelerator.num_processes} processes cannot share a batch of {batch_size}; take a multiple")
     accelerator.init_trackers("tensorboard")
+    home = next(task.parameters()).device
     task.to(accelerator.device).train()
     trained = {name: value for name, value in task.named_parameters() if value.requires_grad}
     if not trained:
@@ -231,8 +234,8 @@ def fit(
         for name, value in trained.items():
             value.copy_(run.average[name])
     put_together(task)
-    run.average = {name: whole(value) for name, value in run.average.items()}
-    task.eval()
+    run.average = {name: whole(value).to(home) for name, value in run.average.items()}
+    task.to(home).eval()
     return run
 
 
@@ -300,9 +303,9 @@ def save(
             },
         )
     except OSError as error:
+        kept = f", the run goes on from its last save, {before(path).name}" if before(path).exists() else ""
         raise OSError(
-            f"cannot save step {run.step} to {path} ({error.strerror or error}); make room and start again, the run goes on "
-            f"from its last save, {before(path).name}"
+            f"cannot save step {run.step} to {path} ({error.strerror or error}); make room and start again{kept}"
         ) from error
 
 
@@ -369,10 +372,10 @@ def writable(folder: Path) -> Path:
     """The folder, made if need be. Raises ValueError if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))  # a full disk may still take an empty file
     except OSError as error:
-        raise ValueError(f"cannot write to {folder} ({error.strerror}); choose another folder") from error
+        raise ValueError(f"cannot write to {folder} ({error.strerror}); make room, or choose another folder") from error
     return folder
 
 

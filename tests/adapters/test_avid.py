@@ -158,7 +158,7 @@ def test_the_network_sees_the_prior_only_if_it_may(learn_mask: bool) -> None:
         adapter.network.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(inputs[0]))
         adapter.bind(given)(noisy, level)
         other = GaussianPrior(torch.ones(SHAPE), torch.ones(SHAPE), num_context=2)
-        adapter._prior = (other,)
+        adapter.companions = (other,)
         adapter.bind(given)(noisy, level)
         assert seen[0].shape[2] == adapter.network.in_channels == 13 + 3 * see_prior
         assert torch.equal(seen[0][:, :, :13], seen[1][:, :, :13])

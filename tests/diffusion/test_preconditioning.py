@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trimtab.core.values import Conditioning, NoiseLevel, Prediction, Video
 from trimtab.diffusion import schedules
-from trimtab.diffusion.losses import change_loss, perceived, velocity_loss
+from trimtab.diffusion.losses import Perceived, change_loss, velocity_loss
 from trimtab.diffusion.noise import gaussian_noise
 from trimtab.diffusion.preconditioning import FrameChange, clamped, displaced, observed_drift
 from trimtab.diffusion.schedules import Schedule
@@ -169,11 +169,12 @@ def test_a_perceived_loss_adds_a_distance_of_the_clean_videos() -> None:
     belief = FrameChange(noisy, level, context, 0.2).belief(told(torch.randn_like(noisy)))
     asked: list[Tensor] = []
 
-    def distance(generated: Tensor, real: Tensor) -> Tensor:
-        asked.extend((generated, real))
-        return (generated - real).flatten(2).square().sum(2)
+    class Squares:
+        def distance(self, generated: Tensor, real: Tensor) -> Tensor:
+            asked.extend((generated, real))
+            return (generated - real).flatten(2).square().sum(2)
 
-    both = perceived(velocity_loss, distance, 0.5)(belief, clean, noise)
+    both = Perceived(velocity_loss, Squares(), 0.5)(belief, clean, noise)
     assert torch.equal(asked[0], belief.clean)
     assert torch.equal(asked[1], clean)
     apart = (belief.clean - clean).square().sum((1, 2, 3, 4)) / 4

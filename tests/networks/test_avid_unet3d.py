@@ -1,6 +1,5 @@
 """AVID's pixel network: its sizes to the unit, and its outputs for weights of the public code, recorded from that code."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trimtab.networks import attention, avid_unet3d
+from trimtab.adapters.avid import AVID
+from trimtab.networks import attention
 from trimtab.networks.avid_public import from_public
 from trimtab.networks.avid_unet3d import AvidActionClassifier, AvidUNet3D
+from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 
 RECORDED = load_file(Path(__file__).parent / "avid_public.safetensors")
 """Random weights of the public code's `Unet3D` and `Unet3DEncoder`, what they were given, and what they answered."""
@@ -21,9 +22,7 @@ def recorded(part: str) -> dict[str, Tensor]:
     return {name.removeprefix(part + "/"): value for name, value in RECORDED.items() if name.startswith(part + "/")}
 
 
-@pytest.fixture(autouse=True)
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(avid_unet3d, "fast_products", lambda device: nullcontext())
+pytestmark = pytest.mark.usefixtures("exact_products")
 
 
 def small(**options: Any) -> AvidUNet3D:
@@ -81,6 +80,19 @@ def test_the_public_networks_weights_give_its_outputs(told: bool) -> None:
     assert expected.std() > 0.1
     torch.testing.assert_close(answer, expected[:, :, :3], rtol=0, atol=1e-5)
     torch.testing.assert_close(mask, 0.5 * expected[:, :, 3:] + 0.25, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mask", "shape"), [(True, (1, 1)), (False, (3, 3))])
+def test_what_the_diffusion_adds_to_the_public_network_finds_its_place(mask: bool, shape: tuple[int, int]) -> None:
+    prior = PixelUNet(PixelUNetSettings(frame_shape=(3, 8, 8)))
+    sizes = {"width": 8, "heads": 2, "head_dim": 40, "multiples": (1, 2)}
+    adapter = AVID(prior, model="avid_unet", num_actions=5, learn_mask=mask, **sizes)
+    own = adapter.network.state_dict()
+    outside = {"mixture_conv.weight": torch.randn(*shape, 1, 1, 1), "mixture_conv.bias": torch.randn(shape[0])}
+    adapter.network.load_state_dict(own | from_public(outside))
+    place = adapter.network.mask if mask else adapter.network.added
+    assert torch.equal(place.weight, outside["mixture_conv.weight"].squeeze(-1))
+    assert torch.equal(place.bias, outside["mixture_conv.bias"])
 
 
 def test_the_public_classifiers_weights_give_its_outputs() -> None:

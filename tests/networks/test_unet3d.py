@@ -1,5 +1,6 @@
 """The video network: what each frame's answer depends on, its start, its refusals, and its two number formats."""
 
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from trimtab.networks import precision
 from trimtab.networks.attention import TextAttention
 from trimtab.networks.blocks import Block, FourierEmbedding, TemporalConv
-from trimtab.networks.precision import fast_products, matrix_dtype
+from trimtab.networks.precision import exact_products, fast_products, matrix_dtype
 from trimtab.networks.unet3d import Text, UNet3D
 
 pytestmark = pytest.mark.usefixtures("exact_products")
@@ -224,12 +225,15 @@ def test_the_processor_decides_the_number_format(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_matrix_units)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16_products)
+    monkeypatch.setattr(precision, "_exact", ContextVar("exact", default=False))  # as outside of this file
     fresh = matrix_dtype.__wrapped__
     assert fresh("cpu") == dtype
     assert fresh("meta") == torch.float32
     monkeypatch.setattr(precision, "matrix_dtype", fresh)
     with fast_products(torch.device("cpu")):
         assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+    with exact_products(), fast_products(torch.device("cpu")):
+        assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float32
 
 
 def test_gradients_reach_every_weight() -> None:

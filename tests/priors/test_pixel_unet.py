@@ -19,7 +19,8 @@ from trimtab.data import samples
 from trimtab.data.clips import Clips
 from trimtab.diffusion.losses import DenoisingLoss
 from trimtab.models import avid_unet
-from trimtab.networks import precision, storage
+from trimtab.networks import storage
+from trimtab.networks.precision import exact_products
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import SHIPPED, PixelUNet, PixelUNetSettings, load
 
@@ -95,9 +96,7 @@ def test_the_fingerprint_depends_on_the_settings() -> None:
     assert prior.fingerprint != before
 
 
-def test_a_loaded_prior_answers_as_the_trained_one_up_to_its_rounding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loaded_prior_answers_as_the_trained_one_up_to_its_rounding(tmp_path: Path) -> None:
     torch.manual_seed(0)
     prior = small().eval()
     prior.save(tmp_path / "prior")
@@ -105,9 +104,8 @@ def test_a_loaded_prior_answers_as_the_trained_one_up_to_its_rounding(
     with torch.no_grad():
         trained = prior(noisy, level, Conditioning(context=context)).tensor
         loaded = load(tmp_path / "prior")(noisy, level, Conditioning(context=context)).tensor
-        monkeypatch.setattr(precision, "matrix_dtype", lambda device: torch.float32)
-        monkeypatch.setattr(pixel_unet, "matrix_dtype", lambda device: torch.float32)
-        plain = load(tmp_path / "prior")(noisy, level, Conditioning(context=context)).tensor
+        with exact_products():
+            plain = load(tmp_path / "prior")(noisy, level, Conditioning(context=context)).tensor
     assert loaded.dtype == plain.dtype == torch.float32
     assert (loaded - trained).norm() < 0.02 * trained.norm()
     assert (plain - loaded).norm() < 0.03 * trained.norm()  # products of 8 bits, one after another

@@ -88,7 +88,9 @@ def test_the_command_writes_what_it_found(tmp_path: Path) -> None:
     ways = found["divergence on the way"]
     assert set(ways) >= {"prior alone", "product of experts, weight 0.5", "AVID, trained", experiment.FLOOR}
     for weight in (0.5, 0.8):  # whatever the machine's speed: an expert that had to learn is worse than the exact one
-        exact, learned = (ways[f"product {of}, weight {weight:g}"][-1] for of in ("of experts", "with a trained expert"))
+        exact, learned = (
+            ways[f"product {of}, weight {weight:g}"][-1] for of in ("of experts", "with a trained expert")
+        )
         assert learned > exact
     assert {len(way) for way in ways.values()} == {10} == {len(found["noise"])}
     assert found["noise"][-1] == 0

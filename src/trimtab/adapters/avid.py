@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
+from trimtab.core.companions import Accompanied
 from trimtab.core.contracts import BoundDenoiser, Prior
 from trimtab.core.values import Conditioning, Fact, Mixed, NoiseLevel, Prediction, Video, Weights, combine
 from trimtab.models import build
 
 
-class AVID(nn.Module):
+class AVID(Accompanied):
     """A `Denoiser` that steers `prior` by actions. Its parameters are the adapter's alone; the prior never changes.
 
     Args:
@@ -47,7 +47,7 @@ class AVID(nn.Module):
         **sizes: Any,
     ) -> None:
         super().__init__()
-        self._prior = (prior,)  # in a tuple, so that it is neither trained, nor saved, nor switched to train mode
+        self.companions = (prior,)  # neither trained, nor saved, nor switched to train mode
         actions: dict[str, Any] = {"num_actions": num_actions, "action_dim": action_dim}
         switches = {"learn_mask": learn_mask, "see_prior": see_prior, "mask_bias": mask_bias}
         self.network = build(
@@ -64,7 +64,8 @@ class AVID(nn.Module):
 
     @property
     def prior(self) -> Prior:
-        return self._prior[0]
+        prior: Prior = self.companions[0]
+        return prior
 
     @property
     def space(self) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from trimtab.core.checks import check_open
+from trimtab.core.companions import Accompanied
 from trimtab.core.contracts import BoundDenoiser, OpenPrior
 from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video
 from trimtab.networks.precision import fast_products
 
 
-class ControlNet(nn.Module):
+class ControlNet(Accompanied):
     """A `Denoiser`: the prior, to whose features something is added. It begins exactly as the prior.
 
     Args:
@@ -35,7 +36,7 @@ class ControlNet(nn.Module):
     ) -> None:
         super().__init__()
         check_open(prior, type(self).__name__)
-        self._prior = (prior,)  # in a tuple, so that it is neither trained, nor saved, nor switched to train mode
+        self.companions = (prior,)  # neither trained, nor saved, nor switched to train mode
         self.space = prior.space
         self.uses: frozenset[Fact] = prior.uses | {"actions"}
         actions: dict[str, Any] = {"num_actions": num_actions, "action_dim": action_dim}
@@ -53,7 +54,7 @@ class ControlNet(nn.Module):
         self.settings: dict[str, Any] = {**actions, **{name: self.controller.sizes[name] for name in sizes}}
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
-        look, ask = self.controller.bind(given), self._prior[0].network.bind(given.without("actions"))
+        look, ask = self.controller.bind(given), self.companions[0].network.bind(given.without("actions"))
 
         def denoise(noisy: Video, level: NoiseLevel) -> Prediction:
             return ask(noisy, level, control=self.added(look(noisy, level)))[0]

@@ -10,19 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trimtab.core.companions import Accompanied
 from trimtab.core.contracts import Codec, Denoiser, Mixing
 from trimtab.core.values import Clip, Fact, Prediction, Video
 from trimtab.diffusion.noise import gaussian_noise, uniform_integers
 from trimtab.diffusion.schedules import Schedule
 
 Loss = Callable[[Prediction, Video, Video], Float[Tensor, " batch"]]
-Distance = Callable[[Video, Video], Float[Tensor, "batch time"]]
 
 
 def noise_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
@@ -81,21 +82,32 @@ def change_loss(
     return total / sum(sides)
 
 
-def perceived(loss: Loss, distance: Distance, weight: float) -> Loss:
+@runtime_checkable
+class Perceptual(Protocol):
+    """Tells how different two clips look."""
+
+    def distance(self, first: Video, second: Video) -> Float[Tensor, "batch time"]:
+        """Of two clips, (batch, time, channel, height, width), a frame; differentiable."""
+
+
+class Perceived(nn.Module):
     """A loss, and the perceptual distance of the predicted clean frames from the real ones.
 
     Errors of pixels do not say what is seen: of two clips as wrong in pixels, one may be blurred and one a little late.
 
     Args:
         loss: of pixels.
-        distance: of two clips, (batch, time, channel, height, width), a frame: (batch, time), differentiable.
+        perceptual: the distance.
         weight: of the distance, averaged over frames.
     """
 
-    def both(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
-        return loss(prediction, clean, noise) + weight * distance(prediction.clean, clean).mean(1)
+    def __init__(self, loss: Loss, perceptual: Perceptual, weight: float) -> None:
+        super().__init__()
+        self.loss, self.perceptual, self.weight = loss, perceptual, weight
 
-    return both
+    def forward(self, prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
+        distance = self.perceptual.distance(prediction.clean, clean).mean(1)
+        return self.loss(prediction, clean, noise) + self.weight * distance
 
 
 def flow_loss(prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
@@ -116,7 +128,7 @@ def per_sample(errors: Video) -> Float[Tensor, " batch"]:
     return errors.flatten(1).mean(1)
 
 
-class DenoisingLoss(nn.Module):
+class DenoisingLoss(Accompanied):
     """The loss of a denoiser on clips, at noise levels drawn at random.
 
     It is a module, so that what wraps modules (several processes, mixed precision) wraps the whole training step.
@@ -160,8 +172,9 @@ class DenoisingLoss(nn.Module):
                 "forgotten are shares of the clips, from 0 to 1, and context_noise a deviation from 0 on, not "
                 f"{dict(forgotten)} and {context_noise}"
             )
-        self.own, self.forgotten, self.context_noise = own, dict(forgotten), context_noise
-        self.denoiser, self.schedule, self.loss, self.seed, self.codec = denoiser, schedule, loss, seed, codec
+        self.forgotten, self.context_noise = dict(forgotten), context_noise
+        self.denoiser, self.schedule, self.seed, self.codec = denoiser, schedule, seed, codec
+        self.companions = (loss, own)
         self.purposes = ["level", *(f"level {draw}" for draw in range(1, draws))]
 
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
@@ -197,11 +210,12 @@ class DenoisingLoss(nn.Module):
             added *= self.context_noise * part.to(clean.device)[:, None, None, None, None]
             given = replace(given, context=given.context + added)
         noisy = level.add_noise(clean, noise)
-        if self.own is None or not isinstance(self.denoiser, Mixing):
-            return self.loss(self.denoiser.bind(given)(noisy, level), clean, noise)
+        loss, own = self.companions
+        if own is None or not isinstance(self.denoiser, Mixing):
+            return loss(self.denoiser.bind(given)(noisy, level), clean, noise)
         mixed = self.denoiser.believe(given)(noisy, level)
-        total = self.loss(mixed.belief, clean, noise)
-        return total if mixed.mask is None else total + self.own(mixed.own, clean, noise)
+        total = loss(mixed.belief, clean, noise)
+        return total if mixed.mask is None else total + own(mixed.own, clean, noise)
 
 
 @torch.no_grad()

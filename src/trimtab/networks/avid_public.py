@@ -49,7 +49,8 @@ def from_public(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Names are rewritten by the tables above; convolutions lose their time axis of length one, gains their axes of length
     one; the rotary frequencies, which every attention there repeats, are kept once. The adapter's last factor and shift of
-    the mask lie outside that network (`mixture_conv` of the diffusion): pass them along under that name. The public
+    the mask, or without a mask its last mixing of what is added to the prior's answer, lie outside that network
+    (`mixture_conv` of the diffusion): pass them along under that name. The public
     classifier (`Unet3DEncoder`) is mapped in the same way.
     """
     mapped = {}
@@ -58,7 +59,8 @@ def from_public(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             mapped["frame_number.frequencies"] = value
             continue
         if name.startswith("mixture_conv."):
-            mapped["mask." + name.removeprefix("mixture_conv.")] = value.flatten(2, 3) if value.ndim == 5 else value
+            place = "mask" if len(value) == 1 else "added"  # of the frames, where there is no mask
+            mapped[name.replace("mixture_conv", place)] = value.flatten(2, 3) if value.ndim == 5 else value
             continue
         new = name
         for pattern, replacement in (PLACES | ATTENTION | BLOCK).items():

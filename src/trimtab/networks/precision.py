@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import nn
+
+_exact = ContextVar("_exact", default=False)
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """A context in which everything is multiplied in float32, as to compare a network with another to the fifth digit.
+
+    Load priors within it, too: when they are frozen their weights are rounded to the format of products.
+    """
+    token = _exact.set(True)
+    try:
+        yield
+    finally:
+        _exact.reset(token)
 
 
 @torch.compiler.assume_constant_result
 def matrix_dtype(device_type: str) -> torch.dtype:
     """bfloat16 where the processor multiplies it faster (AMX, AVX-512 with bf16, a GPU since Ampere), else float32."""
+    if _exact.get():
+        return torch.float32
     if device_type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device_type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
@@ -18,8 +39,10 @@ def matrix_dtype(device_type: str) -> torch.dtype:
     return torch.float32
 
 
-def fast_products(device: torch.device) -> torch.autocast:
+def fast_products(device: torch.device) -> AbstractContextManager[Any]:
     """A context in which convolutions and matrix products run in `matrix_dtype`; weights and sums stay as they are."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
     dtype = matrix_dtype(device.type)
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
