@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -213,3 +214,11 @@ def test_the_demo_fails_in_one_line_and_repeats_its_settings(run: Callable[..., 
     assert run("demo", "--settings", output / "settings.json")[0] == code
     changed, _ = run("demo", "--settings", output / "settings.json", "--num-clips", "4")
     assert "holds a run with other settings (num_clips 3, not 4)" in changed
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_trains_can_say_beforehand_what_it_will_need(name: str) -> None:
+    source = (cli.RECIPES / f"{name}.py").read_text()
+    assert not re.search(r"\bfit\(", source), "by fit_or_forecast, so that there is a forecast"
+    trains = re.search(r"\bfit_or_forecast\(|\.train\(|\btrain\(", source)
+    assert not trains or "dry_run" in inspect.signature(cli.recipe(name)).parameters

@@ -51,6 +51,7 @@ def finetuning_forgets(
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
     choices: Path = CHOICES,
+    dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path | None = None,
     matcher: Path = Path("runs/text-match/text_match.safetensors"),
@@ -72,6 +73,7 @@ def finetuning_forgets(
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
         choices: the guidance that `trimtab metaworld-sweep` chose, from other start states, a file.
+        dry_run: only say what each finetuning will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained on the whole set, or in which it will find it; by
             default that of the scale.
@@ -82,6 +84,9 @@ def finetuning_forgets(
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "reader": reader, "choices": choices}
     record_settings(output, "finetuning-forgets", settings)  # more numbers of demonstrations may be asked for later
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices)
+    if dry_run:
+        bench.train(ADAPTATIONS[METHOD].training, seed, dry_run=True)  # all are of one length
+        return
     protocol = {**bench.protocol, **counts, **bench.adaptations[METHOD].own()}
     own = OwnDomain.of(bench, trained_judge(matcher, datasets, matching_steps, seed), num_clips, seed)
     found: dict[str, dict[str, Interval]] = {}

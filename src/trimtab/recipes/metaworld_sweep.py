@@ -45,6 +45,7 @@ def metaworld_sweep(
     seed: int = 0,
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path | None = None,
     output: Path = Path("runs/metaworld-sweep"),
@@ -68,6 +69,7 @@ def metaworld_sweep(
         seed: of the trainings, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
+        dry_run: only say what the trainings will need in memory, time and disk, where they are not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
             default that of the scale.
@@ -82,6 +84,10 @@ def metaworld_sweep(
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "reader": reader}
     record_settings(output, "metaworld-sweep", settings)  # more methods, guidances and strengths may be tried later
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops)
+    if dry_run:
+        for training in dict.fromkeys(ADAPTATIONS[name].training for name in methods):
+            bench.train(training, seed, dry_run=True)
+        return
     protocol = {**bench.protocol, **counts, "tasks": list(VALIDATION)}
     for name in methods:
         how = ADAPTATIONS[name]

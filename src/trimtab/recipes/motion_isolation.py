@@ -41,6 +41,7 @@ def motion_isolation(
     seed: int = 0,
     prior: str = "tabletop",
     choices: Path = CHOICES,
+    dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path | None = None,
     output: Path = Path("runs/motion-isolation"),
@@ -57,6 +58,7 @@ def motion_isolation(
         seed: of its training, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         choices: the guidance that `trimtab metaworld-sweep` chose, from other start states, a file.
+        dry_run: only say what its training will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
             default that of the scale.
@@ -66,7 +68,9 @@ def motion_isolation(
     record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices})
     bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops, choices)  # nothing is planned or read
     customised = bench.adaptations["subject customization"]
-    trained, _ = bench.train(customised.training, seed)
+    trained, _ = bench.train(customised.training, seed, dry_run=dry_run)
+    if dry_run:
+        return
     held = bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
     named = retold(held, customised.naming)
     alone = customised.denoiser(bench.prior, bench.prior)

@@ -44,6 +44,7 @@ def score_alignment(
     scale: Literal["smoke", "tiny", "paper"] = "smoke",
     seed: int = 0,
     prior: str = "tabletop",
+    dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path = Path("runs/metaworld-planning-smoke"),
     output: Path = Path("runs/score-alignment"),
@@ -59,6 +60,7 @@ def score_alignment(
         scale: that the in-domain model was trained at, see `trimtab metaworld-planning`.
         seed: of its training, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
+        dry_run: only say what the in-domain model's training will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here.
         output: run folder; score_alignment.png and score_alignment.json in it are the result.
@@ -66,7 +68,9 @@ def score_alignment(
     settings = {"num_levels": num_levels, "num_clips": num_clips, "scale": scale, "seed": seed, "prior": prior}
     record_settings(output, "score-alignment", settings)
     bench = Bench(pixel_unet.load(prior), SCALES[scale], Path(), 0.0, datasets, planning)  # nothing is planned or read
-    trained, _ = bench.train("in-domain", seed)
+    trained, _ = bench.train("in-domain", seed, dry_run=dry_run)
+    if dry_run:
+        return
     held = validation_clips(bench.prior, num_clips, bench.datasets)
     indices = spread(bench.prior.schedule.num_levels, num_levels)
     found = alignment(bench.prior, trained, held, indices.tolist(), seed)

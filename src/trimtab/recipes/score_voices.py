@@ -66,6 +66,7 @@ def score_voices(
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
     choices: Path = CHOICES,
+    dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path | None = None,
     output: Path = Path("runs/score-voices"),
@@ -84,6 +85,7 @@ def score_voices(
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
         choices: guidance and strength that `trimtab metaworld-sweep` chose, a file.
+        dry_run: only say what the in-domain model's training will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
             default that of the scale.
@@ -93,7 +95,9 @@ def score_voices(
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "reader": reader, "choices": choices}
     record_settings(output, "score-voices", settings)
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices)
-    trained, _ = bench.train("in-domain", seed)
+    trained, _ = bench.train("in-domain", seed, dry_run=dry_run)
+    if dry_run:
+        return
     held = bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
     found: dict[str, dict[str, Interval]] = {}
     compared = weights_of_voices(bench.adaptations)

@@ -21,6 +21,7 @@ from trimtab.core.values import Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
 from trimtab.environments.metaworld import OPPOSITES, TEXTS
+from trimtab.forecast import fit_or_forecast
 from trimtab.metrics import text_match
 from trimtab.metrics.frames import Lpips, sharpness
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
@@ -32,7 +33,7 @@ from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import TEMPERATURE, encoder
 from trimtab.recipes.tabletop_prior import halfway_episodes, tabletop_clips, tabletop_episodes
 from trimtab.report import film_strip
-from trimtab.training import Budget, fit
+from trimtab.training import Budget
 
 FIRST_LOOK, FIRST_SEED = 1_000_000, 500
 """Of the held-out episodes: looks and start states that no training saw."""
@@ -49,6 +50,7 @@ def tabletop_prior_card(
     matching_steps: int = 1500,
     seed: int = 0,
     note: str = "",
+    dry_run: bool = False,
     datasets: Path = Path("datasets"),
     matcher: Path = Path("runs/text-match/text_match.safetensors"),
     output: Path = Path("src/trimtab/priors/weights"),
@@ -69,11 +71,15 @@ def tabletop_prior_card(
         matching_steps: optimizer steps of the judge.
         seed: of the samples, and of the judge.
         note: a sentence about the training that its files do not tell.
+        dry_run: only say what the judge's training will need in memory, time and disk.
         datasets: where recorded episodes are kept.
         matcher: the judge, a file.
         output: folder of the card.
     """
     model = pixel_unet.load(prior)
+    if dry_run:
+        trained_judge(matcher, datasets, matching_steps, seed, dry_run=True)
+        return
     judge = trained_judge(matcher, datasets, matching_steps, seed)
     episodes = tabletop_episodes(
         num_episodes=3, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=datasets / "tabletop-heldout"
@@ -149,17 +155,19 @@ def tabletop_prior_card(
     print(f"{card_text(card)}\n\ncard in {output}")
 
 
-def trained_judge(path: Path, datasets: Path, num_steps: int, seed: int) -> TextMatch:
-    """The judge in a file, trained on the prior's own sets first if there is none."""
-    if not path.exists():
+def trained_judge(path: Path, datasets: Path, num_steps: int, seed: int, *, dry_run: bool = False) -> TextMatch:
+    """The judge in a file, trained on the prior's own sets first if there is none; in a dry run as it would begin."""
+    if dry_run or not path.exists():
         torch.manual_seed(seed)
         judge = TextMatch()
         clips = tabletop_clips(datasets)
         task = Matching(judge, encoder()(list(TEXTS.values())))
-        fit(
-            task, clips, Budget(steps=num_steps), folder=path.parent, title="judge of texts", batch_size=64, lengths=(8,),
-            warm_up=num_steps // 10, cool_down=0.9, seed=seed, log_every=100,
+        run = fit_or_forecast(
+            dry_run, task, clips, Budget(steps=num_steps), folder=path.parent, title="judge of texts", batch_size=64,
+            lengths=(8,), warm_up=num_steps // 10, cool_down=0.9, seed=seed, log_every=100,
         )  # fmt: skip
+        if run is None:
+            return judge
         judge.save(path, {"steps": num_steps, "seed": seed})
     return text_match.load(path)
 

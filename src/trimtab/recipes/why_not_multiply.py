@@ -23,8 +23,9 @@ from trimtab.core.values import Clip, Conditioning, Video
 from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import DenoisingLoss
 from trimtab.diffusion.noise import gaussian_noise
+from trimtab.forecast import fit_or_forecast
 from trimtab.priors.gaussian import GaussianPrior
-from trimtab.training import Budget, fit, record_settings
+from trimtab.training import Budget, record_settings
 
 SHAPE = (3, 1, 8, 8)
 """Frames, channels, height and width of a clip."""
@@ -46,6 +47,7 @@ def why_not_multiply(
     num_steps: int = 200,
     num_samples: int = 256,
     seed: int = 0,
+    dry_run: bool = False,
     output: Path = Path("runs/why-not-multiply"),
 ) -> None:
     """Measure how far each way of steering a prior ends from the distribution that it should reach.
@@ -63,13 +65,16 @@ def why_not_multiply(
         num_steps: sampling steps.
         num_samples: of what is trained, for each of eight contexts and sequences of actions.
         seed: of weights, clips and samples.
+        dry_run: only say what the trainings will need in memory, time and disk.
         output: run folder; why_not_multiply.png and why_not_multiply.json in it are the result.
     """
     settings = {"minutes": minutes, "seed": seed}
     record_settings(output, "why-not-multiply", settings)
     target, prior = worlds()
     clips = TargetClips(target)
-    avid, expert = (trained(build, prior, clips, minutes, seed, output) for build in (AVID, FromScratch))
+    avid, expert = (trained(build, prior, clips, minutes, seed, output, dry_run) for build in (AVID, FromScratch))
+    if dry_run:
+        return
     given = clips.batch(np.arange(8)).given
     compositions: dict[str, Callable[[float], Denoiser]] = {
         "product of experts": lambda weight: product_of_experts(prior, target, weight),
@@ -110,12 +115,19 @@ def why_not_multiply(
 
 
 def trained(
-    build: type[AVID | FromScratch], prior: GaussianPrior, clips: TargetClips, minutes: float, seed: int, output: Path
+    build: type[AVID | FromScratch],
+    prior: GaussianPrior,
+    clips: TargetClips,
+    minutes: float,
+    seed: int,
+    output: Path,
+    dry_run: bool,
 ) -> Denoiser:
-    """A small network of this kind, trained for so long."""
+    """A small network of this kind, trained for so long, or in a dry run not at all."""
     torch.manual_seed(seed)
     model = build(prior, num_actions=NUM_ACTIONS, widths=(32, 64), depths=(1, 1), patch=1)
-    fit(
+    fit_or_forecast(
+        dry_run,
         DenoisingLoss(model, prior.schedule, seed=seed),
         clips,
         Budget(seconds=60 * minutes),
