@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count
 from statistics import median
 
 import numpy as np
@@ -147,12 +146,19 @@ class Alone:
                 run()
 
 
-def train(task: DenoisingLoss, clip: Clip, steps: Iterator[int], passes: int = 1) -> None:
-    """Everything of so many training steps on the same batch, of the same new noise, but the optimizer's part."""
-    step = next(steps)
-    for _ in range(passes):
-        task(clip, step=step, samples=range(len(clip.video))).mean().backward()
-        task.zero_grad()
+class Train:
+    """So many training steps on the same batch, each time of the same new noise."""
+
+    def __init__(self, task: DenoisingLoss, clip: Clip, passes: int = 1) -> None:
+        self.task, self.clip, self.passes, self.step = task, clip, passes, 0
+        self.optimizer = torch.optim.AdamW(task.parameters(), lr=1e-5)
+
+    def __call__(self) -> None:
+        self.step += 1
+        for _ in range(self.passes):
+            self.task(self.clip, step=self.step, samples=range(len(self.clip.video))).mean().backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
 
 
 def ask(model: Denoiser, clip: Clip, prior: PixelUNet) -> None:
@@ -209,29 +215,34 @@ def embedded(best: float) -> None:
         best,
         {
             "prior, forward": Job(partial(ask, prior, clip, prior), 16),
-            "prior, training step": Job(partial(train, of_prior, clip, count()), 16, training=True),
+            "prior, training step": Job(Train(of_prior, clip), 16, training=True),
             "AVID pair, forward": Job(partial(ask, adapter, clip, prior), 16),
-            f"AVID pair, {PASSES} training steps": Job(
-                partial(train, of_adapter, clip, count(), PASSES), 16 * PASSES, training=True
-            ),
+            f"AVID pair, {PASSES} training steps": Job(Train(of_adapter, clip, PASSES), 16 * PASSES, training=True),
             f"AVID pair, sampling in {STEPS} steps": Job(lambda: sampler(adapter, noise, clip.given), 16),
         },
     )
 
 
-def world_models(counts: Sequence[int], *, compiled: bool = False) -> None:
+def world_models(best: float, counts: Sequence[int], *, compiled: bool = False) -> None:
     """Steps of so many imagined environments, by networks as they are or compiled, which takes a C++ compiler."""
     play, prior = samples.coinrun(), pixel_unet.load("procgen")
     adapter = AVID(prior, num_actions=15).eval()
-    for network in (prior.network, adapter.network) if compiled else ():
-        compile_frozen(network)
     sampler = partial(sampling.dpm_solver_pp_2m, pairs=sampling.pairs(prior.schedule, STEPS), clamp=(-1.0, 1.0))
     frames = np.stack([play.episode(number)[0][: prior.num_context] for number in range(len(play))])
+    steps, how = [], ", compiled" if compiled else ""
     for copies in counts:
         world = WorldModel(adapter, prior, sampler, frames, num_envs=copies, num_actions=15)
         world.reset(seed=0)
-        took, how = seconds(partial(world.step, np.full(copies, 7)), 20), ", compiled" if compiled else ""
-        print(f"world model, {copies} environment(s), {STEPS} steps{how}: {copies / took:.1f} frames/s")
+        steps.append(partial(world.step, np.full(copies, 7)))
+    work = [operations(step) for step in steps]
+    for network in (prior.network, adapter.network) if compiled else ():
+        compile_frozen(network)
+    for copies, step, done in zip(counts, steps, work, strict=True):
+        took = seconds(step, 20)
+        print(
+            f"world model, {copies} environment(s), {STEPS} steps{how}: {copies / took:.1f} frames/s, "
+            f"{done / copies / 1e9:.1f} GFLOP a frame, {done / took / best:.0%} of best"
+        )
 
 
 def compositions(batch: int = 8, rounds: int = 12) -> None:
@@ -331,7 +342,7 @@ def of_the_papers_size(best: float, batch: int = 4) -> None:
 
     # Counted in the public layout: our own spends some more operations to save time.
     forward = Job(partial(ask, adapter, clip, base), batch, torch.no_grad()(answer_in_the_public_layout))
-    training = Job(partial(train, task, clip, count()), batch, step_in_the_public_layout, training=True)
+    training = Job(Train(task, clip), batch, step_in_the_public_layout, training=True)
     found = report(best, {"AVID-22M pair, forward": forward, "AVID-22M pair, training step": training}, rounds=2)
     took = seconds(partial(step_in_the_public_layout, True), 1, warm=False)  # its code keeps the base's graph, too
     ours = found["AVID-22M pair, training step"] * batch
@@ -346,11 +357,11 @@ def main() -> None:
     best = limit()
     print(f"shares below are of the best of these in {matrix_dtype('cpu')}, {best / 1e9:.0f} GFLOP/s")
     embedded(best)
-    world_models((1, 8))
+    world_models(best, (1, 8))
     compositions()
     adaptations()
     of_the_papers_size(best)
-    world_models((1,), compiled=True)  # last, as not every machine has a C++ compiler
+    world_models(best, (1,), compiled=True)  # last, as not every machine has a C++ compiler
 
 
 if __name__ == "__main__":
