@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
+from trimtab.adapters.avid import AVID
 from trimtab.data import samples
 from trimtab.data.clips import Clips
 from trimtab.diffusion.losses import DenoisingLoss, change_loss
@@ -25,9 +27,12 @@ from trimtab.training import Budget, fit
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-prior = PixelUNet(PixelUNetSettings(sizes={"widths": (32, 32), "depths": (1, 1)}))
+sizes = {"widths": (32, 32), "depths": (1, 1)}
+trained = prior = PixelUNet(PixelUNetSettings(sizes=sizes))
+if "adapter" in sys.argv:
+    trained = AVID(prior.frozen(), num_actions=15, **sizes)
 fit(
-    DenoisingLoss(prior, prior.schedule, loss=change_loss),
+    DenoisingLoss(trained, prior.schedule, loss=change_loss),
     Clips(samples.coinrun()),
     Budget(steps=int(sys.argv[2])),
     folder=Path(sys.argv[1]),
@@ -35,7 +40,7 @@ fit(
     lengths=(1, 3),
     log_every=1,
     save_every_seconds=0.0,
-    evaluate=lambda: {"weights": sum(float(value.sum()) for value in prior.parameters())},
+    evaluate=lambda: {"weights": sum(float(value.sum()) for value in trained.parameters())},
     evaluate_every=5,
     split="split" in sys.argv,
 )
@@ -51,13 +56,13 @@ def script(tmp_path: Path) -> Path:
     return path
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+def environment(gpu: bool = False) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **({} if gpu else {"CUDA_VISIBLE_DEVICES": ""})}
 
 
-def train(script: Path, folder: Path, steps: int, *launcher: str, how: str = "") -> None:
-    command = [sys.executable, *launcher, script, folder, str(steps), how]
-    subprocess.run(command, check=True, env=environment(), timeout=600)
+def train(script: Path, folder: Path, steps: int, *launcher: str, how: Sequence[str] = (), gpu: bool = False) -> None:
+    command = [sys.executable, *launcher, script, folder, str(steps), *how]
+    subprocess.run(command, check=True, env=environment(gpu), timeout=600)
 
 
 def losses(folder: Path) -> list[float]:
@@ -113,9 +118,9 @@ def test_two_processes_train_as_one(script: Path, tmp_path: Path) -> None:
 def test_split_weights_train_as_whole_ones_and_their_state_is_the_same(script: Path, tmp_path: Path) -> None:
     """In one process, in two, and begun by two and gone on with by one that splits nothing."""
     train(script, tmp_path / "whole", 20)
-    train(script, tmp_path / "one", 20, how="split")
-    train(script, tmp_path / "two", 20, *TWO, how="split")
-    train(script, tmp_path / "mixed", 10, *TWO, how="split")
+    train(script, tmp_path / "one", 20, how=["split"])
+    train(script, tmp_path / "two", 20, *TWO, how=["split"])
+    train(script, tmp_path / "mixed", 10, *TWO, how=["split"])
     train(script, tmp_path / "mixed", 20)
     for name in ("one", "two"):
         same(tmp_path / "whole", tmp_path / name)
@@ -123,8 +128,21 @@ def test_split_weights_train_as_whole_ones_and_their_state_is_the_same(script: P
     assert len(losses(tmp_path / "mixed")) == 20
 
 
+def test_an_adapter_is_split_and_its_prior_is_not(script: Path, tmp_path: Path) -> None:
+    train(script, tmp_path / "whole", 10, how=["adapter"])
+    train(script, tmp_path / "two", 10, *TWO, how=["adapter", "split"])
+    same(tmp_path / "whole", tmp_path / "two")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_trains_a_split_adapter_as_the_processor_does(script: Path, tmp_path: Path) -> None:
+    train(script, tmp_path / "processor", 10, how=["adapter"])
+    train(script, tmp_path / "gpu", 10, how=["adapter", "split"], gpu=True)
+    assert losses(tmp_path / "gpu") == pytest.approx(losses(tmp_path / "processor"), rel=0.02)
+
+
 def test_an_evaluation_amid_split_training_sees_whole_weights(script: Path, tmp_path: Path) -> None:
     train(script, tmp_path / "whole", 5)
-    train(script, tmp_path / "two", 5, *TWO, how="split")
+    train(script, tmp_path / "two", 5, *TWO, how=["split"])
     sums = [json.loads((tmp_path / name / "log.jsonl").read_text().splitlines()[-1]) for name in ("whole", "two")]
     assert sums[1]["weights"] == pytest.approx(sums[0]["weights"], abs=0.1)

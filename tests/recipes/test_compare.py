@@ -1,6 +1,7 @@
 """`trimtab compare` on results of `evaluate` and of `trimtab score`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from trimtab.recipes.compare import compare
 from trimtab.recipes.score import score
 
 
-def result(path: Path, *methods: str, seed: int = 0) -> Evaluation:
+def result(path: Path, *methods: str, seed: int = 0, **options: Any) -> Evaluation:
     """Of methods that add more noise the later they come."""
     random = torch.Generator().manual_seed(0)
     real, context = (torch.rand(8, time, 3, 32, 32, generator=random) * 1.6 - 0.8 for time in (2, 1))
@@ -21,7 +22,7 @@ def result(path: Path, *methods: str, seed: int = 0) -> Evaluation:
         for place, name in enumerate(methods)
     }
     actions, levels = torch.zeros(8, 2, dtype=torch.int64), torch.arange(8)
-    found = evaluate(videos, real, context=context, actions=actions, levels=levels, seed=seed)
+    found = evaluate(videos, real, context=context, actions=actions, levels=levels, seed=seed, **options)
     path.write_text(found.to_json())
     return found
 
@@ -48,6 +49,15 @@ def test_differences_are_printed_with_what_they_stand_on(
 def test_methods_of_one_file_are_compared(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     compare(pair[0], pair[0], method="good", other=REPEAT_LAST_FRAME)
     assert REPEAT_LAST_FRAME in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_was_made_otherwise_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, steps in (("few", 2), ("many", 50)):
+        notes = {"method": name, "sampler": f"ddim, {steps} steps", "prior": "abc", "strengths": {"1": steps}}
+        result(tmp_path / name, name, notes=notes)
+    compare(tmp_path / "few", tmp_path / "many")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.endswith("made otherwise: sampler: ddim, 2 steps and ddim, 50 steps")
 
 
 def test_what_cannot_be_compared_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -180,8 +180,9 @@ def test_a_longer_run_says_when_it_reaches_avid(
         assert "did not reach the loss of AVID (0.0000) within 3.5 times" in facts["sentence"]
 
 
-def test_few_steps_are_held_against_many(finished: Finished, tmp_path: Path) -> None:
-    """The demo's own sampler, at its own number of steps, gives the demo's own videos and so the demo's own figures."""
+def test_few_steps_are_held_against_many(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On its clips the demo's sampler, at its number of steps, gives the demo's own videos and so its own figures."""
+    monkeypatch.setattr("trimtab.recipes.few_steps.validation", _coinrun.held_out)
     few_steps(
         steps=(1, 2),
         num_clips=NUM_CLIPS,

@@ -114,6 +114,27 @@ def test_it_is_refused_before_anything_else_is_trained(finished: Finished, tmp_p
     assert not (tmp_path / "trainings").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"teraflops": 0.1}, "was trained for .* teraflops, not 0.1; keep"),
+        ({"num_clips": 3}, "on 4 clips, not 3; keep"),
+    ],
+)
+def test_cells_of_another_budget_or_of_other_clips_are_refused_at_once(
+    change: dict[str, Any], message: str, finished: Finished, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        finished.again(**change, seeds=(1,), output=tmp_path, cells=finished.cells)
+    assert not (tmp_path / "trainings").exists()
+
+
+def test_cells_of_smoke_are_cells_of_tiny() -> None:
+    tiny, smoke = SCALES["tiny"], SCALES["smoke"]
+    assert set(smoke.methods) < set(tiny.methods)
+    assert replace(tiny, methods=smoke.methods, num_seeds=1, lengths=smoke.lengths) == smoke
+
+
 @pytest.mark.parametrize("scale", ["smoke", "tiny", "paper"])
 def test_a_learning_rate_was_chosen_for_all_that_a_scale_trains(scale: str) -> None:
     prior, size = pixel_unet.load("procgen"), SCALES[scale]
@@ -185,9 +206,10 @@ def test_the_page_stands_alone_and_shows_every_method(finished: Finished) -> Non
         assert shown in page
     assert "LPIPS against frames" not in page  # no variation has fewer
     assert "src=http" not in page.replace('"', "")
-    table = (finished.folder / "run" / "table.md").read_text().splitlines()
-    assert len(table) == 2 + 2 + 4  # head, real, repeat, and the methods that are no variations
-    assert len({line.count("|") for line in table}) == 1
+    main, varied = (part.splitlines() for part in (finished.folder / "run" / "table.md").read_text().split("\n\n"))
+    assert len(main) == 2 + 2 + 4  # head, real, repeat, and the methods that are no variations
+    assert [line.split(" | ")[0] for line in varied[2:]] == ["| AVID", "| AVID, small", "| AVID, asked"]
+    assert {len({line.count("|") for line in table}) for table in (main, varied)} == {1}
 
 
 def test_the_models_dream_on(finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_the_papers_losses_are_of_latents_and_its_rates_its_own() -> None:
         _, task = training.assembled(prior, 0, {"action_dim": 7})
         assert isinstance(task, DenoisingLoss)
         assert task.codec is prior.codec
-        assert task.loss is velocity_loss
+        assert task.companions[0] is velocity_loss
         assert (training.passes, training.rates) == (1, (2e-5 if name.startswith("finetune") else 1e-4,))
 
 

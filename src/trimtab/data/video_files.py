@@ -5,6 +5,7 @@ Pictures and arrays are read exactly; what a codec lost is lost.
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -76,12 +77,20 @@ def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 def _pictures(path: Path) -> list[np.ndarray]:
     """The frames of a picture file; one, unless it moves."""
-    from PIL import Image, ImageSequence, UnidentifiedImageError
+    from PIL import Image, ImageSequence
 
     try:
         with Image.open(path) as image:
             return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
-    except (OSError, UnidentifiedImageError) as error:
+    except (
+        OSError,
+        ValueError,
+        IndexError,
+        EOFError,
+        SyntaxError,
+        struct.error,
+        Image.DecompressionBombError,
+    ) as error:
         raise ValueError(f"{path} cannot be read as a picture: {error}") from error
 
 

@@ -132,6 +132,14 @@ def compared(first: Evaluation, second: Evaluation, method: str, other: str) -> 
     }
 
 
+def made_otherwise(first: Evaluation, second: Evaluation) -> list[str]:
+    """In which notes of one plain value, such as the prior or the sampler, two results differ, each with both values."""
+    notes = [_plain({**result.protocol.get("notes", {})}) for result in (first, second)]
+    shared = [key for key in notes[0] if key in notes[1] and key not in ("date", "method")]
+    plain = [key for key in shared if not any(isinstance(some[key], dict | list) for some in notes)]
+    return [f"{key}: {notes[0][key]} and {notes[1][key]}" for key in plain if notes[0][key] != notes[1][key]]
+
+
 def _figure(content: Mapping[str, Any], num_clips: int) -> Figure:
     method, metric, overall, difference = (content[key] for key in ("method", "metric", "overall", "difference"))
     per_step, values = tuple(content["per_step"]), tuple(content["values"])

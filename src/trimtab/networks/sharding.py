@@ -23,7 +23,8 @@ def shard(task: nn.Module, device: torch.device) -> None:
         backend = "nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
-    task.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # which it asks for
+    for value in task.parameters():
+        value.data = value.data.contiguous()  # which it asks for
     fully_shard(task, mesh=mesh, ignored_params={value for value in task.parameters() if not value.requires_grad})
 
 

@@ -31,7 +31,7 @@ from trimtab.metrics.protocol import Evaluation
 from trimtab.networks import storage
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._benchmark_report import Words, write_report
-from trimtab.recipes._benchmark_results import check_alike
+from trimtab.recipes._benchmark_results import check_alike, check_planned
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._inspection import Imaginer, listening_of, masks_of, under_every
 from trimtab.recipes._methods import METHODS, TRAININGS, Method, Training, slug
@@ -138,7 +138,7 @@ class Bench:
         """Make the cells that are missing, of all the scale's methods and seeds or of these, and the report of all.
 
         Raises ValueError for a method that there is not, that is told what nobody says, or that no learning rate was chosen
-        for, and for cells of another prior, sampler or division of levels in the same folder.
+        for, and for cells of another prior, sampler, division of levels, budget or number of clips in the same folder.
         """
         names, console = self.size.methods if methods is None else methods, Console()
         if unknown := [name for name in names if name not in self.methods]:
@@ -147,7 +147,9 @@ class Bench:
             raise ValueError(
                 f"{deaf} are told texts, and the clips have none, or this prior hears none; leave them out"
             )
-        check_alike(cells_in(cells, self.methods), self.facts)
+        if finished := cells_in(cells, self.methods):
+            check_alike(finished, self.facts)
+            check_planned(finished, self.teraflops, self.size.num_clips)
         for training in filter(None, (self.methods[name].training for name in names)):
             self.rate(training, self.size.trainings[training])  # refused now, and not when hours have passed
         for seed in range(self.size.num_seeds) if seeds is None else seeds:

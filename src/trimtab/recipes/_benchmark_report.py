@@ -355,7 +355,7 @@ def variations(report: Report, results: Results) -> None:
 
 
 def markdown(results: Results) -> str:
-    """The main table, for docs."""
+    """The main table, and that of the variations, for docs."""
     metrics = [name for name in ALL if name in results.first.protocol["metrics"]]
     metrics = [name for name in metrics if name != "action accuracy (15 actions)"]
     rows = [["method", "needs weights", "trained parameters", "denoising loss", *metrics, "wrong actions cost"]]
@@ -365,4 +365,16 @@ def markdown(results: Results) -> str:
         trained = results.notes(name)["training"] if name in results.cells else None
         parameters = f"{trained['parameters']:,}" if trained else "–"
         rows.append([name, results.needs_weights(name), parameters, *map(str, figures), str(results.listening(name))])
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    varied = [name for name in results.cells if results.known[name].varies]
+    usual = [
+        name for name in dict.fromkeys(str(results.known[name].varies) for name in varied) if name in results.cells
+    ]
+    metrics = [name for name in VARIED_IN if name in results.first.protocol["metrics"]]
+    varying = [["variation", "trained parameters", "frames to train on", "denoising loss", *metrics]]
+    varying.append(["---"] * len(varying[0]))
+    for name in (*usual, *varied):
+        training = results.notes(name)["training"]
+        figures = [results.loss(name), *(results.figure(name, metric) for metric in metrics)]
+        varying.append([name, f"{training['parameters']:,}", f"{training['frames']:,}", *map(str, figures)])
+    tables = (rows, varying) if varied else (rows,)
+    return "\n".join("".join("| " + " | ".join(row) + " |\n" for row in table) for table in tables)

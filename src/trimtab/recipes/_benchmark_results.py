@@ -17,6 +17,8 @@ Cell = Interval | str | float | int
 ALIKE = ("prior", "sampler", "levels")
 """What the notes of all cells of a table agree in."""
 
+APART = "keep the cells of each in a folder of their own"
+
 
 class Results:
     """All cells of one protocol, by method and seed.
@@ -135,8 +137,19 @@ def check_alike(cells: Sequence[Evaluation], facts: Mapping[str, Any]) -> None:
             if notes[key] != facts[key]:
                 raise ValueError(
                     f"{notes['method']}, seed {notes['seed']}, was measured with another {key}: {notes[key]}, not "
-                    f"{facts[key]}; keep the cells of each in a folder of their own"
+                    f"{facts[key]}; {APART}"
                 )
+
+
+def check_planned(cells: Sequence[Evaluation], teraflops: float, num_clips: int) -> None:
+    """Raises ValueError if a cell was trained for another number of operations, 10^12, or measured on other clips."""
+    for notes, clips in ((cell.protocol["notes"], cell.protocol["num_clips"]) for cell in cells):
+        name, training = f"{notes['method']}, seed {notes['seed']}", notes["training"]
+        if clips != num_clips:
+            raise ValueError(f"{name}, was measured on {clips} clips, not {num_clips}; {APART}")
+        if training and training["steps"] != round(teraflops / training["teraflops a step"]):
+            done = training["steps"] * training["teraflops a step"]
+            raise ValueError(f"{name}, was trained for {done:.3g} teraflops, not {teraflops:.3g}; {APART}")
 
 
 def check_budgets(cells: Sequence[Evaluation]) -> None:
@@ -151,7 +164,7 @@ def check_budgets(cells: Sequence[Evaluation]) -> None:
     if least and max(least)[0] > min(most)[0]:
         raise ValueError(
             f"these cells are of several budgets: {max(least)[1]} was trained for more than {max(least)[0]:.3g} teraflops, "
-            f"{min(most)[1]} for fewer than {min(most)[0]:.3g}; keep the cells of each in a folder of their own"
+            f"{min(most)[1]} for fewer than {min(most)[0]:.3g}; {APART}"
         )
 
 

@@ -10,7 +10,7 @@ from rich import print
 from rich.table import Column, Table
 
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
-from trimtab.metrics.protocol import Evaluation, compared
+from trimtab.metrics.protocol import Evaluation, compared, made_otherwise
 
 
 def compare(
@@ -41,6 +41,8 @@ def compare(
     interval = next(iter(differences.values()))
     print(table)
     print(f"{interval.num_clips} clips of {interval.num_clusters} levels, each compared with itself; 95% intervals")
+    if otherwise := made_otherwise(ours, theirs):
+        print(f"measured alike, and made otherwise: {'; '.join(otherwise)}")
     unpaired = [metric for metric in ours.protocol["metrics"] if metric not in differences]
     if unpaired:
         print(f"not here, since a single clip has none: {', '.join(unpaired)}")

@@ -20,7 +20,7 @@ from trimtab.metrics.evaluation import REPEAT_LAST_FRAME, evaluate
 from trimtab.metrics.protocol import Evaluation
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._coinrun import held_out
+from trimtab.recipes._coinrun import validation
 from trimtab.recipes._held import Held, from_bytes, to_bytes
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 
@@ -44,11 +44,13 @@ def few_steps(
     datasets: Path = Path("datasets"),
     output: Path = Path("runs/few-steps"),
 ) -> None:
-    """Sample the same held-out clips, from the same noise, in few and in many steps, and plot how good they are.
+    """Sample the same clips, from the same noise, in few and in many steps, and plot how good they are.
+
+    Since the number of steps is chosen by this, they are of validation levels, on which nothing is measured that is told.
 
     Args:
         steps: numbers of sampling steps; the last is what the others are held against.
-        num_clips: held-out clips, one a level.
+        num_clips: validation clips, one a level.
         adapter: the folder of a trained AVID, such as a demo's or a benchmark's.
         prior: that it was trained beside: the name of one that ships with the package, or the path of one.
         seed: of the noise.
@@ -57,7 +59,7 @@ def few_steps(
     """
     beside = pixel_unet.load(prior)
     avid = checkpoints.load(adapter, AVID, beside)
-    held = held_out(beside, num_clips, datasets)
+    held = validation(beside, num_clips, datasets)
     videos = {
         f"{name}, {number}": sampled(avid, beside, sample, number, held, seed)
         for number in track(steps, "sampling")
@@ -90,7 +92,7 @@ def few_steps(
 
 
 def sampled(avid: AVID, prior: PixelUNet, sample: Callable[..., Video], num_steps: int, held: Held, seed: int) -> Video:
-    """The held-out clips in so many steps."""
+    """The clips in so many steps."""
     pairs = sampling.pairs(prior.schedule, num_steps)
     parts = []
     for first in range(0, len(held.indices), 16):

@@ -35,7 +35,7 @@ SCALES = {
         ("frozen prior", "from scratch", "product of experts", "AVID", "ControlNet"), 1, teraflops=80.0, num_clips=128,
         num_frames=50_000,
     ),
-    "tiny": Scale(tuple(METHODS), 3, teraflops=48.0, num_clips=128, num_frames=50_000),
+    "tiny": Scale(tuple(METHODS), 3, teraflops=80.0, num_clips=128, num_frames=50_000),
     "paper": Scale(
         tuple(name for name, method in METHODS.items() if method.training in {None, *PAPER_TRAININGS}), 1,
         teraflops=3e6, num_clips=1024, num_frames=500_000, batch_size=64, lengths=(8,), num_steps=200,
@@ -72,8 +72,8 @@ def procgen_benchmark(
     in one output folder at a time.
 
     Args:
-        scale: smoke has five methods and one seed, tiny every method and three; paper is AVID's own experiment, for GPUs,
-            around a prior of `trimtab procgen-prior --size paper`.
+        scale: smoke has five methods and one seed, tiny every method and three, all trained and measured like smoke's; paper
+            is AVID's own experiment, for GPUs, around a prior of `trimtab procgen-prior --size paper`.
         methods: only these; "repeat last frame" is a row anyway.
         seeds: only these, of weights and batches.
         teraflops: operations of one training, in 10^12, instead of the scale's.
