@@ -233,9 +233,9 @@ def fit(
     with torch.no_grad():
         for name, value in trained.items():
             value.copy_(run.average[name])
-    put_together(task)
+    put_together(task, home)
     run.average = {name: whole(value).to(home) for name, value in run.average.items()}
-    task.to(home).eval()
+    task.eval()
     return run
 
 

@@ -52,9 +52,11 @@ def gathered(task: nn.Module) -> Iterator[None]:
         task.reshard()
 
 
-def put_together(task: nn.Module) -> None:
-    """Give the modules within `task` plain parameters again."""
+def put_together(task: nn.Module, home: torch.device) -> None:
+    """Give the modules within `task` plain parameters again, and move them to this device."""
     for module in task.modules():
         for name, value in list(module.named_parameters(recurse=False)):
             if isinstance(value, DTensor):
                 setattr(module, name, nn.Parameter(whole(value.detach()).clone()))
+    for module in task.children() if isinstance(task, FSDPModule) else [task]:  # moved itself, it would look for its shares
+        module.to(home)
