@@ -196,6 +196,11 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 """Of an expert in a product. At 0 the prior is alone, at 1 the expert."""
 
 
+PUSHES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""Of a classifier. Bayes' rule is 1; but where nearly all is noise, a clean video is pushed by the gradient over alpha, and
+in few steps nothing takes that back."""
+
+
 def product_above(prior: PixelUNet, expert: Denoiser, strength: float) -> Denoiser:
     """The prior alone in the cleaner half of the noise levels."""
     return product_of_experts(prior, expert, strength, off_below=prior.schedule.num_levels // 2)
@@ -208,7 +213,7 @@ METHODS: dict[str, Method] = {
     "product of experts, fading": Method("scratch", compose=partial(product_of_experts, fades=True), strengths=SHARES),
     "product of experts, noisy half": Method("scratch", compose=product_above, strengths=SHARES),
     "action guidance": Method("forgetful", compose=action_guidance, strengths=(0.25, 0.5, 1.0, 2.0)),
-    "classifier guidance": Method("classifier", compose=ClassifierGuidance, strengths=(0.1, 0.3, 1.0, 3.0)),
+    "classifier guidance": Method("classifier", compose=ClassifierGuidance, strengths=PUSHES),
     "ControlNet": Method("controlnet", needs_weights=True),
     "ControlNet, small": Method("controlnet-small", needs_weights=True),
     "finetuning": Method("finetune", needs_weights=True),
