@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from trimtab.core.values import Clip, Conditioning, Prediction
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
 from trimtab.metrics.protocol import Evaluation
 from trimtab.priors import pixel_unet
@@ -18,6 +19,7 @@ from trimtab.recipes import procgen_rollouts as rollouts
 from trimtab.recipes._benchmark import cells_in
 from trimtab.recipes._benchmark_report import Words, horizons, write_report
 from trimtab.recipes._benchmark_results import ALIKE, Results, check_alike, check_budgets
+from trimtab.recipes._held import Held
 from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, SIZES, TRAININGS, VARIED
 from trimtab.recipes.procgen_benchmark import SCALES, procgen_benchmark
 from trimtab.recipes.procgen_choices import CHOICES, chosen, procgen_choices
@@ -332,3 +334,37 @@ def test_the_papers_trainings_have_its_numbers_of_weights(training: str, expecte
 @cache
 def paper_prior() -> PixelUNet:
     return PixelUNet(PAPER)
+
+
+class Halves:
+    """A codec whose latents are halves of frames."""
+
+    space, frames_per_latent = "halves of frames", 1
+
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames / 2
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return 2 * latents
+
+
+class Still:
+    """Believes that nothing moves."""
+
+    space, uses = Halves.space, frozenset({"context"})
+
+    def bind(self, given: Conditioning) -> Any:
+        last = given.facts()["context"][:, -1:]
+        return lambda noisy, level: Prediction(last.expand_as(noisy).contiguous(), "clean", noisy, level)
+
+
+@pytest.mark.parametrize("hand_over", ["latents", "frames"])
+def test_a_rollout_stays_in_the_space_that_the_prior_diffuses_in(hand_over: Any) -> None:
+    prior = PixelUNet(PixelUNetSettings(num_frames=2, frame_shape=(3, 8, 8)))
+    prior.codec = Halves()
+    play = (torch.randint(256, (3, 7, 3, 8, 8)) / 127.5 - 1).float()
+    context, real, actions = play[:, :2], play[:, 2:], torch.zeros(3, 5, dtype=torch.long)
+    clip = Clip(real, Conditioning(context=context, actions=actions))
+    held = Held(torch.arange(3).numpy(), clip, context, actions, torch.arange(3))
+    dreamt = rollouts.rollout(Still(), prior, held, 2, 0, hand_over, chunk=2)
+    torch.testing.assert_close(dreamt, context[:, -1:].expand_as(real), rtol=0, atol=1e-6)

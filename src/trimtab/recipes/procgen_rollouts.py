@@ -135,19 +135,20 @@ def rollout(
     chunk: int = 16,
 ) -> Video:
     """All frames after the context, as stored, imagined in chunks of `prior.num_frames`, `chunk` clips at a time."""
-    draw, (length, *shape) = sampler(prior, num_steps, sample), held.clip.video.shape[1:]
+    draw, length, codec = sampler(prior, num_steps, sample), held.clip.video.shape[1], prior.codec
     whole: list[Tensor] = []
     for place in track(range(0, len(held.indices), chunk), "dreaming", transient=True):
         numbers = held.indices[place : place + chunk].tolist()
-        context, actions = (some[place : place + chunk] for some in (held.context, held.actions))
+        seen, actions = (some[place : place + chunk] for some in (held.context, held.actions))
+        context = codec.encode(seen)
         parts: list[Tensor] = []
         for first in range(0, length, prior.num_frames):
             told = actions[:, first : first + prior.num_frames]
-            noise = sampling.start_noise((told.shape[1], *shape), seed + first, numbers)
+            noise = sampling.start_noise((told.shape[1], *prior.frame_shape), seed + first, numbers)
             given = Conditioning(context=context, actions=told)
             video = draw(denoiser, noise, given, seed=seed + first, samples=numbers)
-            parts.append(to_bytes(video))
-            following = video if hand_over == "latents" else from_bytes(parts[-1])
+            parts.append(to_bytes(codec.decode(video)))
+            following = video if hand_over == "latents" else codec.encode(from_bytes(parts[-1]))
             context = torch.cat([context, following], dim=1)[:, -prior.num_context :]
         whole.append(torch.cat(parts, dim=1))
     return from_bytes(torch.cat(whole))
