@@ -15,6 +15,7 @@ from trimtab.metrics.protocol import Evaluation
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.recipes import _coinrun
+from trimtab.recipes import procgen_benchmark as procgen_benchmark_recipe
 from trimtab.recipes import procgen_rollouts as rollouts
 from trimtab.recipes._benchmark import cells_in
 from trimtab.recipes._benchmark_report import Words, horizons, write_report
@@ -129,6 +130,14 @@ def test_cells_of_another_budget_or_of_other_clips_are_refused_at_once(
     with pytest.raises(ValueError, match=message):
         finished.again(**change, seeds=(1,), output=tmp_path, cells=finished.cells)
     assert not (tmp_path / "trainings").exists()
+
+
+@pytest.mark.parametrize(("frames", "levels"), [(100_000, "0-99"), (500_000, "0-499"), (2_500_000, "0-2499")])
+def test_the_papers_sets_have_as_many_levels_as_the_papers(frames: int, levels: str, tmp_path: Path) -> None:
+    domain = procgen_benchmark_recipe.coinrun(pixel_unet.load("procgen"), tmp_path, "uniform", frames)
+    assert domain.levels["training"] == levels
+    domain = procgen_benchmark_recipe.coinrun(pixel_unet.load("procgen"), tmp_path, "sticky", frames)
+    assert domain.levels["training"] == "0-499"
 
 
 def test_cells_of_smoke_are_cells_of_tiny() -> None:

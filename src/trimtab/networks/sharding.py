@@ -58,5 +58,7 @@ def put_together(task: nn.Module, home: torch.device) -> None:
         for name, value in list(module.named_parameters(recurse=False)):
             if isinstance(value, DTensor):
                 setattr(module, name, nn.Parameter(whole(value.detach()).clone()))
-    for module in task.children() if isinstance(task, FSDPModule) else [task]:  # moved itself, it would look for its shares
+    for module in (
+        task.children() if isinstance(task, FSDPModule) else [task]
+    ):  # moved itself, it would look for its shares
         module.to(home)

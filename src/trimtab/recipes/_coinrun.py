@@ -26,10 +26,16 @@ TRAINING_LEVELS, VALIDATION_LEVELS, TEST_LEVELS = "0-499", "5000-5499", "10000-1
 """Weights are learned on the first, what is chosen is chosen on the second, and figures are made on the third."""
 
 
+def num_training_levels(num_frames: int, policy: Policy) -> int:
+    """500; of uniform play as many as AVID's sets have (of 100k, 500k and 2.5M frames), one for each thousand frames."""
+    return max(1, num_frames // 1000) if policy == "uniform" else 500
+
+
 def training_clips(prior: PixelUNet, num_frames: int, datasets: Path, policy: Policy = "sticky") -> Clips:
-    """Recorded coinrun, levels 0-499."""
+    """Recorded coinrun, levels from 0 on."""
     folder = datasets / f"coinrun-train-{num_frames}{OF_POLICY[policy]}"
-    episodes = procgen_episodes(num_levels=500, num_frames=num_frames, policy=policy, output=folder)
+    num_levels = num_training_levels(num_frames, policy)
+    episodes = procgen_episodes(num_levels=num_levels, num_frames=num_frames, policy=policy, output=folder)
     return Clips(episodes, prior.num_context, prior.num_frames)
 
 

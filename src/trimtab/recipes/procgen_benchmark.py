@@ -18,10 +18,10 @@ from trimtab.recipes._coinrun import (
     COINRUN_ACTIONS,
     IDLE,
     TEST_LEVELS,
-    TRAINING_LEVELS,
     VALIDATION_LEVELS,
     Policy,
     held_out,
+    num_training_levels,
     training_clips,
     validation,
 )
@@ -78,7 +78,7 @@ def procgen_benchmark(
         seeds: only these, of weights and batches.
         teraflops: operations of one training, in 10^12, instead of the scale's.
         num_clips: test clips, one a level, instead of the scale's.
-        num_frames: recorded frames to train on, instead of the scale's.
+        num_frames: recorded frames to train on, instead of the scale's; at paper scale of one level a thousand.
         num_steps: sampling steps a clip, instead of the scale's.
         batch_size: clips in a training step, instead of the scale's.
         prior: the name of a prior that ships with the package, or the path of one.
@@ -95,18 +95,23 @@ def procgen_benchmark(
     output = output or Path(f"runs/procgen-benchmark-{scale}")
     record_settings(output, "procgen-benchmark", {"scale": scale, **own, "prior": prior})
     frozen = pixel_unet.load(prior)
-    domain = coinrun(frozen, datasets, POLICIES[scale])
-    bench = Bench(frozen, domain, SCALES[scale].but(own), output, partial(chosen, path=choices, prior=frozen))
+    size = SCALES[scale].but(own)
+    domain = coinrun(frozen, datasets, POLICIES[scale], size.num_frames or 0)
+    bench = Bench(frozen, domain, size, output, partial(chosen, path=choices, prior=frozen))
     bench.run(methods, seeds, cells or output / "cells", dry_run=dry_run)
 
 
-def coinrun(prior: PixelUNet, datasets: Path, policy: Policy) -> Domain:
-    """What the Procgen prior is adapted to."""
+def coinrun(prior: PixelUNet, datasets: Path, policy: Policy, num_frames: int) -> Domain:
+    """What the Procgen prior is adapted to, by so many recorded frames."""
     return Domain(
         training=partial(training_clips, prior, datasets=datasets, policy=policy),
         validation=partial(validation, prior, datasets=datasets, policy=policy),
         test=partial(held_out, prior, datasets=datasets, policy=policy),
-        levels={"training": TRAINING_LEVELS, "validation": VALIDATION_LEVELS, "test": TEST_LEVELS},
+        levels={
+            "training": f"0-{num_training_levels(num_frames, policy) - 1}",
+            "validation": VALIDATION_LEVELS,
+            "test": TEST_LEVELS,
+        },
         actions=COINRUN_ACTIONS,
         idle=IDLE,
         words=Words("Adapting a prior to coinrun", "level", ACTION_NAMES),
