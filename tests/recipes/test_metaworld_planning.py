@@ -1,5 +1,6 @@
 """Planning end to end at toy size: every method is trained, plays MetaWorld, and stands in the table; once is enough."""
 
+import inspect
 import json
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from trimtab.networks.encoders import MiniLM
 from trimtab.recipes import _continuations, _planning
 from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, INVERSE, NORMALISED
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import SEEN
+from trimtab.recipes._metaworld import FIRST_VALIDATION, SEEN
 from trimtab.recipes._planning import SCALES, Bench, Scale, reading
 from trimtab.recipes._planning_report import TRUTHS
 from trimtab.recipes.metaworld_planning import metaworld_planning
 from trimtab.recipes.record_metaworld import metaworld_episodes
+from trimtab.recipes.tabletop_prior import halfway_episodes, tabletop_episodes
 
 
 def alike(imagined: Video, held: Held, cache: Path) -> Interval:
@@ -166,3 +168,10 @@ def test_cells_of_another_reader_are_refused_before_anything_is_trained(tmp_path
     refused("differ in reader", reader="abcd")
     refused("differ in strength", own={**record["protocol"]["own"], "strength": 9.0})
     assert not (tmp_path / "run" / "trainings").exists()
+
+
+def test_no_start_that_is_planned_from_was_seen_by_the_prior_or_in_play() -> None:
+    """A start state is a function of the seed, whatever it looks like and whichever of two tasks follows."""
+    learned = [inspect.signature(record).parameters["seed"].default for record in (tabletop_episodes, halfway_episodes)]
+    firsts = [*learned, 0, 1000, FIRST_VALIDATION, _planning.FIRST_CLIP, _planning.FIRST_CHECK, _planning.FIRST_LOSS]
+    assert min(abs(_planning.FIRST_START - first) for first in firsts) > 10_000

@@ -45,9 +45,9 @@ from trimtab.recipes._metaworld import (
 from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO, TRUTHS
 from trimtab.training import Budget
 
-FIRST_START = 100_000
-"""The seed of the first start state that is planned from; demonstrations begin at 0, play at 1000, and what is chosen is
-chosen from 200_000 on."""
+FIRST_START = 600_000
+"""The seed of the first start state that is planned from; what the prior learns begins at 0 and at 100_000, demonstrations
+at 0, play at 1000, and what is chosen is chosen from 200_000 on."""
 
 FIRST_CLIP = 300_000
 """The seed of the first start state of the clips of novel tasks that videos are compared with."""
