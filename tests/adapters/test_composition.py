@@ -79,6 +79,14 @@ def test_guidance_by_weight_one_and_zero_is_one_voice_alone() -> None:
     torch.testing.assert_close(found, prior, rtol=1e-4, atol=1e-5)
 
 
+def test_guidance_outside_sense_is_refused() -> None:
+    for weight in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="guidance is from 0, untold, over 1, told, on, and finite"):
+            classifier_free_guidance(EXPERT, weight)
+    with pytest.raises(ValueError, match="differ by text, which this model does not use"):
+        classifier_free_guidance(EXPERT, 2.0, untold=("text",))
+
+
 def test_told_and_untold_are_asked_at_once() -> None:
     class Counted:
         uses, space, calls = EXPERT.uses, EXPERT.space, 0
@@ -196,7 +204,6 @@ def test_weights_that_are_no_finite_numbers_are_refused() -> None:
         for models, compose in (
             ((PRIOR, EXPERT), product_of_experts),
             ((PRIOR, EXPERT), action_guidance),
-            ((EXPERT,), classifier_free_guidance),
         ):
             with pytest.raises(ValueError, match=f"a weight is a finite number, got {wrong}"):
                 compose(*models, wrong)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +27,13 @@ def test_success_decides_and_of_equals_the_nearest_to_the_experts() -> None:
     assert best({**tried, "often": cell(0.6, 9.0, 99.0)}) == "often"
     del tried["wide"]["FVD with given frames"]  # of too few clips: then none is judged by it
     assert best(tried) == "low"
+
+
+@pytest.mark.parametrize("grid", [{"guidances": (0.5,)}, {"strengths": (-0.1,)}, {"guidances": ()}])
+def test_a_grid_outside_sense_is_refused_before_anything_is_trained(grid: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="guidances are from 1 on and strengths from 0 on"):
+        metaworld_sweep(**grid, output=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_what_is_chosen_is_framed_in_every_panel(tmp_path: Path) -> None:

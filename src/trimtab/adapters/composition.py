@@ -144,9 +144,12 @@ def action_guidance(prior: Prior, expert: Denoiser, weight: float, *, off_below:
 def classifier_free_guidance(model: Denoiser, weight: float, untold: tuple[Fact, ...] = ("actions",)) -> Composition:
     """One model's belief, moved beyond what it is when told: untold + weight (told - untold) (arXiv 2207.12598).
 
-    Raises ValueError if the weight is not finite.
+    Raises ValueError if the weight is not finite or below 0, or if the model uses none of what makes the difference.
     """
-    check_finite(weight)
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"guidance is from 0, untold, over 1, told, on, and finite, got {weight}")
+    if model.uses.isdisjoint(untold):
+        raise ValueError(f"told and untold differ by {' and '.join(untold)}, which this model does not use")
     weights = partial(remainder, of=lambda level: weight)
     return Composition([Voice(model, untold), Voice(model)], weights)
 

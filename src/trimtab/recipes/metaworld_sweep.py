@@ -78,6 +78,9 @@ def metaworld_sweep(
     """
     if unknown := [name for name in methods if name not in ADAPTATIONS]:
         raise ValueError(f"no methods {unknown}; there are: {', '.join(ADAPTATIONS)}")
+    if not guidances or not strengths or min(guidances) < 1 or min(strengths) < 0:
+        came = " and ".join(", ".join(map(str, numbers)) or "none" for numbers in (guidances, strengths))
+        raise ValueError(f"guidances are from 1 on and strengths from 0 on, got {came}")
     if num_samples < 2:
         raise ValueError(f"a spread is that of 2 samples or more, not {num_samples}")
     counts = {"num_starts": num_starts, "num_clips": num_clips, "num_samples": num_samples, "seed": seed}

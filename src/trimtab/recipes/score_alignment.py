@@ -20,11 +20,10 @@ from trimtab.core.values import Prediction
 from trimtab.data.clips import spread
 from trimtab.diffusion import sampling
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
-from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._continuations import validation_clips
 from trimtab.recipes._held import Held
-from trimtab.recipes._planning import SCALES, Bench
+from trimtab.recipes._planning import Bench
 from trimtab.recipes.tabletop_prior_card import told
 from trimtab.training import record_settings
 
@@ -42,11 +41,12 @@ def score_alignment(
     num_levels: int = 8,
     num_clips: int = 64,
     scale: Literal["smoke", "tiny", "paper"] = "smoke",
+    teraflops: float | None = None,
     seed: int = 0,
     prior: str = "tabletop",
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
-    planning: Path = Path("runs/metaworld-planning-smoke"),
+    planning: Path | None = None,
     output: Path = Path("runs/score-alignment"),
 ) -> None:
     """Ask the prior and the in-domain model about the same noisy clips, and compare the noises that they predict.
@@ -58,16 +58,18 @@ def score_alignment(
         num_levels: noise levels, spread evenly over the prior's schedule.
         num_clips: recorded clips of the validation tasks.
         scale: that the in-domain model was trained at, see `trimtab metaworld-planning`.
+        teraflops: likewise, where it was not the scale's.
         seed: of its training, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         dry_run: only say what the in-domain model's training will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
-        planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here.
+        planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
+            default that of the scale.
         output: run folder; score_alignment.png and score_alignment.json in it are the result.
     """
-    settings = {"num_levels": num_levels, "num_clips": num_clips, "scale": scale, "seed": seed, "prior": prior}
-    record_settings(output, "score-alignment", settings)
-    bench = Bench(pixel_unet.load(prior), SCALES[scale], Path(), 0.0, datasets, planning)  # nothing is planned or read
+    settings = {"num_levels": num_levels, "num_clips": num_clips, "scale": scale, "teraflops": teraflops, "seed": seed}
+    record_settings(output, "score-alignment", {**settings, "prior": prior})
+    bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops)  # nothing is planned or read
     trained, _ = bench.train("in-domain", seed, dry_run=dry_run)
     if dry_run:
         return
