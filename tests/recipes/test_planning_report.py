@@ -14,6 +14,7 @@ from trimtab.recipes._planning_report import (
     TRUE_VIDEO,
     Results,
     blame_table,
+    findings,
     share_table,
     success_table,
     write_report,
@@ -66,6 +67,24 @@ def test_rates_and_differences_are_those_of_the_cells() -> None:
     assert isinstance(seeds, Interval)
     assert seeds.mean == pytest.approx(5 / 8)
     assert results.over_seeds(method=EXPERT, novel=True) == ""
+
+
+def test_it_is_said_whether_what_was_hoped_for_came_true() -> None:
+    ratio = {"low": 1.0, "high": 2.0, "num_clips": 8, "num_clusters": 4}
+    losses = [
+        {
+            **CELLS[4],
+            "seed": seed,
+            **{key: {"mean": mean, **ratio} for key in ("the prior", "in-domain", "the prior / in-domain")},
+        }
+        for seed, mean in ((0, 1.5), (1, 1.2))
+    ]
+    best, kept, far, near = findings(Results(CELLS, (), losses))
+    assert best.startswith("Most success on novel tasks: inverse probabilistic adaptation, 0.625 [")
+    assert "above in-domain only" in best
+    assert kept.endswith("keeps 40% of it, less than the 70% asked for.")  # 1 of 4, where it were 5 of 8
+    assert far.endswith("1.50 times the in-domain model's, enough to adapt.")
+    assert "1.20 times the in-domain model's, less than 1.3" in near
 
 
 def test_a_failure_is_blamed_on_the_first_part_whose_swap_restores_success() -> None:

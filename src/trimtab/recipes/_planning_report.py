@@ -26,6 +26,12 @@ TRUTHS = (EXPERT, TRUE_VIDEO)
 REFERENCE = IN_DOMAIN
 """The method that the others are compared with, start by start."""
 
+LEAST_GAP = 1.3
+"""Of the bare prior's denoising loss on seen tasks to the in-domain model's; below it there is little to adapt."""
+
+LEAST_KEPT = 0.7
+"""Of a method's success on novel tasks, with 70% of random actions among its demonstrations."""
+
 NUM_FRAMES = 14
 """Of an episode, at even distances, in a strip."""
 
@@ -153,6 +159,8 @@ def write_report(path: Path, results: Results, *, pictures: Path) -> Path:
         "Planning by imagined video", f"MetaWorld, {len(results.tasks)} tasks, prior {first['protocol']['prior']}"
     )
 
+    report.summary(findings(results))
+
     def table(of: tuple[list[str], list[list[Any]]], caption: str, note: str = "") -> None:
         report.table(*of, caption, note)
         written.append(f"{caption}. {note}".strip() + f"\n\n{markdown(*of)}\n")
@@ -188,6 +196,33 @@ def write_report(path: Path, results: Results, *, pictures: Path) -> Path:
     report.settings({**shared(first), **own, **first["versions"]})
     write_whole(path.with_name("table.md"), "\n".join(written))
     return report.write(path)
+
+
+def findings(results: Results) -> list[str]:
+    """Whether what was hoped for came true, in sentences."""
+    share, said = results.shares[0], list[str]()
+    rates = {name: results.rate(method=name, novel=True, random_share=share) for name in results.methods}
+    planned = {name: rate for name, rate in rates.items() if isinstance(rate, Interval) and name not in TRUTHS}
+    if planned:
+        best = max(planned, key=lambda name: planned[name].mean)
+        above = results.against(REFERENCE, best, novel=True, random_share=share)
+        beyond = ""
+        if isinstance(above, Interval):
+            beyond = f", {above} above {REFERENCE}" + ("" if above.low > 0 else ", which is within the interval")
+        said.append(f"Most success on novel tasks: {best}, {planned[best]}{beyond}.")
+    for name in planned if 0.7 in results.shares else ():
+        kept = results.rate(method=name, novel=True, random_share=0.7)
+        if isinstance(kept, Interval) and planned[name].mean > 0 and name != PRIOR:
+            part = kept.mean / planned[name].mean
+            word = "at least" if part >= LEAST_KEPT else "less than"
+            said.append(
+                f"With 70% of random actions {name} keeps {part:.0%} of it, {word} the {LEAST_KEPT:.0%} asked for."
+            )
+    for row in loss_table(results)[1]:
+        word = "enough" if row[-1].mean >= LEAST_GAP else f"less than {LEAST_GAP}, so that there is little"
+        ratio = f"{row[-1].mean:.2f} times the in-domain model's"
+        said.append(f"Seed {row[0]}: the prior's loss on seen tasks is {ratio}, {word} to adapt.")
+    return said
 
 
 def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
