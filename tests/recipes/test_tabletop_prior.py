@@ -62,7 +62,7 @@ def test_training_leaves_a_prior_with_a_card(tmp_path: Path, capsys: pytest.Capt
     run = partial(tabletop_prior, batch_size=2, initial=str(first), datasets=tmp_path, output=tmp_path / "run")
     run(minutes=1.0, dry_run=True)
     assert "will need" in capsys.readouterr().out
-    run(minutes=0.02)
+    run(minutes=0.02, learning_rate=1e-2)
     prior = pixel_unet.load(tmp_path / "run" / "prior.safetensors")
     assert prior.settings == SMALL
     assert prior.uses == {"context", "text"}
