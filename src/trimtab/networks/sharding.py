@@ -58,7 +58,6 @@ def put_together(task: nn.Module, home: torch.device) -> None:
         for name, value in list(module.named_parameters(recurse=False)):
             if isinstance(value, DTensor):
                 setattr(module, name, nn.Parameter(whole(value.detach()).clone()))
-    for module in (
-        task.children() if isinstance(task, FSDPModule) else [task]
-    ):  # moved itself, it would look for its shares
+    # What was split would look for its shares when it is moved, so its parts are moved instead.
+    for module in task.children() if isinstance(task, FSDPModule) else [task]:
         module.to(home)
