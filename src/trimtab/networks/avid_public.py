@@ -50,8 +50,8 @@ def from_public(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Names are rewritten by the tables above; convolutions lose their time axis of length one, gains their axes of length
     one; the rotary frequencies, which every attention there repeats, are kept once. The adapter's last factor and shift of
     the mask, or without a mask its last mixing of what is added to the prior's answer, lie outside that network
-    (`mixture_conv` of the diffusion): pass them along under that name. The public
-    classifier (`Unet3DEncoder`) is mapped in the same way.
+    (`mixture_conv` of the diffusion): pass them along under that name. The public classifier (`Unet3DEncoder`) is mapped in
+    the same way.
     """
     mapped = {}
     for name, value in weights.items():

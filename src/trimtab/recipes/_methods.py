@@ -197,8 +197,7 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 
 
 PUSHES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Of a classifier. Bayes' rule is 1; but where nearly all is noise, a clean video is pushed by the gradient over alpha, and
-in few steps nothing takes that back."""
+"""Of a classifier. Bayes' rule is 1, but where nearly all is noise a clean video is pushed by the gradient over alpha."""
 
 
 def product_above(prior: PixelUNet, expert: Denoiser, strength: float) -> Denoiser:
