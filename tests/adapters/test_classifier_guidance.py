@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from trimtab.adapters.classifier_guidance import ActionClassifier, ClassifierGuidance, ReadingLoss
-from trimtab.core.values import Clip, Conditioning, NoiseLevel, Video
+from trimtab.core.values import Clip, Conditioning, Kind, NoiseLevel, Video
 from trimtab.diffusion import schedules
 from trimtab.diffusion.noise import gaussian_noise
+from trimtab.diffusion.schedules import Schedule
 from trimtab.priors import gaussian, pixel_unet
 from trimtab.priors.gaussian import GaussianPrior
 
@@ -32,11 +33,15 @@ class Measured:
         return -(error**2 / (2 * (1 + spread))).flatten(1).sum(1)
 
 
+SCHEDULES = (schedules.linear(), schedules.zero_terminal_snr(schedules.linear()), schedules.flow())
+
+
 @pytest.mark.parametrize("index", [10, 500, 900])
-def test_it_is_bayes_rule_on_known_gaussians(index: int) -> None:
+@pytest.mark.parametrize("kind", ["noise", "clean", "velocity", "flow"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_it_is_bayes_rule_on_known_gaussians(index: int, kind: Kind, schedule: Schedule) -> None:
     """A standard normal prior and one measurement y of variance one: the clean mean given both is known at every level."""
-    schedule = schedules.linear()
-    prior = GaussianPrior(torch.zeros(3, 2, 4, 4), torch.ones(3, 2, 4, 4), schedule=schedule)
+    prior = GaussianPrior(torch.zeros(3, 2, 4, 4), torch.ones(3, 2, 4, 4), schedule=schedule, kind=kind)
     level = schedule.level(torch.full((2,), index))
     noisy = gaussian_noise((3, 2, 4, 4), seed=1, step=0, samples=[0, 1])
     actions = torch.tensor([[[0.5], [1.0], [-1.0]], [[2.0], [0.0], [0.3]]]).expand(-1, -1, 2)
@@ -47,6 +52,20 @@ def test_it_is_bayes_rule_on_known_gaussians(index: int) -> None:
     # Precisions: 1 of the prior, (alpha / sigma)^2 of the noisy clip, 1 of the measurement.
     expected = (alpha / sigma**2 * noisy + wanted) / (1 + (alpha / sigma) ** 2 + 1)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[1:])
+def test_in_pure_noise_the_prior_is_alone(schedule: Schedule) -> None:
+    prior = gaussian.tiny(schedule=schedule)
+    shape, last = prior.mean.shape, schedule.num_levels - 1
+    noisy = gaussian_noise(tuple(shape), seed=1, step=0, samples=[0, 1])
+    given = Conditioning(actions=torch.ones(2, len(prior.mean), 1), context=torch.zeros(2, 2, *shape[1:]))
+    level = schedule.level(torch.tensor([last, last // 2]))
+    alone = prior.bind(given.without("actions"))(noisy, level).tensor
+    guided = ClassifierGuidance(prior, Measured(), 1.0).bind(given)(noisy, level).tensor
+    assert torch.equal(guided[0], alone[0])
+    assert torch.isfinite(guided[1]).all()
+    assert not torch.allclose(guided[1], alone[1], atol=1e-3)
 
 
 def test_where_nobody_knows_the_actions_and_below_its_levels_the_prior_is_alone() -> None:
@@ -137,5 +156,3 @@ def test_mistakes_are_answered() -> None:
         classifier.classes(Conditioning(), 3)
     with pytest.raises(ValueError, match="float32"):
         classifier.classes(Conditioning(actions=torch.zeros(1, 3, 2)), 3)
-    with pytest.raises(ValueError, match="ends in pure noise"):
-        ClassifierGuidance(gaussian.tiny(schedule=schedules.flow()), classifier, 1.0)

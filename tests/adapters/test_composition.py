@@ -158,6 +158,8 @@ def test_probabilistic_adaptation_and_its_inverse_are_the_paper_s_equations(inde
         expected = silent + 2.5 * (big + 0.5 * small - silent)
         composed = inverse_probabilistic_adaptation(SMALL, BIG, negative=negative, **inverse)
         torch.testing.assert_close(composed.bind(TOLD)(NOISY, level).noise, expected, **near)
+        guided = classifier_free_guidance(BIG, 7.5, ("text",), negative).bind(TOLD)(NOISY, level).noise
+        torch.testing.assert_close(guided, silent + 7.5 * (big - silent), **near)
     normalised = inverse_probabilistic_adaptation(SMALL, BIG, normalise=True, **inverse).bind(TOLD)(NOISY, level)
     expected = (big_untold + 2.5 * (big + 0.5 * small - big_untold)) / 2.25
     torch.testing.assert_close(normalised.noise, expected, **near)
@@ -185,6 +187,12 @@ def test_the_conditioning_frame_is_the_prior_s_alone(index: int) -> None:
         torch.testing.assert_close(found.bind(TOLD)(NOISY, level).noise, inverse / by, rtol=1e-3, atol=1e-3)
         found = probabilistic_adaptation(SMALL, BIG, prior_strength=strength, conditioning_frames=1, **options)
         torch.testing.assert_close(found.bind(TOLD)(NOISY, level).noise, standard / by, rtol=1e-3, atol=1e-3)
+    instead = BIG.bind(Conditioning(text=NEGATIVE.expand(2, 5, 2)))(NOISY, level).noise
+    found = probabilistic_adaptation(
+        SMALL, BIG, guidance=2.5, prior_strength=0.1, conditioning_frames=1, negative=NEGATIVE
+    )
+    first = (instead + 2.5 * (big - instead))[:, :1]
+    torch.testing.assert_close(found.bind(TOLD)(NOISY, level).noise[:, :1], first, rtol=1e-3, atol=1e-3)
     alone = probabilistic_adaptation(SMALL, BIG, guidance=2.5, prior_strength=0.0, conditioning_frames=1)
     assert alone.bind(TOLD)(NOISY, level).weights_sum_to_one
     short = inverse_probabilistic_adaptation(SMALL, BIG, guidance=2.5, in_domain_strength=strength).bind(TOLD)

@@ -8,7 +8,8 @@ import torch
 
 from trimtab.core.values import Clip, Conditioning
 from trimtab.metrics import text_match
-from trimtab.metrics.text_match import Matching, TextMatch, mean_token, prefers, which_text
+from trimtab.metrics.text_match import Matching, TextMatch, prefers, which_text
+from trimtab.networks.attention import mean_token
 from trimtab.training import Budget, fit
 
 TEXTS = torch.zeros(2, 3, 4)

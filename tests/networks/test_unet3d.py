@@ -245,8 +245,9 @@ def test_gradients_reach_every_weight() -> None:
     assert silent == []
 
 
-def test_a_text_is_heard_by_its_own_clip_and_only_if_that_is_told_it() -> None:
-    built, seen, words = network(text_dim=12), video(2, 3), torch.randn(2, 5, 12)
+@pytest.mark.parametrize("gist", [False, True])
+def test_a_text_is_heard_by_its_own_clip_and_only_if_that_is_told_it(gist: bool) -> None:
+    built, seen, words = network(text_dim=12, gist=gist), video(2, 3), torch.randn(2, 5, 12)
     actions = torch.randint(4, (2, 3))
 
     def answer(tokens: Tensor | None, known: list[bool] | None = None) -> Tensor:
@@ -263,6 +264,21 @@ def test_a_text_is_heard_by_its_own_clip_and_only_if_that_is_told_it() -> None:
     torch.testing.assert_close(other[0], told[0])
     assert not torch.allclose(other[1], told[1])
     torch.testing.assert_close(answer(words[:, [3, 1, 0, 4, 2]]), told)  # the encoder knows the order of words
+
+
+def test_the_gist_of_a_text_is_heard_alone_and_is_the_mean_of_the_tokens_that_it_has() -> None:
+    built, seen, words = network(text_dim=12, gist=True), video(2, 3), torch.randn(2, 5, 12)
+    built.reads = None  # so that nothing attends to tokens
+    words[:, 3:] = 0
+
+    def answer(tokens: Tensor) -> Tensor:
+        found: Tensor = built(seen, angles(2), torch.ones(2, 3, dtype=torch.long), text=Text(tokens))[0]
+        return found
+
+    mean = words[:, :3].mean(1, keepdim=True)
+    torch.testing.assert_close(answer(words), answer(mean))
+    assert not torch.allclose(answer(words), answer(mean.flip(0)))
+    assert not torch.allclose(answer(words), answer(torch.zeros(2, 1, 12)))
 
 
 def test_attention_to_a_text_is_that_of_torch_with_one_token_more() -> None:

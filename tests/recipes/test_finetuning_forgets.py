@@ -15,7 +15,8 @@ from trimtab.metrics.intervals import Interval
 from trimtab.metrics.text_match import TextMatch
 from trimtab.recipes import _planning, tabletop_prior_card
 from trimtab.recipes import finetuning_forgets as recipe
-from trimtab.recipes._planning import Bench, Scale
+from trimtab.recipes._planning import Bench
+from trimtab.recipes._planning_scales import Scale
 from trimtab.recipes.finetuning_forgets import BEFORE, DIVERSITIES, OwnDomain, finetuned, finetuning_forgets, plot
 
 

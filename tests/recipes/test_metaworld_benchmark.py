@@ -163,9 +163,9 @@ def test_language_is_heard_by_finetuning_with_it_alone(finished: Finished) -> No
     assert [name for name, method in ROBOT_METHODS.items() if method.told_text] == ["finetuning with language"]
 
 
-def test_all_methods_but_classifier_guidance_and_the_variations_are_there(finished: Finished) -> None:
+def test_all_methods_but_the_variations_are_there(finished: Finished) -> None:
     usual = {name for name, method in METHODS.items() if method.varies is None}
-    assert set(ROBOT_METHODS) == usual - {"classifier guidance"} | {"finetuning with language"}
+    assert set(ROBOT_METHODS) == usual | {"finetuning with language"}
     assert {method.training for method in ROBOT_METHODS.values()} - {None} == set(robot_trainings(4))
     prior = pixel_unet.load(finished.settings["prior"])
     for training in robot_trainings(patch_of(prior)).values():
@@ -186,7 +186,7 @@ def test_a_model_is_told_one_frame_of_those_that_the_judge_sees(finished: Finish
 
 def test_what_does_not_fit_is_refused(finished: Finished, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no methods"):
-        finished.again(methods=("classifier guidance",))
+        finished.again(methods=("AVID, noised",))
     with pytest.raises(ValueError, match="other settings"):
         finished.again(finetuning_rate=0.1)
     with pytest.raises(ValueError, match=r"no judge of actions at .*; train one by `trimtab metaworld-judge`"):

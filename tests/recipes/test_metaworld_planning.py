@@ -9,16 +9,18 @@ import torch
 
 from tiny import tabletop
 from trimtab.control.inverse_dynamics import InverseDynamics
+from trimtab.control.video_planner import Imagination
 from trimtab.core.values import Conditioning, Video
 from trimtab.diffusion import sampling
 from trimtab.metrics.intervals import Interval
 from trimtab.networks.encoders import MiniLM
 from trimtab.recipes import _continuations, _planning
-from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, INVERSE, NORMALISED
+from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, INVERSE, NORMALISED, PAPER, PRIOR, TRAININGS
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import FIRST_VALIDATION, SEEN
-from trimtab.recipes._planning import SCALES, Bench, Scale, reading
+from trimtab.recipes._metaworld import FIRST_VALIDATION, SEEN, encoder
+from trimtab.recipes._planning import Bench, reading
 from trimtab.recipes._planning_report import TRUTHS
+from trimtab.recipes._planning_scales import SCALES, Scale
 from trimtab.recipes.metaworld_planning import metaworld_planning
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.tabletop_prior import halfway_episodes, tabletop_episodes
@@ -68,7 +70,9 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
     assert all(cell["training"]["steps"] > 0 for cell in cells if cell["method"] == "in-domain only")
     assert {cell["task"]: cell["novel"] for cell in cells} == {"window-open": False, "door-open": True}
     own = {cell["method"]: cell["protocol"]["own"] for cell in cells}
-    assert own[INVERSE] == {"guidance": 3.0, "strength": 1.5, "naming": "", "normalise": True, "chosen": True}
+    assert own[INVERSE] == {
+        "guidance": 3.0, "strength": 1.5, "naming": "", "negative": None, "normalise": True, "chosen": True,
+    }  # fmt: skip
     assert not own["in-domain only"]["chosen"]
     assert {cell["protocol"]["reader"] for cell in cells} == {reading(tmp_path / "reader.safetensors", 4)[1]}
     (losses,) = [json.loads(path.read_text()) for path in (tmp_path / "run" / "cells" / "losses").glob("*.json")]
@@ -122,6 +126,39 @@ def test_the_papers_scale_is_the_papers() -> None:
     assert set(paper.novel).isdisjoint(SEEN)
     assert set(paper.methods) & {*NORMALISED, *AS_WRITTEN} == {*NORMALISED[:4], *AS_WRITTEN}
     assert (paper.temperature, paper.lengths) == (1.0, (8,))
+    guidances = {name: how.guidance for name, how in paper.adaptations.items() if how.guidance != 2.5}
+    assert guidances == {"vanilla prior": 7.5, "direct finetuning": 8.0, "subject customization": 7.5}
+    negative = {name for name, how in paper.adaptations.items() if how.negative == "bad quality, worse quality"}
+    assert negative == {*guidances, INVERSE, AS_WRITTEN[1]}  # the prior is untold there
+    assert paper.adaptations.keys() == ADAPTATIONS.keys()
+
+
+def test_a_text_stands_where_the_prior_would_be_untold() -> None:
+    prior, encode = tabletop.prior(), encoder()
+    given = Conditioning(context=torch.rand(1, 1, 3, 64, 64) * 2 - 1, text=encode(["open the drawer"]))
+    noisy, level = torch.randn(1, 4, 3, 64, 64), prior.schedule.level(torch.tensor([500]))
+    instead = Conditioning(context=given.context, text=encode([PAPER[PRIOR].negative or ""]))
+    told, negative = (prior.bind(some)(noisy, level).noise for some in (given, instead))
+    for name, trained in ((PRIOR, None), ("direct finetuning", prior)):
+        how = PAPER[name]
+        found = how.denoiser(prior, trained).bind(given)(noisy, level).noise
+        torch.testing.assert_close(found, negative + how.guidance * (told - negative), rtol=1e-3, atol=1e-3)
+
+
+def test_stills_are_learned_in_fewer_steps_than_videos(tmp_path: Path) -> None:
+    bench = Bench(tabletop.prior(), Scale(teraflops=200.0), Path(), 0.0, tmp_path, tmp_path)
+    assert bench.steps(TRAININGS["in-domain"], 0.1) == 2000
+    assert bench.steps(TRAININGS["dreambooth"], 0.1) == 1000
+    assert bench.steps(TRAININGS["dreambooth"], 1.0) == 200
+
+
+def test_of_several_plans_one_is_followed(tmp_path: Path) -> None:
+    bench = Bench(tabletop.prior(), Scale(num_plans=3), tmp_path / "reader.safetensors", 0.0, tmp_path, tmp_path)
+    InverseDynamics(width=4).save(bench.reader)
+    imagine = bench.planner(bench.prior, 0).imagine
+    assert isinstance(imagine, Imagination)
+    assert imagine.num_plans == 3
+    assert bench.protocol["num_plans"] == 3
 
 
 def test_plans_are_sampled_with_less_noise_and_clamped_where_weights_sum_to_one(tmp_path: Path) -> None:

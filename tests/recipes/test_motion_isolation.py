@@ -14,7 +14,7 @@ from trimtab.recipes import _adaptations, _continuations, _planning
 from trimtab.recipes._adaptations import PRIOR
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import encoder
-from trimtab.recipes._planning import Scale
+from trimtab.recipes._planning_scales import Scale
 from trimtab.recipes.motion_isolation import (
     WITH,
     WITHOUT,

@@ -79,9 +79,10 @@ def test_it_is_said_whether_what_was_hoped_for_came_true() -> None:
         }
         for seed, mean in ((0, 1.5), (1, 1.2))
     ]
-    best, kept, far, near = findings(Results(CELLS, (), losses))
+    best, bar, kept, far, near = findings(Results(CELLS, (), losses))
     assert best.startswith("Most success on novel tasks: inverse probabilistic adaptation, 0.625 [")
     assert "above in-domain only" in best
+    assert bar == "inverse probabilistic adaptation succeeds from more than 50% of the start states of door-close."
     assert kept.endswith("keeps 40% of it, less than the 70% asked for.")  # 1 of 4, where it were 5 of 8
     assert far.endswith("1.50 times the in-domain model's, enough to adapt.")
     assert "1.20 times the in-domain model's, less than 1.3" in near

@@ -15,7 +15,7 @@ from trimtab.data.clips import Clips
 from trimtab.recipes import _continuations, _planning
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import encoder
-from trimtab.recipes._planning import Scale
+from trimtab.recipes._planning_scales import Scale
 from trimtab.recipes.score_alignment import (
     SAID,
     alignment,

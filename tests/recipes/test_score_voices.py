@@ -16,7 +16,7 @@ from trimtab.networks.encoders import MiniLM
 from trimtab.recipes import _continuations, _planning
 from trimtab.recipes._adaptations import ADAPTATIONS, IN_DOMAIN, INVERSE, PROBABILISTIC
 from trimtab.recipes._held import Held
-from trimtab.recipes._planning import Scale
+from trimtab.recipes._planning_scales import Scale
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_voices import (
     PARTS,

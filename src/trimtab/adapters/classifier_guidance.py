@@ -5,6 +5,7 @@ Dhariwal and Nichol, arXiv 2105.05233, as AVID compares itself with it (arXiv 24
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -124,24 +125,17 @@ class ReadingLoss(nn.Module):
 class ClassifierGuidance:
     """A `Denoiser`: the prior's belief about the noise, minus sigma * weight * the gradient of the log-likelihood.
 
-    That is the score of the prior times the classifier's likelihood to the power `weight`.
+    That is the score of the prior times the classifier's likelihood to the power `weight`. In pure noise, where there is
+    nothing to read and the gradient's share in the clean video would be infinite, the prior is alone.
 
     Args:
         prior: never told the actions.
         classifier: of noisy clips of the same space.
         weight: of the classifier; 1 is Bayes' rule.
         off_below: levels of the prior's schedule (of 0 .. num_levels - 1) below which the prior is alone.
-
-    Raises:
-        ValueError: a prior whose schedule ends in pure noise, where the gradient's share in the clean video is infinite.
     """
 
     def __init__(self, prior: Prior, classifier: Classifier, weight: float, *, off_below: int = 0) -> None:
-        if prior.schedule.may_be_pure:
-            raise ValueError(
-                "classifier guidance needs alpha > 0 at every level, and this prior's schedule ends in pure noise "
-                "(zero-terminal-SNR or flow); take a prior with another schedule, or AVID"
-            )
         self.prior, self.classifier, self.weight, self.off_below = prior, classifier, weight, off_below
         self.space = prior.space
 
@@ -166,9 +160,10 @@ class ClassifierGuidance:
                 (gradient,) = torch.autograd.grad(torch.where(given.is_known("actions"), likelihood, 0).sum(), point)
             index = self.prior.schedule.index_of(level)
             wanted = (self.weight * (index >= self.off_below)).reshape(index.shape + (1,) * (5 - index.ndim))
-            _, sigma = level.broadcast()
-            pushed = Prediction(belief.noise - sigma * wanted * gradient, "noise", noisy, level)
-            return pushed.as_kind(belief.kind)
+            alpha, sigma = level.broadcast()
+            # Every kind is linear in the noise: what is added to it, as the belief's own kind, is added to the belief.
+            added = Prediction(-sigma * wanted * gradient, "noise", torch.zeros_like(noisy), level).as_kind(belief.kind)
+            return replace(belief, tensor=belief.tensor.float() + torch.where(alpha > 0, added.tensor, 0.0))
 
         return denoise
 

@@ -141,17 +141,29 @@ def action_guidance(prior: Prior, expert: Denoiser, weight: float, *, off_below:
     return Composition([Voice(prior, ("actions",)), Voice(expert), Voice(expert, ("actions",))], weights)
 
 
-def classifier_free_guidance(model: Denoiser, weight: float, untold: tuple[Fact, ...] = ("actions",)) -> Composition:
+def classifier_free_guidance(
+    model: Denoiser,
+    weight: float,
+    untold: tuple[Fact, ...] = ("actions",),
+    negative: Float[Tensor, "token feature"] | None = None,
+) -> Composition:
     """One model's belief, moved beyond what it is when told: untold + weight (told - untold) (arXiv 2207.12598).
 
-    Raises ValueError if the weight is not finite or below 0, or if the model uses none of what makes the difference.
+    Args:
+        model: to ask twice, in one batch.
+        weight: 0 is untold, 1 told.
+        untold: what makes the difference.
+        negative: token states of a text that is told in place of the given one, where it would else be untold.
+
+    Raises:
+        ValueError: the weight is not finite or below 0, or the model uses none of what makes the difference.
     """
     if not 0 <= weight < math.inf:
         raise ValueError(f"guidance is from 0, untold, over 1, told, on, and finite, got {weight}")
     if model.uses.isdisjoint(untold):
         raise ValueError(f"told and untold differ by {' and '.join(untold)}, which this model does not use")
     weights = partial(remainder, of=lambda level: weight)
-    return Composition([Voice(model, untold), Voice(model)], weights)
+    return Composition([Voice(model, untold, negative), Voice(model)], weights)
 
 
 def probabilistic_adaptation(
@@ -162,6 +174,7 @@ def probabilistic_adaptation(
     prior_strength: Strength,
     normalise: bool = False,
     conditioning_frames: int = 0,
+    negative: Float[Tensor, "token feature"] | None = None,
 ) -> Composition:
     """A small in-domain model's guided belief, with a large prior's voice: untold + a (told + g prior - untold).
 
@@ -177,6 +190,7 @@ def probabilistic_adaptation(
         normalise: divide by 1 + a g, which works with every schedule.
         conditioning_frames: of a prior that denoises the frames that a clip goes on from along with what follows, how many
             these are, one in the paper's code: they are left to the prior's own guided belief, untold + a (told - untold).
+        negative: token states of a text that stands for the prior's "untold" there, as "bad quality" in the paper.
 
     Raises:
         ValueError: numbers out of range; a model without text; or a schedule whose last alpha is below `LEAST_ALPHA`.
@@ -194,7 +208,7 @@ def probabilistic_adaptation(
         total = 1.0 if own.sum_to_one else own.total * (1 - first) + first
         return Weights((untold, told, added + guidance * first, (1 - guidance) * first), total)
 
-    return Composition([*composed.voices, Voice(prior, ("text",))], weights, normalise=normalise)
+    return Composition([*composed.voices, Voice(prior, ("text",), negative)], weights, normalise=normalise)
 
 
 def inverse_probabilistic_adaptation(
@@ -264,7 +278,7 @@ def adaptation(
         added = guidance * (frames.to(level.alpha) if isinstance(frames, Tensor) else frames)
         return Weights((1 - guidance, guidance, added), 1 + added if most else 1.0)
 
-    untold = Voice(guided, ("text",)) if negative is None else Voice(guided, text=negative)
+    untold = Voice(guided, ("text",), negative)
     return Composition([untold, Voice(guided), Voice(other)], weights, normalise=normalise)
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional
 from trimtab.core.values import Clip, Video
 from trimtab.metrics.frames import check_videos
 from trimtab.networks import storage
+from trimtab.networks.attention import mean_token
 
 Texts = Float[Tensor, "text token feature"]
 Logits = Float[Tensor, "batch text"]
@@ -97,12 +98,6 @@ def load(path: Path) -> TextMatch:
     network = TextMatch(**{name: value for name, value in settings.items() if name != "facts"})
     network.load_state_dict(weights)
     return network.eval()
-
-
-def mean_token(texts: Texts) -> Float[Tensor, "text feature"]:
-    """The mean over the tokens that a text has."""
-    has = (texts != 0).any(-1, keepdim=True)
-    return texts.sum(1) / has.sum(1).clamp(min=1)
 
 
 def which_text(told: Float[Tensor, "batch token feature"], texts: Texts) -> Int[Tensor, " batch"]:

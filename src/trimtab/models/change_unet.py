@@ -78,7 +78,7 @@ class Model(UNet3D):
         frames, missing = context.split(channels, dim=1), self.clips[0].num_context - num_context
         shown = [*[torch.zeros_like(noisy)] * missing, *frames[max(-missing, 0) :]]
         shown[0] = shown[0] + sum(frames[: max(-missing, 0)])
-        heard = {name: value for name, value in own.items() if name.startswith("reads.")}
+        heard = {name: value for name, value in own.items() if name.startswith(("reads.", "gist."))}
         stem = torch.cat([noisy, *shown, others], dim=1).flatten(1, 2)
         inherited = heard | {**weights, "stem.weight": stem}
         shapes = [{(name, value.shape) for name, value in some.items()} for some in (own, inherited)]
@@ -110,9 +110,18 @@ class Model(UNet3D):
 def sizes(network: Trunk, deviation: float, depths: Sequence[int], context_optional: bool) -> dict[str, Any]:
     """The options that rebuild a model or a controller around this network."""
     text = {} if network.text_dim is None else {"text_dim": network.text_dim}
+    gist = {} if network.gist is None else {"gist": True}
     context = {"context_optional": True} if context_optional else {}
     widths = list(network.channels)
-    return {"deviation": deviation, "widths": widths, "depths": list(depths), "patch": network.patch, **text, **context}
+    return {
+        "deviation": deviation,
+        "widths": widths,
+        "depths": list(depths),
+        "patch": network.patch,
+        **text,
+        **gist,
+        **context,
+    }
 
 
 def eye(

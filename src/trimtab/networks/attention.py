@@ -203,6 +203,12 @@ class TextAttention(nn.Module):
         return frames + mixed.permute(0, 3, 1, 2)
 
 
+def mean_token(text: Float[Tensor, "batch token feature"]) -> Float[Tensor, "batch feature"]:
+    """The mean over the tokens that a text has; where it has no more, they are zero."""
+    has = (text != 0).any(-1, keepdim=True)
+    return text.sum(1) / has.sum(1).clamp(min=1)
+
+
 def softmax_of_few(logits: Float[Tensor, "*batch choice"]) -> Float[Tensor, "*batch choice"]:
     """Softmax over a short last axis, in a fraction of the time of torch's, which is made for long ones."""
     powers = (logits - logits.detach().amax(-1, keepdim=True)).exp()

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trimtab.networks.attention import TextAttention
+from trimtab.networks.attention import TextAttention, mean_token
 from trimtab.networks.blocks import Block, ConvToPixels, FourierEmbedding, check_action_range
 from trimtab.networks.precision import fast_products
 
@@ -33,7 +33,7 @@ class Trunk(nn.Module):
     """The way down and the middle of `UNet3D`: from frames to features, coarser and coarser.
 
     Args:
-        in_channels, num_actions, action_dim, text_dim, max_frames, patch, widths, depths, embedding: as in `UNet3D`.
+        in_channels, num_actions, action_dim, text_dim, gist, max_frames, patch, widths, depths, embedding: as in `UNet3D`.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class Trunk(nn.Module):
         num_actions: int | None = None,
         action_dim: int | None = None,
         text_dim: int | None = None,
+        gist: bool = False,
         max_frames: int = 8,
         patch: int = 2,
         widths: Sequence[int] = (64, 128, 256),
@@ -69,6 +70,12 @@ class Trunk(nn.Module):
             self.action = nn.Sequential(nn.Linear(action_dim, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         if self.action is not None:
             self.null_action = nn.Parameter(torch.randn(embedding))
+        self.gist: nn.Sequential | None = None
+        if gist and text_dim is not None:
+            outer = nn.Linear(embedding, embedding)
+            for parameter in outer.parameters():
+                nn.init.zeros_(parameter)
+            self.gist = nn.Sequential(nn.Linear(text_dim, embedding), nn.SiLU(), outer)
 
         last = len(widths) - 1
         self.stem = nn.Conv2d(in_channels * patch**2, widths[0], 3, padding=1)
@@ -81,7 +88,7 @@ class Trunk(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def condition(
-        self, angle: Tensor, actions: Tensor | None, known: Tensor | None, batch: int, time: int
+        self, angle: Tensor, actions: Tensor | None, known: Tensor | None, text: Text, batch: int, time: int
     ) -> Float[Tensor, "frames embedding"]:
         """What scales and shifts every block, frame by frame."""
         place = self.place.weight[:time].expand(batch, time, -1)
@@ -93,6 +100,10 @@ class Trunk(nn.Module):
             if actions is not None and known is not None:
                 action = torch.where(known[:, None, None], action, null)
             total = total + action
+        if self.gist is not None and text.tokens is not None:
+            gist = self.gist(mean_token(text.tokens))
+            told = gist if text.known is None else torch.where(text.known[:, None], gist, 0.0)
+            total = total + told[:, None]
         return functional.silu(total.flatten(0, 1))
 
     def adopt(self, weights: Mapping[str, Tensor]) -> None:
@@ -145,7 +156,7 @@ class Trunk(nn.Module):
         """Checked, and in the number format of products, all that `encode` says. Arguments as of `UNet3D.forward`."""
         self.check(video, actions, text)
         with fast_products(video.device):
-            return self.encode(video, self.condition(angle, actions, known, *video.shape[:2]), text)
+            return self.encode(video, self.condition(angle, actions, known, text, *video.shape[:2]), text)
 
     def check(self, video: Tensor, actions: Tensor | None, text: Text = NO_TEXT) -> None:
         """Raises ValueError for a shape or dtype that the network was not built for."""
@@ -192,6 +203,8 @@ class UNet3D(Trunk):
         num_actions: size of a discrete action set, or
         action_dim: width of a continuous action; neither for a network without actions.
         text_dim: features of a token of text; None for a network without text.
+        gist: whether the mean of a text's tokens, where there are texts, is a part of that sum, too, beside the tokens that
+            the middle attends to, so that each block hears the text. At first it adds nothing.
         max_frames: the longest clip.
         patch: side of a patch in pixels; height and width must divide by patch * 2 ** (len(widths) - 1).
         widths: channels at each resolution, multiples of 32.
@@ -209,6 +222,7 @@ class UNet3D(Trunk):
         num_actions: int | None = None,
         action_dim: int | None = None,
         text_dim: int | None = None,
+        gist: bool = False,
         max_frames: int = 8,
         patch: int = 2,
         widths: Sequence[int] = (64, 128, 256),
@@ -222,6 +236,7 @@ class UNet3D(Trunk):
             num_actions=num_actions,
             action_dim=action_dim,
             text_dim=text_dim,
+            gist=gist,
             max_frames=max_frames,
             patch=patch,
             widths=widths,
@@ -267,7 +282,7 @@ class UNet3D(Trunk):
         self.check(video, actions, text)
         batch, time = video.shape[:2]
         with fast_products(video.device):
-            condition = self.condition(angle, actions, known, batch, time)
+            condition = self.condition(angle, actions, known, text, batch, time)
             *skips, frames = features = self.encode(video, condition, text)
             if control is not None:
                 *skips, frames = (own + added for own, added in zip(features, control, strict=True))

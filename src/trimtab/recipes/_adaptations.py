@@ -33,6 +33,9 @@ from trimtab.training import ClipSource
 
 SUBJECT, CLASS = "a [D] robot arm", "a robot arm"
 NUM_STILLS, NUM_PRESERVED = 20, 200
+MOST_OF_STILLS = 1000
+"""Steps of training, as in DreamBooth: so few stills are soon known by heart."""
+
 STILL_STEPS = 16
 """Sampling steps of the class's stills."""
 
@@ -51,6 +54,7 @@ class Training:
         lengths: predicted frames of a step, in turn; None for those of the scale.
         optimizer: of the weights.
         learning_rate: of the optimizer.
+        most: steps, however many more a budget of operations pays for.
     """
 
     build: type[Any]
@@ -59,6 +63,7 @@ class Training:
     lengths: Sequence[int] | None = None
     optimizer: Kind = "adamw"
     learning_rate: float = 1e-3
+    most: int | None = None
 
 
 def of_videos(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tuple[nn.Module, Clips]:
@@ -79,7 +84,7 @@ def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tu
 TRAININGS: dict[str, Training] = {
     "in-domain": Training(FromScratch, of_videos, {"text_dim": MiniLM.dim}, optimizer="muon", learning_rate=4e-3),
     "temporal": Training(Finetune, of_videos, {"temporal": True}),
-    "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,)),
+    "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,), most=MOST_OF_STILLS),
 }
 
 
@@ -93,6 +98,7 @@ class Adaptation:
         guidance: how far the answer goes beyond the untold one.
         strength: of the second voice; None where there is none.
         naming: what is added to each task's text.
+        negative: a text that the prior is told where it would else be untold.
         normalise: divide the weights of a composition by their sum; else samples are not clamped, either.
         chosen: whether guidance and strength were chosen on validation tasks, by `trimtab metaworld-sweep`.
     """
@@ -102,6 +108,7 @@ class Adaptation:
     guidance: float = 2.5
     strength: float | None = None
     naming: str = ""
+    negative: str | None = None
     normalise: bool = True
     chosen: bool = False
 
@@ -114,17 +121,23 @@ class Adaptation:
         encode = encoder()
         return lambda texts: encode([text + self.naming for text in texts])
 
+    def untold(self) -> torch.Tensor | None:
+        """The token states that stand for no text, (token, feature); None where nothing does."""
+        return None if self.negative is None else encoder()([self.negative])[0]
+
     def own(self) -> dict[str, Any]:
         """What is this method's own, in the protocol of a cell."""
-        return {name: vars(self)[name] for name in ("guidance", "strength", "naming", "normalise", "chosen")}
+        return {
+            name: vars(self)[name] for name in ("guidance", "strength", "naming", "negative", "normalise", "chosen")
+        }
 
 
 def guided_prior(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
-    return classifier_free_guidance(prior, how.guidance, untold=("text",))
+    return guided(prior, prior, how)
 
 
 def guided(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
-    return classifier_free_guidance(trained, how.guidance, untold=("text",))
+    return classifier_free_guidance(trained, how.guidance, untold=("text",), negative=how.untold())
 
 
 def probabilistic(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
@@ -135,11 +148,13 @@ def probabilistic(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
 
 def inverse(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
     return inverse_probabilistic_adaptation(
-        trained, prior, guidance=how.guidance, in_domain_strength=how.strength or 0.0, normalise=how.normalise
-    )
+        trained, prior, guidance=how.guidance, in_domain_strength=how.strength or 0.0, negative=how.untold(),
+        normalise=how.normalise,
+    )  # fmt: skip
 
 
 PRIOR, IN_DOMAIN = "vanilla prior", "in-domain only"
+FINETUNED, CUSTOMIZED = "direct finetuning", "subject customization"
 PROBABILISTIC, INVERSE = "probabilistic adaptation", "inverse probabilistic adaptation"
 AS_WRITTEN = (f"{PROBABILISTIC}, as written", f"{INVERSE}, as written")
 """The two compositions with the paper's weights, which sum to 1 + guidance x strength."""
@@ -147,26 +162,38 @@ AS_WRITTEN = (f"{PROBABILISTIC}, as written", f"{INVERSE}, as written")
 ADAPTATIONS: dict[str, Adaptation] = {
     PRIOR: Adaptation(None, guided_prior),
     IN_DOMAIN: Adaptation("in-domain", guided),
-    "direct finetuning": Adaptation("temporal", guided),
-    "subject customization": Adaptation("dreambooth", guided, naming=f" with {SUBJECT}"),
+    FINETUNED: Adaptation("temporal", guided),
+    CUSTOMIZED: Adaptation("dreambooth", guided, naming=f" with {SUBJECT}"),
     PROBABILISTIC: Adaptation("in-domain", probabilistic, strength=0.1),
     INVERSE: Adaptation("in-domain", inverse, strength=0.5),
     AS_WRITTEN[0]: Adaptation("in-domain", probabilistic, strength=0.1, normalise=False),
     AS_WRITTEN[1]: Adaptation("in-domain", inverse, strength=0.5, normalise=False),
 }
+
+NEGATIVE = "bad quality, worse quality"
+PAPER: dict[str, Adaptation] = {
+    name: replace(
+        how,
+        guidance={PRIOR: 7.5, FINETUNED: 8.0, CUSTOMIZED: 7.5}.get(name, how.guidance),
+        negative=NEGATIVE if name in (PRIOR, FINETUNED, CUSTOMIZED, INVERSE, AS_WRITTEN[1]) else None,
+    )
+    for name, how in ADAPTATIONS.items()
+}
+"""With the paper's guidance of each, and its text where the prior would be untold (methods 6.1, 6.7)."""
+
 NORMALISED = tuple(name for name in ADAPTATIONS if name not in AS_WRITTEN)
 
 CHOICES = Path(__file__).parent / "planning_choices.json"
 """What `trimtab metaworld-sweep` chose last; planning goes by it."""
 
 
-def chosen(path: Path, prior: PixelUNet) -> dict[str, Adaptation]:
-    """All adaptations, with what was chosen for them beside this prior; the others keep their own guidance and strength."""
+def chosen(path: Path, prior: PixelUNet, usual: Mapping[str, Adaptation]) -> dict[str, Adaptation]:
+    """All of these adaptations, with what was chosen for them beside this prior; the others stay as they are."""
     found = json.loads(path.read_text()) if path.exists() else {}
     ours = {name: one for name, one in found.items() if one["protocol"]["prior"] == prior.fingerprint}
     return {
         name: replace(how, guidance=ours[name]["guidance"], strength=ours[name]["strength"], chosen=True)
         if name in ours
         else how
-        for name, how in ADAPTATIONS.items()
+        for name, how in usual.items()
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import version
@@ -28,21 +28,13 @@ from trimtab.metrics.intervals import mean_interval
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, CHOICES, IN_DOMAIN, NORMALISED, TRAININGS, Adaptation
+from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN, TRAININGS, Adaptation, Training
 from trimtab.recipes._adaptations import chosen as with_choices
 from trimtab.recipes._continuations import continued, expert_clips, video_distance
 from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes._metaworld import (
-    ACTION_REPEAT,
-    MAX_STEPS,
-    NOVEL,
-    SEEN,
-    TEMPERATURE,
-    VALIDATION,
-    demonstrations,
-    place,
-)
-from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO, TRUTHS
+from trimtab.recipes._metaworld import SEEN, VALIDATION, demonstrations, place
+from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO
+from trimtab.recipes._planning_scales import SCALES, Scale
 from trimtab.training import Budget
 
 FIRST_START = 600_000
@@ -60,66 +52,6 @@ FIRST_LOSS = 500_000
 
 SHOWN = 2
 """Episodes of each cell that are kept to be shown."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How much of everything.
-
-    Attributes:
-        tasks: that are planned; those that no demonstration shows are novel.
-        methods: names, of ADAPTATIONS and TRUTHS.
-        num_seeds: trainings of each.
-        num_starts: start states of a task, the same for all.
-        num_clips: of the experts, that videos are compared with and denoising is measured on.
-        teraflops: floating-point operations of one training, in 10^12.
-        sample: from noise to a video.
-        num_steps: sampling steps of a plan.
-        temperature: the noise that a video starts from is scaled by it, 0 to 1.
-        replan_every: actions that are played of a plan.
-        horizon: frames that are imagined of it.
-        action_repeat: for how many of the simulator's 1/80 seconds an action is held.
-        max_steps: actions within which a task is to be done.
-        batch_size: clips in a training step.
-        lengths: predicted frames of a training step, in turn: mostly as many as a plan has, at times a whole clip, as
-            videos are judged.
-    """
-
-    tasks: Sequence[str] = (*SEEN, *NOVEL)
-    methods: Sequence[str] = (*TRUTHS, *NORMALISED)
-    num_seeds: int = 3
-    num_starts: int = 10
-    num_clips: int = 64
-    teraflops: float = 200.0
-    sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
-    num_steps: int = 4
-    temperature: float = TEMPERATURE
-    replan_every: int = 4
-    horizon: int = 4
-    action_repeat: int = ACTION_REPEAT
-    max_steps: int = MAX_STEPS
-    batch_size: int = 16
-    lengths: Sequence[int] = (1, 2, 4, 4, 4, 8)
-
-    def but(self, own: Mapping[str, Any]) -> Scale:
-        """With these in place of its own, where they are given."""
-        return replace(self, **{name: value for name, value in own.items() if value is not None})
-
-    @property
-    def novel(self) -> tuple[str, ...]:
-        return tuple(task for task in self.tasks if task not in SEEN)
-
-
-SCALES = {
-    "smoke": Scale(num_seeds=1, num_starts=4, teraflops=40.0),
-    "tiny": Scale(),
-    "paper": Scale(
-        tasks=("button-press", "window-open", "door-close", "door-open", "coffee-push", "soccer"),  # those that are named
-        methods=(*TRUTHS, *NORMALISED[: -len(AS_WRITTEN)], *AS_WRITTEN),
-        num_starts=30, teraflops=1e6, sample=sampling.ddim, num_steps=25, replan_every=1, horizon=8, action_repeat=2,
-        max_steps=200, lengths=(8,), temperature=1.0,
-    ),
-}  # fmt: skip
 
 
 def cell_name(task: str, method: str, seed: int, random_share: float) -> str:
@@ -178,7 +110,9 @@ class Bench:
         """That of `trimtab metaworld-planning` with these options, whose trainings are shared."""
         frozen, size = pixel_unet.load(prior), SCALES[scale].but({"teraflops": teraflops})
         folder = planning or Path(f"runs/metaworld-planning-{scale}")
-        return cls(frozen, size, reader, 0.0, datasets, folder, adaptations=with_choices(choices, frozen))
+        return cls(
+            frozen, size, reader, 0.0, datasets, folder, adaptations=with_choices(choices, frozen, size.adaptations)
+        )
 
     def cell(self, task: str, method: str, seed: int) -> dict[str, Any]:
         """One method with one seed, trained if need be, planning one task from every start state."""
@@ -251,6 +185,7 @@ class Bench:
             "reader": reading(self.reader, self.size.action_repeat)[1],
             "sampler": f"{self.size.sample.__name__}, {self.size.num_steps} steps",
             "temperature": self.size.temperature,
+            "num_plans": self.size.num_plans,
             "replan_every": self.size.replan_every,
             "horizon": self.size.horizon,
             "action_repeat": self.size.action_repeat,
@@ -273,8 +208,9 @@ class Bench:
     def planner(self, denoiser: Denoiser, seed: int, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> VideoPlanner:
         """Plans by what a denoiser imagines, which is told and sampled from as that adaptation is."""
         imagine = Imagination(
-            denoiser, self.prior, self.sampler(how), encode=how.words(), horizon=self.size.horizon, seed=seed
-        )
+            denoiser, self.prior, self.sampler(how), encode=how.words(), horizon=self.size.horizon,
+            num_plans=self.size.num_plans, seed=seed,
+        )  # fmt: skip
         return VideoPlanner(imagine, self.read, replan_every=self.size.replan_every)
 
     @property
@@ -330,7 +266,7 @@ class Bench:
         if (folder / checkpoints.CONFIG).exists():
             facts = json.loads((folder / checkpoints.CONFIG).read_text())["facts"]
             steps, step = facts["steps"], facts["teraflops a step"]
-            if steps != max(1, round(self.size.teraflops / step)):
+            if steps != self.steps(training, step):
                 raise ValueError(
                     f"{folder} was trained for {steps * step:.3g} teraflops, not {self.size.teraflops:.3g}; ask for as many "
                     "by --scale or --teraflops, or name another run folder (--output, --planning), where it is trained anew"
@@ -343,7 +279,7 @@ class Bench:
         batches: dict[str, Any] = {"batch_size": self.size.batch_size, "lengths": training.lengths or self.size.lengths}
         step = operations_per_step(task, clips, passes=1, **batches) / 1e12
         run = fit_or_forecast(
-            dry_run, task, clips, Budget(steps=max(1, round(self.size.teraflops / step))), folder=folder,
+            dry_run, task, clips, Budget(steps=self.steps(training, step)), folder=folder,
             title=f"{name}, seed {seed}", optimizer=training.optimizer, learning_rate=training.learning_rate,
             average_decay=0.995, seed=seed, **batches,
         )  # fmt: skip
@@ -360,6 +296,11 @@ class Bench:
         }
         checkpoints.save(folder, model, self.prior, facts=facts)
         return model.eval(), facts
+
+    def steps(self, training: Training, teraflops: float) -> int:
+        """Of a training whose steps take so many operations, in 10^12."""
+        paid = max(1, round(self.size.teraflops / teraflops))
+        return paid if training.most is None else min(paid, training.most)
 
     def keep(self, task: str, method: str, seed: int, played: Iterable[Episode]) -> None:
         """Keep what was seen, and what was imagined for the same frames, to be shown."""

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trimtab.adapters.avid import AVID
+from trimtab.adapters.classifier_guidance import ActionClassifier
 from trimtab.adapters.controlnet import ControlNet
 from trimtab.adapters.finetune import Finetune
 from trimtab.adapters.from_scratch import FromScratch
@@ -31,7 +32,7 @@ from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._benchmark import Domain
 from trimtab.recipes._benchmark_report import Words
 from trimtab.recipes._held import Held
-from trimtab.recipes._methods import FORGOTTEN, METHODS, PASSES, Method, Training
+from trimtab.recipes._methods import FORGOTTEN, METHODS, PASSES, Method, Training, reading_task
 from trimtab.recipes.procgen_prior import frames_task
 
 SCHEDULE = "linear, zero terminal SNR"
@@ -40,11 +41,7 @@ JUDGED = 2
 """Frames before a clip, off which a judge reads its first action; the model is told as many as it always is."""
 
 ROBOT_METHODS: dict[str, Method] = {
-    **{
-        name: method
-        for name, method in METHODS.items()
-        if method.varies is None and method.training != "classifier"  # whose gradient is infinite in pure noise
-    },
+    **{name: method for name, method in METHODS.items() if method.varies is None},
     "finetuning with language": Method("finetune-language", needs_weights=True, told_text=True),
 }
 
@@ -87,6 +84,9 @@ def robot_trainings(
         "finetune": Training(Finetune, {}, learn, (finetuning,)),
         "finetune-language": Training(Finetune, untold, learn, (finetuning,)),
         "lora": Training(Finetune, {"rank": 40}, learn, rates),
+        "classifier": Training(
+            ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2), **own}, reading_task, rates
+        ),
         "avid": beside(own),
         "avid-no-mask": beside({"learn_mask": False, **own}),
         "avid-blind": beside({"see_prior": False, **own}),

@@ -19,7 +19,7 @@ from trimtab.data.episodes import Episodes
 from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.metrics.text_match import TextMatch, prefers, which_text
-from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES
+from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, FINETUNED
 from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import LINGER, SEEN, VALIDATION, encoder, place
@@ -36,7 +36,7 @@ DIVERSITIES = {"one task": tuple(task for task in SEEN if task in VALIDATION), "
 WHOLE = 25
 """Demonstrations a task that `trimtab metaworld-planning` trains on."""
 
-METHOD, BEFORE = "direct finetuning", "the prior"
+METHOD, BEFORE = FINETUNED, "the prior"
 
 
 def finetuning_forgets(

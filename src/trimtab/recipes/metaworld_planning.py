@@ -15,8 +15,9 @@ from trimtab.diffusion.sampling import known_temperature
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
 from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN, chosen
-from trimtab.recipes._planning import SCALES, Bench, cell_name
+from trimtab.recipes._planning import Bench, cell_name
 from trimtab.recipes._planning_report import TRUTHS, Results, check_alike, name_of, settings, shared, write_report
+from trimtab.recipes._planning_scales import SCALES
 from trimtab.training import record_settings
 
 
@@ -32,6 +33,7 @@ def metaworld_planning(
     num_clips: int | None = None,
     num_steps: int | None = None,
     temperature: float | None = None,
+    num_plans: int | None = None,
     replan_every: int | None = None,
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
@@ -59,6 +61,8 @@ def metaworld_planning(
         num_clips: clips of the experts that videos are compared with, instead of the scale's.
         num_steps: sampling steps of a plan, instead of the scale's.
         temperature: the noise that a video starts from is scaled by it, 0 to 1, instead of the scale's.
+        num_plans: videos that are imagined at once, of which the one is followed whose actions are nearest to the mean, so
+            that it takes three to choose; instead of the scale's.
         replan_every: actions that are played of a plan, instead of the scale's.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
@@ -71,7 +75,7 @@ def metaworld_planning(
     """
     own = {
         "teraflops": teraflops, "num_starts": num_starts, "num_clips": num_clips, "num_steps": num_steps,
-        "temperature": temperature, "replan_every": replan_every,
+        "temperature": temperature, "num_plans": num_plans, "replan_every": replan_every,
     }  # fmt: skip
     size, output = SCALES[scale].but(own), output or Path(f"runs/metaworld-planning-{scale}")
     cells = cells or output / "cells"
@@ -84,7 +88,9 @@ def metaworld_planning(
         if unknown := [name for name in names or () if name not in known]:
             raise ValueError(f"no {kind} {unknown}; there are: {', '.join(known)}")
     frozen, console = pixel_unet.load(prior), Console()
-    bench = Bench(frozen, size, reader, random_share, datasets, output, adaptations=chosen(choices, frozen))
+    bench = Bench(
+        frozen, size, reader, random_share, datasets, output, adaptations=chosen(choices, frozen, size.adaptations)
+    )
     names = size.methods if methods is None else methods
     trained = {name: ADAPTATIONS[name].training for name in names if name in ADAPTATIONS}
     if dry_run:

@@ -93,7 +93,7 @@ def metaworld_sweep(
         return
     protocol = {**bench.protocol, **counts, "tasks": list(VALIDATION)}
     for name in methods:
-        how = ADAPTATIONS[name]
+        how = bench.size.adaptations[name]
         grid = [(g, s) for g in guidances for s in (strengths if how.strength is not None else (None,))]
         tried = {
             (g, s): trial(bench, name, replace(how, guidance=g, strength=s), protocol, output / "cells")

@@ -20,7 +20,7 @@ from trimtab.metrics.frames import Lpips
 from trimtab.metrics.i3d import with_context
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.metrics.text_match import which_text
-from trimtab.recipes._adaptations import CHOICES, PRIOR
+from trimtab.recipes._adaptations import CHOICES, CUSTOMIZED, PRIOR
 from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import VALIDATION, encoder
@@ -67,7 +67,7 @@ def motion_isolation(
     settings = {"num_clips": num_clips, "scale": scale, "teraflops": teraflops, "seed": seed}
     record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices})
     bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops, choices)  # nothing is planned or read
-    customised = bench.adaptations["subject customization"]
+    customised = bench.adaptations[CUSTOMIZED]
     trained, _ = bench.train(customised.training, seed, dry_run=dry_run)
     if dry_run:
         return

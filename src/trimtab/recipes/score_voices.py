@@ -105,7 +105,7 @@ def score_voices(
         path = output / "cells" / f"{slug(name)}.json"
         protocol = {**bench.protocol, **counts, "weights": list(weights)}
         if not path.exists():
-            denoiser = composed(bench.prior, trained, weights)
+            denoiser = composed(bench.prior, trained, weights, bench.adaptations[INVERSE].untold())
             cell = {
                 "success": success(bench, denoiser, num_starts, seed),
                 **likeness(continued(denoiser, bench.sampler(), held, seed), held),
@@ -123,9 +123,14 @@ def score_voices(
     print(table(found), f"picture in {output / 'score_voices.png'}")
 
 
-def composed(prior: Denoiser, in_domain: Denoiser, weights: Sequence[float]) -> Composition:
-    """The voices that have a weight, normalised. Raises ValueError if a weight is missing."""
-    voices = (Voice(prior, ("text",)), Voice(prior), Voice(in_domain, ("text",)), Voice(in_domain))
+def composed(
+    prior: Denoiser, in_domain: Denoiser, weights: Sequence[float], negative: Tensor | None = None
+) -> Composition:
+    """The voices that have a weight, normalised; the untold prior may be told a negative text (token, feature).
+
+    Raises ValueError if a weight is missing.
+    """
+    voices = (Voice(prior, ("text",), negative), Voice(prior), Voice(in_domain, ("text",)), Voice(in_domain))
     heard = [(voice, weight) for voice, weight in zip(voices, weights, strict=True) if weight]
     of_heard = Weights.of(*(weight for _, weight in heard))
     return Composition([voice for voice, _ in heard], lambda level: of_heard, normalise=True)

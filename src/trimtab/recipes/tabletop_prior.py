@@ -14,12 +14,18 @@ from trimtab.networks.encoders import MiniLM
 from trimtab.networks.optimizers import Kind
 from trimtab.priors.pixel_unet import SCHEDULES, PixelUNet, PixelUNetSettings, load
 from trimtab.recipes._metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, encoder
-from trimtab.recipes.procgen_prior import LENGTHS, frames_task
+from trimtab.recipes.procgen_prior import frames_task
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.training import Budget, record_settings
 
 TABLETOP = PixelUNetSettings(
-    sizes={"widths": (64, 128, 256), "depths": (1, 2, 4), "text_dim": MiniLM.dim, "context_optional": True},
+    sizes={
+        "widths": (64, 128, 256),
+        "depths": (1, 2, 4),
+        "text_dim": MiniLM.dim,
+        "gist": True,
+        "context_optional": True,
+    },
     num_context=1,
     frame_rate=20.0,
     schedule="linear",
@@ -29,6 +35,13 @@ PURE = SCHEDULES["linear, zero terminal SNR"](TABLETOP.num_levels)
 
 FORGOTTEN = {"text": 0.1, "context": 0.05}
 """Shares of the clips, as both are told and untold when models are composed."""
+
+
+HALFWAY = 2
+"""How often a clip that words alone decide comes for each time that another does."""
+
+LENGTHS = (1, 2, 4, 4, 4, 8)
+"""Predicted frames of a training step, in turn: mostly as many as a plan has."""
 
 
 def tabletop_prior(
@@ -94,13 +107,11 @@ def tabletop_prior(
 
 def tabletop_clips(datasets: Path, num_episodes: int = 30) -> Clips:
     """What the prior and the judge of its words learn from: all tasks from their beginnings, and opposite ones from half
-    way.
+    way, which come `HALFWAY` times as often, as only they teach words.
     """
-    sets = (
-        tabletop_episodes(num_episodes=num_episodes, folder=datasets / "tabletop"),
-        halfway_episodes(num_episodes=num_episodes, folder=datasets / "tabletop-halfway"),
-    )
-    return Clips(sets, num_context=1, encode=encoder())
+    all_tasks = tabletop_episodes(num_episodes=num_episodes, folder=datasets / "tabletop")
+    halfway = halfway_episodes(num_episodes=num_episodes, folder=datasets / "tabletop-halfway")
+    return Clips((all_tasks, *(halfway,) * HALFWAY), num_context=1, encode=encoder())
 
 
 def tabletop_episodes(*, num_episodes: int = 30, first_look: int = 1, seed: int = 0, folder: Path) -> Episodes:

@@ -1,0 +1,77 @@
+"""How much of everything planning does: on one small machine, and in the paper; trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from trimtab.core.values import Video
+from trimtab.diffusion import sampling
+from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, NORMALISED, PAPER, Adaptation
+from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, SEEN, TEMPERATURE
+from trimtab.recipes._planning_report import TRUTHS
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything.
+
+    Attributes:
+        tasks: that are planned; those that no demonstration shows are novel.
+        methods: names, of ADAPTATIONS and TRUTHS.
+        num_seeds: trainings of each.
+        num_starts: start states of a task, the same for all.
+        num_clips: of the experts, that videos are compared with and denoising is measured on.
+        teraflops: floating-point operations of one training, in 10^12.
+        sample: from noise to a video.
+        num_steps: sampling steps of a plan.
+        temperature: the noise that a video starts from is scaled by it, 0 to 1.
+        num_plans: videos that are imagined at once, of which the one is followed whose actions are nearest to the mean.
+        replan_every: actions that are played of a plan.
+        horizon: frames that are imagined of it.
+        action_repeat: for how many of the simulator's 1/80 seconds an action is held.
+        max_steps: actions within which a task is to be done.
+        batch_size: clips in a training step.
+        lengths: predicted frames of a training step, in turn: mostly as many as a plan has, at times a whole clip, as
+            videos are judged.
+        adaptations: by name, with the guidance and strength that they are used with unless others are chosen.
+    """
+
+    tasks: Sequence[str] = (*SEEN, *NOVEL)
+    methods: Sequence[str] = (*TRUTHS, *NORMALISED)
+    num_seeds: int = 3
+    num_starts: int = 10
+    num_clips: int = 64
+    teraflops: float = 200.0
+    sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
+    num_steps: int = 4
+    temperature: float = TEMPERATURE
+    num_plans: int = 1
+    replan_every: int = 4
+    horizon: int = 4
+    action_repeat: int = ACTION_REPEAT
+    max_steps: int = MAX_STEPS
+    batch_size: int = 16
+    lengths: Sequence[int] = (1, 2, 4, 4, 4, 8)
+    adaptations: Mapping[str, Adaptation] = field(default_factory=lambda: ADAPTATIONS)
+
+    def but(self, own: Mapping[str, Any]) -> Scale:
+        """With these in place of its own, where they are given."""
+        return replace(self, **{name: value for name, value in own.items() if value is not None})
+
+    @property
+    def novel(self) -> tuple[str, ...]:
+        return tuple(task for task in self.tasks if task not in SEEN)
+
+
+SCALES = {
+    "smoke": Scale(num_seeds=1, num_starts=4, teraflops=40.0),
+    "tiny": Scale(),
+    "paper": Scale(
+        tasks=("button-press", "window-open", "door-close", "door-open", "coffee-push", "soccer"),  # those that are named
+        methods=(*TRUTHS, *NORMALISED[: -len(AS_WRITTEN)], *AS_WRITTEN),
+        num_starts=30, teraflops=1e6, sample=sampling.ddim, num_steps=25, replan_every=1, horizon=8, action_repeat=2,
+        max_steps=200, lengths=(8,), temperature=1.0, adaptations=PAPER,
+    ),
+}  # fmt: skip
