@@ -136,7 +136,7 @@ def test_the_page_names_actions_and_episodes(finished: Finished) -> None:
     for said in (*TRIED, "x, low", "gripper, high", "held-out episodes", "action error ratio"):
         assert said in page
     assert "levels;" not in page
-    header = (finished.folder / "run" / "table.md").read_text().splitlines()[0]
+    header = (finished.folder / "run" / "table.md").read_text().split("\n\n")[1].splitlines()[0]
     assert "action error ratio" in header
     assert "accuracy" not in header
     pictures, _ = storage.read(finished.folder / "run" / "pictures" / "avid-0.safetensors")

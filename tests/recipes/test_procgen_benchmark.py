@@ -217,10 +217,13 @@ def test_the_page_stands_alone_and_shows_every_method(finished: Finished) -> Non
         assert shown in page
     assert "LPIPS against frames" not in page  # no variation has fewer
     assert "src=http" not in page.replace('"', "")
-    main, varied = (part.splitlines() for part in (finished.folder / "run" / "table.md").read_text().split("\n\n"))
-    assert len(main) == 2 + 2 + 4  # head, real, repeat, and the methods that are no variations
+    tables = [part.splitlines() for part in (finished.folder / "run" / "table.md").read_text().split("\n\n")]
+    frames, clips, minus, varied = tables
+    assert len(frames) == 2 + 1 + 4  # head, repeat, and the methods that are no variations
+    assert len(clips) == 2 + 2 + 4  # real, too
+    assert len(minus) == 2 + 3
     assert [line.split(" | ")[0] for line in varied[2:]] == ["| AVID", "| AVID, small", "| AVID, asked"]
-    assert {len({line.count("|") for line in table}) for table in (main, varied)} == {1}
+    assert [len({line.count("|") for line in table}) for table in tables] == [1] * 4
 
 
 def test_the_models_dream_on(finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -232,11 +235,22 @@ def test_the_models_dream_on(finished: Finished, monkeypatch: pytest.MonkeyPatch
     assert set(table.methods) == {*CHEAP, "AVID, frames handed over", REPEAT_LAST_FRAME, REAL}
     assert len(table.figure("AVID", "LPIPS").per_step) == 16
     assert table.figure("AVID", "LPIPS") != table.figure("AVID, frames handed over", "LPIPS")
+    lines = (run / "rollouts.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:4]] == [f"| {REAL}", f"| {REPEAT_LAST_FRAME}"]
+    assert len(lines) == 2 + 2 + len(CHEAP) + 1
+    assert {line.count("|") for line in lines} == {3 + 3 + 1 + 2}
+    again = (run / "rollouts.json").read_text()
+    monkeypatch.setattr(rollouts, "rollout", lambda *_: pytest.fail("what was dreamt is kept"))
+    rollouts.procgen_rollouts(times=2, num_clips=3, benchmark=run, datasets=finished.settings["datasets"])
+    assert (run / "rollouts.json").read_text() == again
     page = (run / "rollouts.html").read_text()
     assert all(f"{name} can be trusted for" in page for name in CHEAP)
     finished.again()  # now the benchmark's page says so, too
     assert "AVID, seed 0, can be trusted for" in (run / "report.html").read_text()
     assert horizons(run / "rollouts.json", "another prior") == []
+    prior = pixel_unet.load(finished.settings["prior"])
+    once = rollouts.models_of(run, run / "cells", prior, SCALES["smoke"], seed=1)  # nothing was trained with this seed
+    assert once.keys() == {name for name in CHEAP if METHODS[name].is_made_once}
     with pytest.raises(ValueError, match="no finished cell of seed 0"):
         rollouts.models_of(tmp_path, tmp_path, pixel_unet.load(finished.settings["prior"]), SCALES["smoke"], seed=0)
 
@@ -286,6 +300,10 @@ def test_figures_over_seeds_are_of_every_metric(finished: Finished, tmp_path: Pa
         words=Words("title", "level", ("left",)),
     ).read_text()  # fmt: skip
     assert page.count("Across training seeds") == 3
+    by_seed = (tmp_path / "table.md").read_text().split("\n\n")[3].splitlines()
+    assert [line.split(" | ")[0] for line in by_seed] == ["| training seed by seed", "| ---", "| AVID"]
+    value = f"{other.figure('AVID', 'LPIPS').overall.mean:.4g}"
+    assert f" {value}, {value} " in by_seed[2]
 
 
 def test_cells_of_two_budgets_are_not_put_into_one_table(finished: Finished) -> None:

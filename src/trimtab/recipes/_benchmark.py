@@ -155,8 +155,7 @@ class Bench:
         for seed in range(self.size.num_seeds) if seeds is None else seeds:
             for name in names:
                 path = cells / f"{slug(name)}-{seed}.json"
-                once = self.methods[name].training is None or self.methods[name].varies is not None
-                if path.exists() or (seed and once):
+                if path.exists() or (seed and self.methods[name].is_made_once):
                     continue
                 if dry_run:
                     self.train(name, seed, dry_run=True)

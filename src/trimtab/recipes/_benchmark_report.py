@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,42 +17,9 @@ from trimtab.metrics.intervals import Interval
 from trimtab.metrics.protocol import Evaluation
 from trimtab.networks import storage
 from trimtab.recipes._benchmark_results import Cell, Results
+from trimtab.recipes._benchmark_tables import ACTIONS, DISTANCES, PICTURES, VARIED_IN, markdown
 from trimtab.recipes._methods import Method, slug
 from trimtab.report import Report
-
-PICTURES: dict[str, Literal["min", "max"] | None] = {
-    "LPIPS": "min",
-    "LPIPS (VGG)": "min",
-    "SSIM": "max",
-    "PSNR": "max",
-    "sharpness": None,
-}
-DISTANCES: dict[str, Literal["min", "max"] | None] = {
-    "FID": "min",
-    "KID": "min",
-    "FID with given frames": "min",
-    "FVD with given frames": "min",
-    "FVD": "min",
-    "temporal error": "min",
-}
-ACTIONS: dict[str, Literal["min", "max"] | None] = {
-    "action accuracy (effects)": "max",
-    "action accuracy (horizontal)": "max",
-    "action accuracy (15 actions)": "max",
-    "action error ratio (effects)": "min",
-    "action error": "min",
-    "action error ratio": "min",
-}
-ALL = {**PICTURES, **DISTANCES, **ACTIONS}
-VARIED_IN = (
-    "LPIPS",
-    "SSIM",
-    "sharpness",
-    "FID",
-    "FVD with given frames",
-    "action accuracy (effects)",
-    "action error ratio",
-)
 
 
 @dataclass(frozen=True)
@@ -352,29 +319,3 @@ def variations(report: Report, results: Results) -> None:
                     metric,
                     log_x=True,
                 )
-
-
-def markdown(results: Results) -> str:
-    """The main table, and that of the variations, for docs."""
-    metrics = [name for name in ALL if name in results.first.protocol["metrics"]]
-    metrics = [name for name in metrics if name != "action accuracy (15 actions)"]
-    rows = [["method", "needs weights", "trained parameters", "denoising loss", *metrics, "wrong actions cost"]]
-    rows.append(["---"] * len(rows[0]))
-    for name in (REAL, REPEAT_LAST_FRAME, *results.methods):
-        figures = [results.loss(name), *(results.figure(name, metric) for metric in metrics)]
-        trained = results.notes(name)["training"] if name in results.cells else None
-        parameters = f"{trained['parameters']:,}" if trained else "–"
-        rows.append([name, results.needs_weights(name), parameters, *map(str, figures), str(results.listening(name))])
-    varied = [name for name in results.cells if results.known[name].varies]
-    usual = [
-        name for name in dict.fromkeys(str(results.known[name].varies) for name in varied) if name in results.cells
-    ]
-    metrics = [name for name in VARIED_IN if name in results.first.protocol["metrics"]]
-    varying = [["variation", "trained parameters", "frames to train on", "denoising loss", *metrics]]
-    varying.append(["---"] * len(varying[0]))
-    for name in (*usual, *varied):
-        training = results.notes(name)["training"]
-        figures = [results.loss(name), *(results.figure(name, metric) for metric in metrics)]
-        varying.append([name, f"{training['parameters']:,}", f"{training['frames']:,}", *map(str, figures)])
-    tables = (rows, varying) if varied else (rows,)
-    return "\n".join("".join("| " + " | ".join(row) + " |\n" for row in table) for table in tables)

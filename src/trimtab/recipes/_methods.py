@@ -122,6 +122,11 @@ class Method:
     along: Literal["parameters", "frames"] | None = None
     told_text: bool = False
 
+    @property
+    def is_made_once(self) -> bool:
+        """Whether there is one cell of it, of the first seed, and not one of every seed."""
+        return self.training is None or self.varies is not None
+
 
 TRAININGS: dict[str, Training] = {
     "scratch": Training(FromScratch),

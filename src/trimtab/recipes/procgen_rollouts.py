@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,14 +21,16 @@ from trimtab.core.values import Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
 from trimtab.metrics.actions import COINRUN_JUDGE
-from trimtab.metrics.evaluation import REPEAT_LAST_FRAME, evaluate
+from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME, evaluate
 from trimtab.metrics.features import in_parts
 from trimtab.metrics.frames import Lpips
 from trimtab.metrics.horizon import trusted_horizon
 from trimtab.metrics.protocol import Evaluation
+from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._benchmark import Scale
+from trimtab.recipes._benchmark_tables import table as as_text
 from trimtab.recipes._coinrun import TEST_LEVELS
 from trimtab.recipes._held import Held, from_bytes, sampler, to_bytes
 from trimtab.recipes._methods import METHODS, slug
@@ -55,62 +59,91 @@ def procgen_rollouts(
 
     Each chunk of as many frames as a model was trained on is imagined from the last frames of the one before. The report
     shows errors frame by frame, how far each can be trusted, and what the remedies bring: a context that was noised in
-    training ("AVID, noised", if the benchmark trained it), and handing over latents instead of stored frames.
+    training ("AVID, noised", if the benchmark trained it), and handing over latents instead of stored frames. What a model
+    has dreamt is kept, and not dreamt again.
 
     Args:
         times: the length of a rollout, in trained lengths.
         num_clips: test clips, one a level.
-        seed: of the noise, and the training seed of the models.
+        seed: of the noise, and the training seed of the models, but for variations, which have only the first.
         benchmark: run folder of a benchmark.
         cells: the folder of its cells, by default `cells` in it.
         datasets: where recorded play is kept.
-        output: rollouts.html and rollouts.json in it are the result; by default the benchmark's folder.
+        output: rollouts.html, rollouts.md and rollouts.json in it are the result, beside the folder of what was dreamt; by
+            default the benchmark's folder.
     """
     settings: dict[str, Any] = json.loads((benchmark / "settings.json").read_text())["settings"]
     prior, output = pixel_unet.load(settings["prior"]), output or benchmark
     scale = SCALES[settings["scale"]]
     num_steps = settings["num_steps"] or scale.num_steps
     held = long_clips(prior, times * prior.num_frames, num_clips, datasets)
+    made_by = {
+        "prior": prior.fingerprint, "seed": seed,
+        "sampler": f"{scale.sample.__name__}, {num_steps} steps, chunks of {prior.num_frames} frames",
+    }  # fmt: skip
     videos: dict[str, Video] = {}
     models = models_of(benchmark, cells or benchmark / "cells", prior, scale, seed)
-    for name, denoiser in models.items():
+    for name, (denoiser, cell) in models.items():
         hands: tuple[HandOver, ...] = ("latents", "frames") if name == "AVID" else ("latents",)
         for hand_over in hands:
             label = name if hand_over == "latents" else f"{name}, frames handed over"
-            videos[label] = rollout(denoiser, prior, held, num_steps, seed, hand_over, scale.sample)
+            dream = partial(rollout, denoiser, prior, held, num_steps, seed, hand_over, scale.sample)
+            facts = {**made_by, "cell": cell, "clips": [times, num_clips]}
+            videos[label] = kept(output / "rollouts" / f"{slug(label)}.safetensors", facts, dream)
     horizons = {name: horizon(video, held) for name, video in videos.items()}
     table = evaluate(
         videos, held.clip.video, context=held.context, actions=held.actions, levels=held.levels,
         judge_file=COINRUN_JUDGE, effects=COINRUN_TABLES,
         notes={
-            "prior": prior.fingerprint, "benchmark": settings, "test levels": TEST_LEVELS, "seed": seed,
-            "sampler": f"{scale.sample.__name__}, {num_steps} steps, chunks of {prior.num_frames} frames",
-            "trusted frames": horizons,
+            **made_by, "benchmark": settings, "test levels": TEST_LEVELS, "trusted frames": horizons,
         },
     )  # fmt: skip
     write_whole(output / "rollouts.json", table.to_json())
+    write_whole(output / "rollouts.md", markdown(table, horizons, prior.num_frames))
     page = report(output / "rollouts.html", table, horizons, videos, held, prior.num_frames)
     for name, frames in horizons.items():
         print(f"{name:32} trusted for {frames:3} of {times * prior.num_frames} frames")
     print(f"open {page.resolve()}")
 
 
-def models_of(benchmark: Path, cells: Path, prior: PixelUNet, scale: Scale, seed: int) -> dict[str, Denoiser]:
-    """Every method of which the benchmark has finished a cell with this seed. Raises ValueError if there is none."""
-    found: dict[str, Denoiser] = {}
+def models_of(
+    benchmark: Path, cells: Path, prior: PixelUNet, scale: Scale, seed: int
+) -> dict[str, tuple[Denoiser, str]]:
+    """Every method of which the benchmark has finished a cell with this seed, or with the first where it makes no other,
+    and the hash of that cell. What was not trained in this folder is left out, and said so.
+
+    Raises ValueError if there is none.
+    """
+    found: dict[str, tuple[Denoiser, str]] = {}
     for name, method in METHODS.items():
-        cell = cells / f"{slug(name)}-{0 if method.training is None else seed}.json"
+        own = 0 if method.is_made_once else seed
+        cell = cells / f"{slug(name)}-{own}.json"
         if not cell.exists():
             continue
         trained = None
         if method.training is not None:
-            folder = benchmark / "trainings" / f"{method.training}-{seed}"
+            folder = benchmark / "trainings" / f"{method.training}-{own}"
+            if not (folder / checkpoints.CONFIG).exists():
+                print(f"{name} is left out, as {folder} is not there")
+                continue
             trained = checkpoints.load(folder, scale.trainings[method.training].build, prior)
-        chosen = Evaluation.from_json(cell.read_text()).protocol["notes"]["strength"]
-        found[name] = method.compose(prior, trained, chosen)
+        written = cell.read_text()
+        chosen = Evaluation.from_json(written).protocol["notes"]["strength"]
+        found[name] = method.compose(prior, trained, chosen), hashlib.sha256(written.encode()).hexdigest()
     if not found:
         raise ValueError(f"no finished cell of seed {seed} in {cells}; run `trimtab procgen-benchmark` first")
     return found
+
+
+def kept(path: Path, facts: Mapping[str, Any], dream: Callable[[], Video]) -> Video:
+    """What was dreamt under these facts, from its file if it is there."""
+    if path.exists():
+        frames, known = storage.read(path)
+        if known == facts:
+            return from_bytes(frames["frames"])
+    video = dream()
+    storage.write(path, {"frames": to_bytes(video)}, facts)
+    return video
 
 
 def long_clips(prior: PixelUNet, length: int, num_clips: int, datasets: Path) -> Held:
@@ -159,6 +192,24 @@ def horizon(video: Video, held: Held) -> int:
     lpips, repeated = Lpips(), held.context[:, -1:].expand_as(video)
     error, reference = (in_parts(lpips, some, held.clip.video, of="LPIPS") for some in (video, repeated))
     return trusted_horizon(error, reference, held.levels)
+
+
+def markdown(evaluation: Evaluation, horizons: dict[str, int], trained: int) -> str:
+    """LPIPS after one, two, four and all trained lengths, what is measured over all frames, and how far to trust."""
+    length, across = evaluation.protocol["num_predicted"], ("LPIPS", "sharpness", "action accuracy (horizontal)")
+    frames = sorted({1, *(times * trained for times in (1, 2, 4) if times * trained < length), length})
+
+    def row(name: str) -> list[object]:
+        known = {metric: evaluation.figure(name, metric) for metric in across if (name, metric) in measured}
+        steps = known["LPIPS"].per_step if "LPIPS" in known else ()
+        return [
+            name, *(f"{steps[frame - 1]:.3f}" if steps else "" for frame in frames),
+            *(known[metric].overall if metric in known else "" for metric in across), horizons.get(name, ""),
+        ]  # fmt: skip
+
+    measured = {(figure.method, figure.metric) for figure in evaluation.figures}
+    header = ["LPIPS at frame", *map(str, frames), "LPIPS of all", *across[1:], f"trusted of {length}"]
+    return as_text(header, map(row, (REAL, REPEAT_LAST_FRAME, *horizons)))
 
 
 def report(
