@@ -1,6 +1,7 @@
 """Choices and benchmark from end to end at toy size, on real Procgen: cells, what is not done twice, and the page."""
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -248,11 +249,18 @@ def test_the_models_dream_on(finished: Finished, monkeypatch: pytest.MonkeyPatch
     finished.again()  # now the benchmark's page says so, too
     assert "AVID, seed 0, can be trusted for" in (run / "report.html").read_text()
     assert horizons(run / "rollouts.json", "another prior") == []
-    prior = pixel_unet.load(finished.settings["prior"])
-    once = rollouts.models_of(run, run / "cells", prior, SCALES["smoke"], seed=1)  # nothing was trained with this seed
-    assert once.keys() == {name for name in CHEAP if METHODS[name].is_made_once}
+    elsewhere = {"times": 2, "num_clips": 3, "benchmark": tmp_path, "datasets": finished.settings["datasets"]}
+    shutil.copy(run / "settings.json", tmp_path)
     with pytest.raises(ValueError, match="no finished cell of seed 0"):
-        rollouts.models_of(tmp_path, tmp_path, pixel_unet.load(finished.settings["prior"]), SCALES["smoke"], seed=0)
+        rollouts.procgen_rollouts(**elsewhere)
+    shutil.copytree(run / "cells", tmp_path / "cells")  # figures alone, and no model
+    rollouts.procgen_rollouts(**elsewhere)
+    assert (tmp_path / "rollouts.json").read_text() == again
+    (tmp_path / "cells" / "rollouts" / "avid-small-0.json").unlink()
+    rollouts.procgen_rollouts(**elsewhere)
+    assert set(table.methods) - set(Evaluation.from_json((tmp_path / "rollouts.json").read_text()).methods) == {
+        "AVID, small"
+    }
 
 
 def test_only_other_sizes_are_points_of_the_curve_over_sizes(finished: Finished) -> None:

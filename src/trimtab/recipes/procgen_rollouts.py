@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
-from rich import print
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME, evaluate
 from trimtab.metrics.features import in_parts
 from trimtab.metrics.frames import Lpips
 from trimtab.metrics.horizon import trusted_horizon
-from trimtab.metrics.protocol import Evaluation
+from trimtab.metrics.protocol import Evaluation, compared
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
@@ -60,7 +59,8 @@ def procgen_rollouts(
     Each chunk of as many frames as a model was trained on is imagined from the last frames of the one before. The report
     shows errors frame by frame, how far each can be trusted, and what the remedies bring: a context that was noised in
     training ("AVID, noised", if the benchmark trained it), and handing over latents instead of stored frames. What a model
-    has dreamt is kept, and not dreamt again.
+    has dreamt, and how good it is, is kept and not done again: figures beside the benchmark's cells, so that a table can be
+    of models that are not here any more.
 
     Args:
         times: the length of a rollout, in trained lengths.
@@ -73,7 +73,7 @@ def procgen_rollouts(
             default the benchmark's folder.
     """
     settings: dict[str, Any] = json.loads((benchmark / "settings.json").read_text())["settings"]
-    prior, output = pixel_unet.load(settings["prior"]), output or benchmark
+    prior, output, cells = pixel_unet.load(settings["prior"]), output or benchmark, cells or benchmark / "cells"
     scale = SCALES[settings["scale"]]
     num_steps = settings["num_steps"] or scale.num_steps
     held = long_clips(prior, times * prior.num_frames, num_clips, datasets)
@@ -81,69 +81,94 @@ def procgen_rollouts(
         "prior": prior.fingerprint, "seed": seed,
         "sampler": f"{scale.sample.__name__}, {num_steps} steps, chunks of {prior.num_frames} frames",
     }  # fmt: skip
+    found, console = list[Evaluation](), Console()
     videos: dict[str, Video] = {}
-    models = models_of(benchmark, cells or benchmark / "cells", prior, scale, seed)
-    for name, (denoiser, cell) in models.items():
-        hands: tuple[HandOver, ...] = ("latents", "frames") if name == "AVID" else ("latents",)
-        for hand_over in hands:
+    for name in METHODS:
+        for hand_over in get_args(HandOver) if name == "AVID" else ("latents",):
             label = name if hand_over == "latents" else f"{name}, frames handed over"
-            dream = partial(rollout, denoiser, prior, held, num_steps, seed, hand_over, scale.sample)
-            facts = {**made_by, "cell": cell, "clips": [times, num_clips]}
-            videos[label] = kept(output / "rollouts" / f"{slug(label)}.safetensors", facts, dream)
-    horizons = {name: horizon(video, held) for name, video in videos.items()}
-    table = evaluate(
-        videos, held.clip.video, context=held.context, actions=held.actions, levels=held.levels,
-        judge_file=COINRUN_JUDGE, effects=COINRUN_TABLES,
-        notes={
-            **made_by, "benchmark": settings, "test levels": TEST_LEVELS, "trusted frames": horizons,
-        },
-    )  # fmt: skip
+            path = cells / "rollouts" / f"{slug(label)}-{seed}.json"
+            written = cell_of(name, cells, seed)
+            if not written.exists():
+                continue
+            facts = {**made_by, "cell": hashlib.sha256(written.read_bytes()).hexdigest(), "clips": [times, num_clips]}
+            dreamt = output / "rollouts" / f"{slug(label)}.safetensors"
+            if (video := kept(dreamt, facts)) is None and not is_measured(path, facts):
+                denoiser = model_of(name, written, benchmark, prior, scale, seed)
+                if denoiser is None:
+                    console.print(f"{label} is left out, as it was not trained in {benchmark}")
+                    continue
+                console.rule(label)
+                video = rollout(denoiser, prior, held, num_steps, seed, hand_over, scale.sample)
+                storage.write(dreamt, {"frames": to_bytes(video)}, facts)
+            if video is not None:
+                videos[label] = video
+                if not is_measured(path, facts):
+                    write_whole(path, measured(label, video, held, facts).to_json())
+            found.append(Evaluation.from_json(path.read_text()))
+    if not found:
+        raise ValueError(f"no finished cell of seed {seed} in {cells}; run `trimtab procgen-benchmark` first")
+    table = together(found)
+    horizons: dict[str, int] = table.protocol["notes"]["trusted frames"]
     write_whole(output / "rollouts.json", table.to_json())
     write_whole(output / "rollouts.md", markdown(table, horizons, prior.num_frames))
     page = report(output / "rollouts.html", table, horizons, videos, held, prior.num_frames)
     for name, frames in horizons.items():
-        print(f"{name:32} trusted for {frames:3} of {times * prior.num_frames} frames")
-    print(f"open {page.resolve()}")
+        console.print(f"{name:32} trusted for {frames:3} of {times * prior.num_frames} frames")
+    console.print(f"open {page.resolve()}")
 
 
-def models_of(
-    benchmark: Path, cells: Path, prior: PixelUNet, scale: Scale, seed: int
-) -> dict[str, tuple[Denoiser, str]]:
-    """Every method of which the benchmark has finished a cell with this seed, or with the first where it makes no other,
-    and the hash of that cell. What was not trained in this folder is left out, and said so.
-
-    Raises ValueError if there is none.
-    """
-    found: dict[str, tuple[Denoiser, str]] = {}
-    for name, method in METHODS.items():
-        own = 0 if method.is_made_once else seed
-        cell = cells / f"{slug(name)}-{own}.json"
-        if not cell.exists():
-            continue
-        trained = None
-        if method.training is not None:
-            folder = benchmark / "trainings" / f"{method.training}-{own}"
-            if not (folder / checkpoints.CONFIG).exists():
-                print(f"{name} is left out, as {folder} is not there")
-                continue
-            trained = checkpoints.load(folder, scale.trainings[method.training].build, prior)
-        written = cell.read_text()
-        chosen = Evaluation.from_json(written).protocol["notes"]["strength"]
-        found[name] = method.compose(prior, trained, chosen), hashlib.sha256(written.encode()).hexdigest()
-    if not found:
-        raise ValueError(f"no finished cell of seed {seed} in {cells}; run `trimtab procgen-benchmark` first")
-    return found
+def cell_of(name: str, cells: Path, seed: int) -> Path:
+    """The benchmark's cell of a method with this seed, or with the first where it makes no other."""
+    return cells / f"{slug(name)}-{0 if METHODS[name].is_made_once else seed}.json"
 
 
-def kept(path: Path, facts: Mapping[str, Any], dream: Callable[[], Video]) -> Video:
-    """What was dreamt under these facts, from its file if it is there."""
-    if path.exists():
-        frames, known = storage.read(path)
-        if known == facts:
-            return from_bytes(frames["frames"])
-    video = dream()
-    storage.write(path, {"frames": to_bytes(video)}, facts)
-    return video
+def model_of(name: str, cell: Path, benchmark: Path, prior: PixelUNet, scale: Scale, seed: int) -> Denoiser | None:
+    """A method as the benchmark measured it; None if it was not trained in this folder."""
+    method, trained = METHODS[name], None
+    if method.training is not None:
+        folder = benchmark / "trainings" / f"{method.training}-{0 if method.is_made_once else seed}"
+        if not (folder / checkpoints.CONFIG).exists():
+            return None
+        trained = checkpoints.load(folder, scale.trainings[method.training].build, prior)
+    chosen = Evaluation.from_json(cell.read_text()).protocol["notes"]["strength"]
+    return method.compose(prior, trained, chosen)
+
+
+def kept(path: Path, facts: Mapping[str, Any]) -> Video | None:
+    """What was dreamt under these facts, if its file is there."""
+    if not path.exists():
+        return None
+    tensors, known = storage.read(path)
+    return from_bytes(tensors["frames"]) if known == facts else None
+
+
+def is_measured(path: Path, facts: Mapping[str, Any]) -> bool:
+    """Whether there are figures of what was dreamt under these facts."""
+    if not path.exists():
+        return False
+    notes = Evaluation.from_json(path.read_text()).protocol["notes"]
+    return all(notes[name] == value for name, value in facts.items())
+
+
+def measured(label: str, video: Video, held: Held, facts: Mapping[str, Any]) -> Evaluation:
+    return evaluate(
+        {label: video}, held.clip.video, context=held.context, actions=held.actions, levels=held.levels,
+        judge_file=COINRUN_JUDGE, effects=COINRUN_TABLES,
+        notes={**facts, "test levels": TEST_LEVELS, "trusted frames": {label: horizon(video, held)}},
+    )  # fmt: skip
+
+
+def together(found: Sequence[Evaluation]) -> Evaluation:
+    """Figures that were made one model at a time, as one table. Raises ValueError if they were not measured alike."""
+    first, trusted = found[0], dict[str, int]()
+    figures = list(first.figures)
+    for one in found:
+        compared(first, one, REPEAT_LAST_FRAME, REPEAT_LAST_FRAME)  # refuses what was measured otherwise
+        trusted |= one.protocol["notes"]["trusted frames"]
+        if one is not first:
+            figures += [figure for figure in one.figures if figure.method not in (REAL, REPEAT_LAST_FRAME)]
+    notes = {name: value for name, value in first.protocol["notes"].items() if name not in ("cell", "clips")}
+    return Evaluation(tuple(figures), {**first.protocol, "notes": {**notes, "trusted frames": trusted}})
 
 
 def long_clips(prior: PixelUNet, length: int, num_clips: int, datasets: Path) -> Held:
@@ -200,14 +225,14 @@ def markdown(evaluation: Evaluation, horizons: dict[str, int], trained: int) -> 
     frames = sorted({1, *(times * trained for times in (1, 2, 4) if times * trained < length), length})
 
     def row(name: str) -> list[object]:
-        known = {metric: evaluation.figure(name, metric) for metric in across if (name, metric) in measured}
+        known = {metric: evaluation.figure(name, metric) for metric in across if (name, metric) in there}
         steps = known["LPIPS"].per_step if "LPIPS" in known else ()
         return [
             name, *(f"{steps[frame - 1]:.3f}" if steps else "" for frame in frames),
             *(known[metric].overall if metric in known else "" for metric in across), horizons.get(name, ""),
         ]  # fmt: skip
 
-    measured = {(figure.method, figure.metric) for figure in evaluation.figures}
+    there = {(figure.method, figure.metric) for figure in evaluation.figures}
     header = ["LPIPS at frame", *map(str, frames), "LPIPS of all", *across[1:], f"trusted of {length}"]
     return as_text(header, map(row, (REAL, REPEAT_LAST_FRAME, *horizons)))
 
@@ -228,7 +253,7 @@ def report(
     page.section("Errors, frame by frame", f"A chunk ends every {trained} frames.")
     frames = list(range(1, length + 1))
     for metric in ("LPIPS", "sharpness", "action accuracy (horizontal)"):
-        curves = {name: (frames, list(table.figure(name, metric).per_step)) for name in (*videos, REPEAT_LAST_FRAME)}
+        curves = {name: (frames, list(table.figure(name, metric).per_step)) for name in (*horizons, REPEAT_LAST_FRAME)}
         page.curves(curves, table.protocol["metrics"][metric], "predicted frame", metric)
     page.section("What it looks like", "The last frame of every chunk.")
     ends = slice(trained - 1, None, trained)
