@@ -147,6 +147,28 @@ def test_a_classifier_learns_to_read_what_is_there_to_read() -> None:
     assert sum(losses[-10:]) / 10 < 0.35
 
 
+def test_a_classifier_of_latents_is_taught_on_latents() -> None:
+    class Halved:
+        space, frames_per_latent = "halves", 1
+
+        def encode(self, frames: Video) -> Video:
+            return frames / 2
+
+        def decode(self, latents: Video) -> Video:
+            return latents * 2
+
+    prior = pixel_unet.tiny()
+    classifier = ActionClassifier(prior, num_actions=3, **TINY)
+    video = gaussian_noise((3, 3, 16, 16), seed=7, step=0, samples=range(2)).clamp(-1, 1)
+    context, actions = video[:, :2].flip(1), torch.tensor([[0, 1, 2], [2, 2, 0]])
+    clip, half = (Clip(scale * video, Conditioning(scale * context, actions)) for scale in (1.0, 0.5))
+    found, expected = (
+        ReadingLoss(classifier, prior.schedule, codec=codec)(some, step=0, samples=torch.arange(2))
+        for codec, some in ((Halved(), clip), (None, half))
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_mistakes_are_answered() -> None:
     prior = pixel_unet.tiny()
     with pytest.raises(ValueError, match="either num_actions or action_dim"):

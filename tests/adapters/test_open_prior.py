@@ -18,6 +18,7 @@ from trimtab.diffusion.losses import DenoisingLoss
 from trimtab.diffusion.noise import gaussian_noise
 from trimtab.models import avid_unet
 from trimtab.networks.precision import fast_products
+from trimtab.networks.unet3d import NO_TEXT
 from trimtab.priors import gaussian, pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 
@@ -125,7 +126,7 @@ def test_what_is_added_arrives_where_it_was_meant_for(place: int) -> None:
     network = prior.network
     video, angle = torch.randn(2, 3, network.in_channels, 16, 16), torch.tensor([0.3, 1.2])
     with torch.no_grad(), fast_products(video.device):
-        condition = network.condition(angle, None, None, 2, 3)
+        condition = network.condition(angle, None, None, NO_TEXT, 2, 3)
         features = network.encode(video, condition)
         added = [torch.zeros_like(some) for some in features]
         added[place] = 10 * torch.randn_like(added[place])

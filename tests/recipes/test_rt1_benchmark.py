@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from tiny import tabletop
 from tiny.rlds_files import rt1_episode, write_set
+from trimtab.adapters.classifier_guidance import ReadingLoss
 from trimtab.core.values import Video
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
@@ -170,9 +171,9 @@ def test_the_papers_losses_are_of_latents_and_its_rates_its_own() -> None:
         if name == "controlnet-small":  # of three resolutions
             continue
         _, task = training.assembled(prior, 0, {"action_dim": 7})
-        assert isinstance(task, DenoisingLoss)
+        assert isinstance(task, ReadingLoss if name == "classifier" else DenoisingLoss)
         assert task.codec is prior.codec
-        assert task.companions[0] is velocity_loss
+        assert isinstance(task, ReadingLoss) or task.companions[0] is velocity_loss
         assert (training.passes, training.rates) == (1, (2e-5 if name.startswith("finetune") else 1e-4,))
 
 

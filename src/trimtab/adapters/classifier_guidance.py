@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trimtab.core.contracts import BoundDenoiser, Denoiser, NoiseSchedule, Prior
+from trimtab.core.contracts import BoundDenoiser, Codec, Denoiser, NoiseSchedule, Prior
 from trimtab.core.values import Clip, Conditioning, Fact, NoiseLevel, Prediction, Video
+from trimtab.diffusion.losses import encoded
 from trimtab.diffusion.noise import gaussian_noise, uniform_integers
 from trimtab.models import controller
 
@@ -107,14 +108,18 @@ class ReadingLoss(nn.Module):
         classifier: what is trained.
         schedule: of the prior that it is to guide.
         seed: of the draws, which depend on (seed, step, sample) alone.
+        codec: encodes the clip's frames and context first; without it clips are already in the prior's space.
     """
 
-    def __init__(self, classifier: ActionClassifier, schedule: NoiseSchedule, *, seed: int = 0) -> None:
+    def __init__(
+        self, classifier: ActionClassifier, schedule: NoiseSchedule, *, seed: int = 0, codec: Codec | None = None
+    ) -> None:
         super().__init__()
-        self.classifier, self.schedule, self.seed = classifier, schedule, seed
+        self.classifier, self.schedule, self.seed, self.codec = classifier, schedule, seed, codec
 
     def forward(self, clip: Clip, *, step: int, samples: Tensor) -> Float[Tensor, " batch"]:
         """The loss of each sample, (batch,): the mean over frames and dimensions."""
+        clip = clip if self.codec is None else encoded(clip, self.codec)
         clean = clip.video.float()
         index = uniform_integers(self.schedule.num_levels, seed=self.seed, step=step, samples=samples, purpose="level")
         level = self.schedule.level(index.to(clean.device))

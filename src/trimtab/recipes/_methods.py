@@ -44,8 +44,8 @@ def alone(prior: PixelUNet, trained: Any, strength: float | None) -> Denoiser:
     return answer
 
 
-def reading_task(trained: Any, schedule: Schedule, seed: int) -> nn.Module:
-    return ReadingLoss(trained, schedule, seed=seed)
+def reading_task(trained: Any, schedule: Schedule, seed: int, **options: Any) -> nn.Module:
+    return ReadingLoss(trained, schedule, seed=seed, **options)
 
 
 @dataclass(frozen=True)

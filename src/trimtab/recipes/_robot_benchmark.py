@@ -58,6 +58,7 @@ def robot_trainings(
     patch: int,
     *,
     learn: Callable[..., nn.Module] = frames_task,
+    read: Callable[..., nn.Module] = reading_task,
     rate: float = 1e-3,
     finetuning: float = 1e-4,
     passes: int = PASSES,
@@ -68,6 +69,7 @@ def robot_trainings(
         patch: of the prior's network, in which what is trained beside it looks at frames, too.
         learn: called as ``learn(model, schedule, seed)``, gives the loss; by default that of the embedded models, the change
             in pixels and LPIPS, and not AVID's `velocity_task`.
+        read: likewise, of the classifier.
         rate: learning rate.
         finetuning: learning rate where all weights of the prior are trained; AVID's is a fifth of its others.
         passes: how often AVID is trained on each batch.
@@ -84,9 +86,7 @@ def robot_trainings(
         "finetune": Training(Finetune, {}, learn, (finetuning,)),
         "finetune-language": Training(Finetune, untold, learn, (finetuning,)),
         "lora": Training(Finetune, {"rank": 40}, learn, rates),
-        "classifier": Training(
-            ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2), **own}, reading_task, rates
-        ),
+        "classifier": Training(ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2), **own}, read, rates),
         "avid": beside(own),
         "avid-no-mask": beside({"learn_mask": False, **own}),
         "avid-blind": beside({"see_prior": False, **own}),

@@ -20,7 +20,7 @@ from trimtab.networks.encoders import MiniLM
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._benchmark import Bench, Scale
-from trimtab.recipes._methods import Training
+from trimtab.recipes._methods import Training, reading_task
 from trimtab.recipes._robot_benchmark import (
     ROBOT_METHODS,
     SCHEDULE,
@@ -158,7 +158,8 @@ def trainings_beside(prior: PixelUNet, scale: Literal["smoke", "paper"]) -> dict
     if scale == "smoke":
         return robot_trainings(patch_of(prior))
     learn = partial(velocity_task, codec=prior.codec)
-    return robot_trainings(patch_of(prior), learn=learn, rate=1e-4, finetuning=2e-5, passes=1)
+    read = partial(reading_task, codec=prior.codec)
+    return robot_trainings(patch_of(prior), learn=learn, read=read, rate=1e-4, finetuning=2e-5, passes=1)
 
 
 def imported(
