@@ -33,8 +33,8 @@ from trimtab.training import ClipSource
 
 SUBJECT, CLASS = "a [D] robot arm", "a robot arm"
 NUM_STILLS, NUM_PRESERVED = 20, 200
-MOST_OF_STILLS = 1000
-"""Steps of training, as in DreamBooth: so few stills are soon known by heart."""
+MOST_STEPS_ON_STILLS = 1000
+"""As in DreamBooth: so few stills are soon known by heart."""
 
 STILL_STEPS = 16
 """Sampling steps of the class's stills."""
@@ -84,7 +84,7 @@ def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tu
 TRAININGS: dict[str, Training] = {
     "in-domain": Training(FromScratch, of_videos, {"text_dim": MiniLM.dim}, optimizer="muon", learning_rate=4e-3),
     "temporal": Training(Finetune, of_videos, {"temporal": True}),
-    "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,), most=MOST_OF_STILLS),
+    "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,), most=MOST_STEPS_ON_STILLS),
 }
 
 

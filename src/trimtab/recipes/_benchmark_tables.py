@@ -77,8 +77,8 @@ def markdown(results: Results) -> str:
     several = [name for name in results.methods if len(results.cells[name]) > 1 and results.notes(name)["training"]]
     if several:
         rows = (
-            [name, each(loss.mean for loss in results.losses(name)),
-             *(each(cell.figure(name, metric).overall.mean for cell in results.cells[name]) for metric in varied_in)]
+            [name, listed(loss.mean for loss in results.losses(name)),
+             *(listed(cell.figure(name, metric).overall.mean for cell in results.cells[name]) for metric in varied_in)]
             for name in several
         )  # fmt: skip
         tables.append(table(["training seed by seed", "denoising loss", *varied_in], rows))
@@ -106,10 +106,12 @@ def trained(results: Results, name: str) -> tuple[str, str, str]:
     return f"{training['parameters']:,}", str(len(results.cells[name])), f"{training['steps']:,}"
 
 
-def each(values: Iterable[float]) -> str:
+def listed(values: Iterable[float]) -> str:
+    """One number a training."""
     return ", ".join(f"{value:.4g}" for value in values)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
     lines = (header, ["---"] * len(header), *rows)
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)

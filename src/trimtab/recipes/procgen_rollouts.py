@@ -86,14 +86,16 @@ def procgen_rollouts(
     for name in METHODS:
         for hand_over in get_args(HandOver) if name == "AVID" else ("latents",):
             label = name if hand_over == "latents" else f"{name}, frames handed over"
-            path = cells / "rollouts" / f"{slug(label)}-{seed}.json"
-            written = cell_of(name, cells, seed)
-            if not written.exists():
+            trained_with = 0 if METHODS[name].is_made_once else seed
+            cell = cells / f"{slug(name)}-{trained_with}.json"
+            if not cell.exists():
                 continue
-            facts = {**made_by, "cell": hashlib.sha256(written.read_bytes()).hexdigest(), "clips": [times, num_clips]}
+            facts = {**made_by, "cell": hashlib.sha256(cell.read_bytes()).hexdigest(), "clips": [times, num_clips]}
             dreamt = output / "rollouts" / f"{slug(label)}.safetensors"
-            if (video := kept(dreamt, facts)) is None and not is_measured(path, facts):
-                denoiser = model_of(name, written, benchmark, prior, scale, seed)
+            path = cells / "rollouts" / f"{slug(label)}-{seed}.json"
+            video, is_done = kept(dreamt, facts), is_measured(path, facts)
+            if video is None and not is_done:
+                denoiser = model_of(name, trained_with, cell, benchmark, prior, scale)
                 if denoiser is None:
                     console.print(f"{label} is left out, as it was not trained in {benchmark}")
                     continue
@@ -102,7 +104,7 @@ def procgen_rollouts(
                 storage.write(dreamt, {"frames": to_bytes(video)}, facts)
             if video is not None:
                 videos[label] = video
-                if not is_measured(path, facts):
+                if not is_done:
                     write_whole(path, measured(label, video, held, facts).to_json())
             found.append(Evaluation.from_json(path.read_text()))
     if not found:
@@ -117,16 +119,13 @@ def procgen_rollouts(
     console.print(f"open {page.resolve()}")
 
 
-def cell_of(name: str, cells: Path, seed: int) -> Path:
-    """The benchmark's cell of a method with this seed, or with the first where it makes no other."""
-    return cells / f"{slug(name)}-{0 if METHODS[name].is_made_once else seed}.json"
-
-
-def model_of(name: str, cell: Path, benchmark: Path, prior: PixelUNet, scale: Scale, seed: int) -> Denoiser | None:
-    """A method as the benchmark measured it; None if it was not trained in this folder."""
+def model_of(name: str, seed: int, cell: Path, benchmark: Path, prior: PixelUNet, scale: Scale) -> Denoiser | None:
+    """A method as the benchmark trained it with this seed, and measured it in this cell; None if it was not trained in this
+    folder.
+    """
     method, trained = METHODS[name], None
     if method.training is not None:
-        folder = benchmark / "trainings" / f"{method.training}-{0 if method.is_made_once else seed}"
+        folder = benchmark / "trainings" / f"{method.training}-{seed}"
         if not (folder / checkpoints.CONFIG).exists():
             return None
         trained = checkpoints.load(folder, scale.trainings[method.training].build, prior)
@@ -151,6 +150,7 @@ def is_measured(path: Path, facts: Mapping[str, Any]) -> bool:
 
 
 def measured(label: str, video: Video, held: Held, facts: Mapping[str, Any]) -> Evaluation:
+    """What was dreamt beside what happened; the facts are its notes, along with how far it can be trusted."""
     return evaluate(
         {label: video}, held.clip.video, context=held.context, actions=held.actions, levels=held.levels,
         judge_file=COINRUN_JUDGE, effects=COINRUN_TABLES,

@@ -36,7 +36,6 @@ PURE = SCHEDULES["linear, zero terminal SNR"](TABLETOP.num_levels)
 FORGOTTEN = {"text": 0.1, "context": 0.05}
 """Shares of the clips, as both are told and untold when models are composed."""
 
-
 HALFWAY = 2
 """How often a clip that words alone decide comes for each time that another does."""
 
