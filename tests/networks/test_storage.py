@@ -121,21 +121,21 @@ def test_every_truncation_is_refused(small: Path) -> None:
     good = small.read_bytes()
     for length in range(len(good)):
         small.write_bytes(good[:length])
-        with pytest.raises(ValueError, match="not a trimtab weights file, or is cut short"):
+        with pytest.raises(ValueError, match="not a file of trimtab's, or is cut short"):
             storage.read(small)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x04\x95", b"PK\x03\x04" + bytes(100), bytes(64)])
 def test_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "other").write_bytes(content)
-    with pytest.raises(ValueError, match="other is not a trimtab weights file"):
+    with pytest.raises(ValueError, match="other is not a file of trimtab's"):
         storage.read(tmp_path / "other")
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"settings": "{", "sha256": ""}])
 def test_a_foreign_safetensors_file_is_refused(tmp_path: Path, metadata: dict[str, str] | None) -> None:
     save_file({"a": torch.zeros(2)}, tmp_path / "foreign", metadata=metadata)
-    with pytest.raises(ValueError, match="foreign is not a trimtab weights file"):
+    with pytest.raises(ValueError, match="foreign is not a file of trimtab's"):
         storage.read(tmp_path / "foreign")
 
 

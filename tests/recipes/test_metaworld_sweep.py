@@ -11,8 +11,8 @@ from PIL import Image
 from tiny import tabletop
 from trimtab.control.inverse_dynamics import InverseDynamics
 from trimtab.recipes import _continuations, _planning
-from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PRIOR, chosen
-from trimtab.recipes._planning_scales import Scale
+from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PAPER, PRIOR
+from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.recipes.metaworld_sweep import best, draw, metaworld_sweep
 from trimtab.recipes.record_metaworld import metaworld_episodes
 
@@ -74,13 +74,12 @@ def test_strengths_are_tried_kept_and_chosen(tmp_path: Path, monkeypatch: pytest
     assert [len(one["tried"]) for one in found.values()] == [2, 2]
     assert all(cell["spread"] > 0 and "FVD with given frames" not in cell for cell in found[INVERSE]["tried"])
     assert (tmp_path / "sweep" / "inverse-probabilistic-adaptation.png").exists()
-    ours = chosen(tmp_path / "choices.json", prior, ADAPTATIONS)
+    ours = chosen(tmp_path / "choices.json", prior, SCALES["tiny"])
     assert (ours[INVERSE].guidance, ours[INVERSE].strength) == (found[INVERSE]["guidance"], 1.0)
     assert [name for name, how in ours.items() if how.chosen] == [PRIOR, INVERSE]
-    assert (
-        chosen(tmp_path / "choices.json", tabletop.prior({**tabletop.SIZES, "widths": (64,)}), ADAPTATIONS)
-        == ADAPTATIONS
-    )  # another prior's are none
+    another = tabletop.prior({**tabletop.SIZES, "widths": (64,)})
+    assert chosen(tmp_path / "choices.json", another, SCALES["tiny"]) == ADAPTATIONS
+    assert chosen(tmp_path / "choices.json", prior, SCALES["paper"]) == PAPER  # which has another pace
     path = tmp_path / "sweep" / "settings.json"
     path.write_text(
         path.read_text().replace("reader.safetensors", "other.safetensors")

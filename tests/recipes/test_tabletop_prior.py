@@ -19,6 +19,7 @@ from trimtab.recipes import tabletop_prior as recipe
 from trimtab.recipes import tabletop_prior_card as card
 from trimtab.recipes.tabletop_prior import TABLETOP, tabletop_prior
 from trimtab.recipes.tabletop_prior_card import opposite, tabletop_prior_card
+from trimtab.training import Budget
 
 SMALL = PixelUNetSettings(
     **{**vars(TABLETOP), "sizes": {**TABLETOP.sizes, "widths": (32,), "depths": (1,), "patch": 8}}
@@ -56,13 +57,16 @@ def _toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forecast, "TRIED", 1)
 
 
-def test_training_leaves_a_prior_with_a_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_leaves_a_prior_with_a_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "Budget", lambda seconds: Budget(steps=8))  # enough to hear words on any machine
     silent = {name: size for name, size in SMALL.sizes.items() if name not in ("text_dim", "gist", "context_optional")}
     PixelUNet(replace(SMALL, sizes=silent, num_context=2)).save(first := tmp_path / "first.safetensors")
     run = partial(tabletop_prior, batch_size=2, initial=str(first), datasets=tmp_path, output=tmp_path / "run")
-    run(minutes=1.0, dry_run=True)
+    run(dry_run=True)
     assert "will need" in capsys.readouterr().out
-    run(minutes=0.02, learning_rate=1e-2)
+    run(learning_rate=1e-2)
     prior = pixel_unet.load(tmp_path / "run" / "prior.safetensors")
     assert prior.settings == SMALL
     assert prior.uses == {"context", "text"}

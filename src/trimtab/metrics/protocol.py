@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from trimtab.core.markdown import markdown_table
 from trimtab.metrics.intervals import Interval, paired_interval
 
 NOT_COMPARED = ("notes", "reference")
@@ -86,9 +87,8 @@ class Evaluation:
         metrics = dict.fromkeys(figure.metric for figure in self.figures)
         cells = {(figure.method, figure.metric): str(figure.overall) for figure in self.figures}
         rows = [[method, *(cells.get((method, metric), "") for metric in metrics)] for method in self.methods]
-        lines = [["method", *metrics], ["---"] * (len(metrics) + 1), *rows]
         facts = "{num_clips} clips of {num_levels} levels, {num_context} context and {num_predicted} predicted frames"
-        return "\n".join([facts.format(**self.protocol), "", *("| " + " | ".join(line) + " |" for line in lines)])
+        return f"{facts.format(**self.protocol)}\n\n{markdown_table(['method', *metrics], rows)}".rstrip()
 
 
 def compared(first: Evaluation, second: Evaluation, method: str, other: str) -> dict[str, Interval]:

@@ -45,8 +45,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         recorded = metadata["sha256"]
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{path} is not a trimtab weights file, or is cut short: {error}; restore or retrain it"
+            f"{path} is not a file of trimtab's, or is cut short: {error}; restore it, or delete it and have it made again"
         ) from error
     if checksum(tensors, settings) != recorded:
-        raise ValueError(f"{path} is damaged: its contents do not match its checksum; restore or retrain it")
+        raise ValueError(
+            f"{path} is damaged: its contents do not match its checksum; restore it, or delete it and have it made again"
+        )
     return tensors, settings

@@ -75,7 +75,8 @@ class Trunk(nn.Module):
             outer = nn.Linear(embedding, embedding)
             for parameter in outer.parameters():
                 nn.init.zeros_(parameter)
-            self.gist = nn.Sequential(nn.Linear(text_dim, embedding), nn.SiLU(), outer)
+            alike = nn.LayerNorm(text_dim, elementwise_affine=False)  # what tells two texts apart is small as it comes
+            self.gist = nn.Sequential(alike, nn.Linear(text_dim, embedding), nn.SiLU(), outer)
 
         last = len(widths) - 1
         self.stem = nn.Conv2d(in_channels * patch**2, widths[0], 3, padding=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -185,15 +184,3 @@ NORMALISED = tuple(name for name in ADAPTATIONS if name not in AS_WRITTEN)
 
 CHOICES = Path(__file__).parent / "planning_choices.json"
 """What `trimtab metaworld-sweep` chose last; planning goes by it."""
-
-
-def chosen(path: Path, prior: PixelUNet, usual: Mapping[str, Adaptation]) -> dict[str, Adaptation]:
-    """All of these adaptations, with what was chosen for them beside this prior; the others stay as they are."""
-    found = json.loads(path.read_text()) if path.exists() else {}
-    ours = {name: one for name, one in found.items() if one["protocol"]["prior"] == prior.fingerprint}
-    return {
-        name: replace(how, guidance=ours[name]["guidance"], strength=ours[name]["strength"], chosen=True)
-        if name in ours
-        else how
-        for name, how in usual.items()
-    }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
+from trimtab.core.markdown import markdown_table
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
 from trimtab.metrics.intervals import Interval
 from trimtab.recipes._benchmark_results import Results
@@ -52,7 +53,7 @@ def markdown(results: Results) -> str:
         for some in (PICTURES, (*DISTANCES, *ACTIONS), VARIED_IN)
     )
     tables = [
-        table(
+        markdown_table(
             ["method", "needs weights", "trained parameters", "seeds", "steps", "denoising loss", *pictures],
             (
                 [name, results.needs_weights(name), *trained(results, name), results.loss(name),
@@ -60,7 +61,7 @@ def markdown(results: Results) -> str:
                 for name in (REPEAT_LAST_FRAME, *results.methods)
             ),
         ),
-        table(
+        markdown_table(
             ["method", *others, "wrong actions cost"],
             (
                 [name, *(results.figure(name, metric) for metric in others), results.listening(name)]
@@ -73,7 +74,7 @@ def markdown(results: Results) -> str:
         paired = [name for name in metrics if isinstance(results.difference("AVID", "AVID", name), Interval)]
         rest = [name for name in results.methods if name != "AVID"]
         rows = ([name, *(results.difference("AVID", name, metric) for metric in paired)] for name in rest)
-        tables.append(table(["AVID minus", *paired], rows))
+        tables.append(markdown_table(["AVID minus", *paired], rows))
     several = [name for name in results.methods if len(results.cells[name]) > 1 and results.notes(name)["training"]]
     if several:
         rows = (
@@ -81,12 +82,12 @@ def markdown(results: Results) -> str:
              *(listed(cell.figure(name, metric).overall.mean for cell in results.cells[name]) for metric in varied_in)]
             for name in several
         )  # fmt: skip
-        tables.append(table(["training seed by seed", "denoising loss", *varied_in], rows))
+        tables.append(markdown_table(["training seed by seed", "denoising loss", *varied_in], rows))
     varied = [name for name in results.cells if results.known[name].varies]
     usual = dict.fromkeys(str(results.known[name].varies) for name in varied)
     if varied:
         tables.append(
-            table(
+            markdown_table(
                 ["variation", "trained parameters", "seeds", "steps", "frames to train on", "denoising loss", *varied_in],
                 (
                     [name, *trained(results, name), f"{results.notes(name)['training']['frames']:,}", results.loss(name),
@@ -109,9 +110,3 @@ def trained(results: Results, name: str) -> tuple[str, str, str]:
 def listed(values: Iterable[float]) -> str:
     """One number a training."""
     return ", ".join(f"{value:.4g}" for value in values)
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table in Markdown."""
-    lines = (header, ["---"] * len(header), *rows)
-    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)

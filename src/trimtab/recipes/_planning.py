@@ -29,12 +29,11 @@ from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN, TRAININGS, Adaptation, Training
-from trimtab.recipes._adaptations import chosen as with_choices
 from trimtab.recipes._continuations import continued, expert_clips, video_distance
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import SEEN, VALIDATION, demonstrations, place
 from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO
-from trimtab.recipes._planning_scales import SCALES, Scale
+from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.training import Budget
 
 FIRST_START = 600_000
@@ -110,9 +109,7 @@ class Bench:
         """That of `trimtab metaworld-planning` with these options, whose trainings are shared."""
         frozen, size = pixel_unet.load(prior), SCALES[scale].but({"teraflops": teraflops})
         folder = planning or Path(f"runs/metaworld-planning-{scale}")
-        return cls(
-            frozen, size, reader, 0.0, datasets, folder, adaptations=with_choices(choices, frozen, size.adaptations)
-        )
+        return cls(frozen, size, reader, 0.0, datasets, folder, adaptations=chosen(choices, frozen, size))
 
     def cell(self, task: str, method: str, seed: int) -> dict[str, Any]:
         """One method with one seed, trained if need be, planning one task from every start state."""
@@ -188,8 +185,7 @@ class Bench:
             "num_plans": self.size.num_plans,
             "replan_every": self.size.replan_every,
             "horizon": self.size.horizon,
-            "action_repeat": self.size.action_repeat,
-            "max_steps": self.size.max_steps,
+            **self.size.pace,
             "teraflops": self.size.teraflops,
             "num_clips": self.size.num_clips,
         }
@@ -232,7 +228,7 @@ class Bench:
         return lambda denoiser, noise, given: sample(denoiser, temperature * noise, given)
 
     def scene(self, task: str, num_envs: int) -> MetaWorld:
-        return scene(task, num_envs, self.size.action_repeat, self.size.max_steps)
+        return scene(task, num_envs, **self.size.pace)
 
     def clips(
         self,
@@ -243,16 +239,14 @@ class Bench:
         how: Adaptation = ADAPTATIONS[IN_DOMAIN],
     ) -> Held:
         """Clips of the experts at these tasks, in the words of an adaptation."""
-        pace = {"action_repeat": self.size.action_repeat, "max_steps": self.size.max_steps}
+        pace = self.size.pace
         folder = place(self.datasets, name, **pace)
         return expert_clips(
             self.prior, tasks, num_clips, first_start=first_start, folder=folder, words=how.words(), **pace
         )
 
     def demonstrations(self) -> Episodes:
-        return demonstrations(
-            self.random_share, self.datasets, action_repeat=self.size.action_repeat, max_steps=self.size.max_steps
-        )
+        return demonstrations(self.random_share, self.datasets, **self.size.pace)
 
     def train(self, name: str | None, seed: int, *, dry_run: bool = False) -> tuple[Any, dict[str, Any]]:
         """What a method needs trained, and the facts of its training; both are kept in the run folder.

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from trimtab.control.blame import Cause
 from trimtab.core.files import write_whole
+from trimtab.core.markdown import markdown_table
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
 from trimtab.networks import storage
 from trimtab.recipes._adaptations import AS_WRITTEN, IN_DOMAIN, INVERSE, PRIOR
 from trimtab.recipes._benchmark_results import mean_of
-from trimtab.recipes._benchmark_tables import table as as_text
 from trimtab.report import Report
 
 EXPERT, TRUE_VIDEO = "the expert", "the expert's video"
@@ -299,7 +299,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
             return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
         return str(value)
 
-    return as_text(header, ([text(value) for value in row] for row in rows)).rstrip()
+    return markdown_table(header, ([text(value) for value in row] for row in rows)).rstrip()
 
 
 def strips_of(results: Results, task: str, pictures: Path) -> dict[str, Tensor]:

@@ -1,13 +1,16 @@
-"""How much of everything planning does: on one small machine, and in the paper; trains nothing."""
+"""How much of everything planning does, and with what was chosen: on one small machine, and in the paper; trains nothing."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from trimtab.core.values import Video
 from trimtab.diffusion import sampling
+from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, NORMALISED, PAPER, Adaptation
 from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, SEEN, TEMPERATURE
 from trimtab.recipes._planning_report import TRUTHS
@@ -61,6 +64,11 @@ class Scale:
         return replace(self, **{name: value for name, value in own.items() if value is not None})
 
     @property
+    def pace(self) -> dict[str, int]:
+        """At which the robot acts, and for how long."""
+        return {"action_repeat": self.action_repeat, "max_steps": self.max_steps}
+
+    @property
     def novel(self) -> tuple[str, ...]:
         return tuple(task for task in self.tasks if task not in SEEN)
 
@@ -75,3 +83,15 @@ SCALES = {
         max_steps=200, lengths=(8,), temperature=1.0, adaptations=PAPER,
     ),
 }  # fmt: skip
+
+
+def chosen(path: Path, prior: PixelUNet, size: Scale) -> dict[str, Adaptation]:
+    """A scale's adaptations, with what was chosen for them beside this prior, at this pace; the others stay as they are."""
+    found = json.loads(path.read_text()) if path.exists() else {}
+    ours = {"prior": prior.fingerprint, **size.pace}
+    return {
+        name: replace(how, guidance=found[name]["guidance"], strength=found[name]["strength"], chosen=True)
+        if name in found and ours.items() <= found[name]["protocol"].items()
+        else how
+        for name, how in size.adaptations.items()
+    }

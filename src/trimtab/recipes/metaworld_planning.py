@@ -14,10 +14,10 @@ from trimtab.core.files import write_whole
 from trimtab.diffusion.sampling import known_temperature
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
-from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN, chosen
+from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN
 from trimtab.recipes._planning import Bench, cell_name
 from trimtab.recipes._planning_report import TRUTHS, Results, check_alike, name_of, settings, shared, write_report
-from trimtab.recipes._planning_scales import SCALES
+from trimtab.recipes._planning_scales import SCALES, chosen
 from trimtab.training import record_settings
 
 
@@ -66,8 +66,8 @@ def metaworld_planning(
         replan_every: actions that are played of a plan, instead of the scale's.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
-        choices: guidance and strength that `trimtab metaworld-sweep` chose beside this prior, a file; a method that it did
-            not choose for has its usual ones.
+        choices: guidance and strength that `trimtab metaworld-sweep` chose beside this prior and at this pace, a file; a
+            method that it did not choose for has its usual ones.
         dry_run: only say what the trainings will need in memory, time and disk.
         datasets: where recorded episodes are kept.
         output: run folder, by default runs/metaworld-planning-<scale>; report.html in it is the result.
@@ -88,9 +88,7 @@ def metaworld_planning(
         if unknown := [name for name in names or () if name not in known]:
             raise ValueError(f"no {kind} {unknown}; there are: {', '.join(known)}")
     frozen, console = pixel_unet.load(prior), Console()
-    bench = Bench(
-        frozen, size, reader, random_share, datasets, output, adaptations=chosen(choices, frozen, size.adaptations)
-    )
+    bench = Bench(frozen, size, reader, random_share, datasets, output, adaptations=chosen(choices, frozen, size))
     names = size.methods if methods is None else methods
     trained = {name: ADAPTATIONS[name].training for name in names if name in ADAPTATIONS}
     if dry_run:

@@ -12,6 +12,7 @@ from rich import print
 from rich.progress import track
 
 from trimtab.core.files import write_whole
+from trimtab.core.markdown import markdown_table
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
 from trimtab.metrics.frames import Lpips, sharpness, ssim
@@ -138,15 +139,24 @@ def card_text(card: dict[str, Any]) -> str:
         f"Measured {evaluation['date']} on levels {evaluation['levels']} with {evaluation['sampler']}; "
         f"{evaluation['lpips']}; means with 95% intervals, levels resampled. `trimtab procgen-prior-card`",
         "",
-        "| game | denoising loss | LPIPS | LPIPS of the last frame | difference | SSIM less that of the last frame | "
-        "gradient energy / real |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for game, figures in evaluation["games"].items():
-        cells = [f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]" for value in figures.values()]
-        lines.append(" | ".join([f"| {game}", *cells]) + " |")
-    lines += [
-        "",
+        markdown_table(
+            [
+                "game",
+                "denoising loss",
+                "LPIPS",
+                "LPIPS of the last frame",
+                "difference",
+                "SSIM less that of the last frame",
+                "gradient energy / real",
+            ],
+            (
+                [
+                    game,
+                    *(f"{value['mean']:.4f} [{value['low']:.4f}, {value['high']:.4f}]" for value in figures.values()),
+                ]
+                for game, figures in evaluation["games"].items()
+            ),
+        ),
         f"LPIPS is below that of repeating the last frame in {evaluation['games_better_than_repeat']} of the 15 games, SSIM "
         f"above it in {evaluation['games_better_than_repeat_in_ssim']}. LPIPS is part of what the prior is trained by, SSIM "
         "is not.",

@@ -16,6 +16,7 @@ from torch import Tensor
 from trimtab import checkpoints
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
+from trimtab.core.markdown import markdown_table
 from trimtab.core.values import Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
@@ -29,7 +30,6 @@ from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._benchmark import Scale
-from trimtab.recipes._benchmark_tables import table as as_text
 from trimtab.recipes._coinrun import TEST_LEVELS
 from trimtab.recipes._held import Held, from_bytes, sampler, to_bytes
 from trimtab.recipes._methods import METHODS, slug
@@ -234,7 +234,7 @@ def markdown(evaluation: Evaluation, horizons: dict[str, int], trained: int) -> 
 
     there = {(figure.method, figure.metric) for figure in evaluation.figures}
     header = ["LPIPS at frame", *map(str, frames), "LPIPS of all", *across[1:], f"trusted of {length}"]
-    return as_text(header, map(row, (REAL, REPEAT_LAST_FRAME, *horizons)))
+    return markdown_table(header, map(row, (REAL, REPEAT_LAST_FRAME, *horizons)))
 
 
 def report(

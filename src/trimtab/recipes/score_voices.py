@@ -103,7 +103,12 @@ def score_voices(
     compared = weights_of_voices(bench.adaptations)
     for name, weights in compared.items():
         path = output / "cells" / f"{slug(name)}.json"
-        protocol = {**bench.protocol, **counts, "weights": list(weights)}
+        protocol = {
+            **bench.protocol,
+            **counts,
+            "weights": list(weights),
+            "negative": bench.adaptations[INVERSE].negative,
+        }
         if not path.exists():
             denoiser = composed(bench.prior, trained, weights, bench.adaptations[INVERSE].untold())
             cell = {

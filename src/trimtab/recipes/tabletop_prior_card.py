@@ -17,6 +17,7 @@ from torch import Tensor
 
 from trimtab.adapters.composition import classifier_free_guidance
 from trimtab.core.files import write_whole
+from trimtab.core.markdown import markdown_table
 from trimtab.core.values import Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
@@ -236,20 +237,25 @@ def card_text(card: dict[str, Any]) -> str:
             f"Measured {evaluation['date']} on {evaluation['clips']} clips in other looks, from other start states, with "
             f"{evaluation['sampler']}; means with 95% intervals, tasks resampled. `trimtab tabletop-prior-card`",
             "",
-            "| figure | mean |",
-            "| --- | --- |",
-            f"| denoising loss | {figures['loss']} |",
-            f"| LPIPS (AlexNet) | {figures['lpips']} |",
-            f"| LPIPS less that of the last frame | {figures['lpips_minus_repeat']} |",
-            f"| gradient energy / real | {figures['sharpness']} |",
-            f"| real clips whose text is found among all (chance {chance:.2f}) | {figures['text_of_real']} |",
-            f"| imagined clips whose text is found among all | {figures['text_of_imagined']} |",
-            "| denoising loss that the opposite text adds, where the first frame does not tell which of two follows | "
-            f"{figures['loss_of_other_words']} |",
-            f"| there, real clips whose text is preferred to its opposite (chance 0.5) | {figures['real_of_two']} |",
-            f"| imagined clips, likewise | {figures['own_of_two']} |",
-            f"| clips imagined for the opposite text that are taken for it | {figures['other_of_two']} |",
-            "",
+            markdown_table(
+                ["figure", "mean"],
+                [
+                    ["denoising loss", figures["loss"]],
+                    ["LPIPS (AlexNet)", figures["lpips"]],
+                    ["LPIPS less that of the last frame", figures["lpips_minus_repeat"]],
+                    ["gradient energy / real", figures["sharpness"]],
+                    [f"real clips whose text is found among all (chance {chance:.2f})", figures["text_of_real"]],
+                    ["imagined clips whose text is found among all", figures["text_of_imagined"]],
+                    [
+                        "denoising loss that the opposite text adds, where the first frame does not tell which of two "
+                        "follows",
+                        figures["loss_of_other_words"],
+                    ],
+                    ["there, real clips whose text is preferred to its opposite (chance 0.5)", figures["real_of_two"]],
+                    ["imagined clips, likewise", figures["own_of_two"]],
+                    ["clips imagined for the opposite text that are taken for it", figures["other_of_two"]],
+                ],
+            ),
             "![samples](tabletop.png)",
         ]
     )
