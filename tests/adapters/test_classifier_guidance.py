@@ -46,7 +46,7 @@ def test_it_is_bayes_rule_on_known_gaussians(index: int, kind: Kind, schedule: S
     noisy = gaussian_noise((3, 2, 4, 4), seed=1, step=0, samples=[0, 1])
     actions = torch.tensor([[[0.5], [1.0], [-1.0]], [[2.0], [0.0], [0.3]]]).expand(-1, -1, 2)
     given = Conditioning(actions=actions, context=torch.zeros(2, 1, 2, 4, 4))
-    found = ClassifierGuidance(prior, Measured(), 1.0).bind(given)(noisy, level).clean
+    found = ClassifierGuidance(prior, Measured(), 1.0, least_alpha=0.0).bind(given)(noisy, level).clean
     alpha, sigma = level.broadcast()
     wanted = actions[..., None, None].expand_as(noisy)
     # Precisions: 1 of the prior, (alpha / sigma)^2 of the noisy clip, 1 of the measurement.
@@ -62,10 +62,30 @@ def test_in_pure_noise_the_prior_is_alone(schedule: Schedule) -> None:
     given = Conditioning(actions=torch.ones(2, len(prior.mean), 1), context=torch.zeros(2, 2, *shape[1:]))
     level = schedule.level(torch.tensor([last, last // 2]))
     alone = prior.bind(given.without("actions"))(noisy, level).tensor
-    guided = ClassifierGuidance(prior, Measured(), 1.0).bind(given)(noisy, level).tensor
+    guided = ClassifierGuidance(prior, Measured(), 1.0, least_alpha=0.0).bind(given)(noisy, level).tensor
     assert torch.equal(guided[0], alone[0])
     assert torch.isfinite(guided[1]).all()
     assert not torch.allclose(guided[1], alone[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, schedules.cosine()])
+def test_no_clean_video_is_moved_without_bound(schedule: Schedule) -> None:
+    """By at most ten gradients at any level; where alpha is less, by none."""
+    prior = GaussianPrior(torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4), schedule=schedule, kind="velocity")
+    count = schedule.num_levels
+    level = schedule.level(torch.arange(0, count, max(1, count // 50)))
+    noisy = gaussian_noise((1, 1, 4, 4), seed=1, step=0, samples=range(len(level.alpha)))
+    given = Conditioning(actions=torch.ones(len(noisy), 1, 1), context=torch.zeros(len(noisy), 1, 1, 4, 4))
+    point = noisy.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(Measured().log_likelihood(point, level, given).sum(), point)
+    alone, guided = (
+        some.bind(given)(noisy, level).clean for some in (prior, ClassifierGuidance(prior, Measured(), 1.0))
+    )
+    alpha, sigma = level.broadcast()
+    moved, is_clear = guided - alone, (alpha / torch.hypot(alpha, sigma) >= 0.1).expand_as(noisy)
+    torch.testing.assert_close(moved[is_clear], (sigma**2 / alpha * gradient)[is_clear], rtol=1e-3, atol=1e-4)
+    assert not moved[~is_clear].any()
+    assert not is_clear.all()
 
 
 def test_where_nobody_knows_the_actions_and_below_its_levels_the_prior_is_alone() -> None:

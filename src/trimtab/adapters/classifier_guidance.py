@@ -22,6 +22,9 @@ from trimtab.models import controller
 REACH = 4.0
 """Continuous actions, in standard deviations, are told apart between minus and plus this."""
 
+LEAST_ALPHA = 0.1
+"""Of a noise level at which a classifier is heard; so no gradient is multiplied by more than ten times its weight."""
+
 
 @runtime_checkable
 class Classifier(Protocol):
@@ -130,18 +133,29 @@ class ReadingLoss(nn.Module):
 class ClassifierGuidance:
     """A `Denoiser`: the prior's belief about the noise, minus sigma * weight * the gradient of the log-likelihood.
 
-    That is the score of the prior times the classifier's likelihood to the power `weight`. In pure noise, where there is
-    nothing to read and the gradient's share in the clean video would be infinite, the prior is alone.
+    That is the score of the prior times the classifier's likelihood to the power `weight`. A clean video is moved by the
+    gradient times weight * sigma^2 / alpha, without bound towards pure noise, where there is nothing to read: there the
+    prior is alone. A sampler of few steps, of which the first would do so in full, needs that.
 
     Args:
         prior: never told the actions.
         classifier: of noisy clips of the same space.
         weight: of the classifier; 1 is Bayes' rule.
         off_below: levels of the prior's schedule (of 0 .. num_levels - 1) below which the prior is alone.
+        least_alpha: where alpha, with sigma the sides of a triangle of hypotenuse 1, is below it, the prior is alone, too.
     """
 
-    def __init__(self, prior: Prior, classifier: Classifier, weight: float, *, off_below: int = 0) -> None:
-        self.prior, self.classifier, self.weight, self.off_below = prior, classifier, weight, off_below
+    def __init__(
+        self,
+        prior: Prior,
+        classifier: Classifier,
+        weight: float,
+        *,
+        off_below: int = 0,
+        least_alpha: float = LEAST_ALPHA,
+    ) -> None:
+        self.prior, self.classifier, self.weight = prior, classifier, weight
+        self.off_below, self.least_alpha = off_below, least_alpha
         self.space = prior.space
 
     @property
@@ -168,7 +182,8 @@ class ClassifierGuidance:
             alpha, sigma = level.broadcast()
             # Every kind is linear in the noise: what is added to it, as the belief's own kind, is added to the belief.
             added = Prediction(-sigma * wanted * gradient, "noise", torch.zeros_like(noisy), level).as_kind(belief.kind)
-            return replace(belief, tensor=belief.tensor.float() + torch.where(alpha > 0, added.tensor, 0.0))
+            is_clear = (alpha > 0) & (alpha >= self.least_alpha * torch.hypot(alpha, sigma))
+            return replace(belief, tensor=belief.tensor.float() + torch.where(is_clear, added.tensor, 0.0))
 
         return denoise
 

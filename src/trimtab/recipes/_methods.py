@@ -200,9 +200,8 @@ PAPER_TRAININGS: dict[str, Training] = {
 SHARES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 """Of an expert in a product. At 0 the prior is alone, at 1 the expert."""
 
-
-PUSHES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Of a classifier. Bayes' rule is 1, but where nearly all is noise a clean video is pushed by the gradient over alpha."""
+PUSHES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Of a classifier; 1 is Bayes' rule."""
 
 
 def product_above(prior: PixelUNet, expert: Denoiser, strength: float) -> Denoiser:
