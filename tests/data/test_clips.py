@@ -113,6 +113,18 @@ def test_values_are_scaled_exactly() -> None:
     assert clip.video.max() <= 1
 
 
+def test_windows_are_found_by_episode_and_first_frame_and_back() -> None:
+    clips = Clips([Played([12, 3, 10]), Played([11])], num_context=1, num_frames=8)
+    assert clips.num_windows.tolist() == [4, 0, 2, 3]
+    numbers = clips.numbers(np.array([0, 2, 3, 3]), np.array([3, 0, 0, 2]))
+    assert numbers.tolist() == [3, 4, 6, 8]
+    episodes, first = clips.places(numbers)
+    assert (episodes.tolist(), first.tolist()) == ([0, 2, 3, 3], [3, 0, 0, 2])
+    for episode, start in ((1, 0), (0, 4), (0, -1)):
+        with pytest.raises(ValueError, match="begin at"):
+            clips.numbers(np.array([episode]), start)
+
+
 def test_more_windows_a_level_than_any_has_can_be_allowed() -> None:
     clips = Clips(Played([12, 12], [0, 1]), num_context=2, num_frames=8)
     assert clips.evenly(2, per_level=5).dtype == np.int64
@@ -167,7 +179,7 @@ def test_the_windows_of_few_levels_are_of_all_their_episodes() -> None:
     clips = Clips(Played([30] * 8, [0, 1] * 4), num_context=2, num_frames=3)
     with pytest.raises(ValueError, match="give only 48"):
         clips.evenly(49, per_level=None)
-    episodes, _ = clips._locate(clips.evenly(8, per_level=None))
+    episodes, _ = clips.places(clips.evenly(8, per_level=None))
     assert sorted(episodes) == list(range(8))
 
 

@@ -281,6 +281,15 @@ def test_the_gist_of_a_text_is_heard_alone_and_is_the_mean_of_the_tokens_that_it
     assert not torch.allclose(answer(words), answer(torch.zeros(2, 1, 12)))
 
 
+@pytest.mark.parametrize("gist", [False, True])
+def test_what_pads_a_text_is_no_token_where_its_gist_is_heard(gist: bool) -> None:
+    built, seen, words = network(text_dim=12, gist=gist), video(2, 3), torch.randn(2, 5, 12)
+    padded = torch.cat([words, torch.zeros(2, 7, 12)], dim=1)
+    actions = torch.ones(2, 3, dtype=torch.long)
+    answers = [built(seen, angles(2), actions, text=Text(tokens))[0] for tokens in (words, padded)]
+    assert torch.allclose(*answers, atol=1e-5) == gist
+
+
 def test_attention_to_a_text_is_that_of_torch_with_one_token_more() -> None:
     own, reference = TextAttention(64, 12), nn.MultiheadAttention(64, 2, bias=False, kdim=12, vdim=12, batch_first=True)
     with torch.no_grad():

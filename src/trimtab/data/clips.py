@@ -25,6 +25,9 @@ class Clips:
         encode: what the episodes show, in words, to token states (text, token, feature), asked once for every distinct text;
             without it clips have no text.
 
+    Attributes:
+        num_windows: (episode,) of each episode of all sets, one after another.
+
     Raises:
         ValueError: no episode is long enough, or the sets do not fit together.
     """
@@ -52,8 +55,8 @@ class Clips:
         self._start = np.concatenate([some.starts for some in self.sets])
         self._level = np.concatenate([some.levels for some in self.sets])
         lengths = np.concatenate([some.lengths for some in self.sets])
-        self._num_windows = np.maximum(lengths - self.window + 1, 0)
-        self._before = np.concatenate([[0], np.cumsum(self._num_windows)])  # windows before each episode
+        self.num_windows = np.maximum(lengths - self.window + 1, 0)
+        self._before = np.concatenate([[0], np.cumsum(self.num_windows)])  # windows before each episode
         self._texts: Tensor | None = None
         if encode is not None:
             texts, self._text = np.unique([task for some in self.sets for task in some.tasks], return_inverse=True)
@@ -90,7 +93,8 @@ class Clips:
         num_frames = self.num_frames if num_frames is None else num_frames
         if not 1 <= num_frames <= self.num_frames:
             raise ValueError(f"num_frames is 1..{self.num_frames} for these windows, got {num_frames}")
-        episodes, first = self._locate(indices)
+        episodes, first = self.places(indices)
+        first = first + self._start[episodes]
         length = self.num_context + num_frames
         height, width, channels = self.sets[0].frames.shape[1:]
         frames = np.empty((len(first), length, height, width, channels), dtype=np.uint8)
@@ -113,15 +117,38 @@ class Clips:
         """Random window numbers (num,), uniform, a function of (seed, step) alone, so that a run resumes exactly."""
         return np.random.default_rng([seed, step]).integers(len(self), size=num)
 
+    def places(self, indices: Sequence[int] | np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """The episode of each window (batch,), numbered over all sets, and its first frame in that (batch,).
+
+        Raises ValueError for what is no row of window numbers.
+        """
+        numbers = np.asarray(indices)
+        if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+            raise ValueError(f"window numbers are (batch,) integers, not {numbers.shape} {numbers.dtype}")
+        if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self)):
+            raise ValueError(f"window numbers lie in 0..{len(self) - 1}, got {numbers.min()}..{numbers.max()}")
+        episodes = np.searchsorted(self._before, numbers, side="right") - 1
+        return episodes, numbers - self._before[episodes]
+
+    def numbers(self, episodes: np.ndarray, first: np.ndarray | int = 0) -> np.ndarray:
+        """The numbers of windows (batch,), of episodes numbered over all sets (batch,) and their first frames in these.
+
+        Raises ValueError where an episode has no such window.
+        """
+        if ((first < 0) | (first >= self.num_windows[episodes])).any():
+            raise ValueError(
+                f"windows of {self.window} frames begin at 0 .. {self.num_windows[episodes].tolist()} less one in these "
+                f"episodes, got {np.broadcast_to(first, episodes.shape).tolist()}"
+            )
+        return self._before[episodes] + first
+
     def levels(self, indices: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
         """The level of each window (batch,) int64, the unit of independence; two sets share no number."""
-        episodes, _ = self._locate(indices)
-        return self._level_ids()[episodes]
+        return self._level_ids()[self.places(indices)[0]]
 
     def sets_of(self, indices: Sequence[int] | np.ndarray | Tensor) -> np.ndarray:
         """The set that each window is in (batch,), by its number among `sets`."""
-        episodes, _ = self._locate(indices)
-        return self._set[episodes]
+        return self._set[self.places(indices)[0]]
 
     def evenly(self, num: int, per_level: int | None = 1) -> np.ndarray:
         """Window numbers (num,) for evaluation: spread over the levels, the same every time, not overlapping.
@@ -134,7 +161,7 @@ class Clips:
         """
         if num < 1 or (per_level is not None and per_level < 1):
             raise ValueError(f"evenly needs num >= 1 and per_level >= 1, got {num} and {per_level}")
-        counts = -(-self._num_windows // self.window)  # windows of an episode that do not overlap
+        counts = -(-self.num_windows // self.window)  # windows of an episode that do not overlap
         episodes = np.repeat(np.arange(len(counts)), counts)
         tiles = np.arange(len(episodes)) - np.repeat(np.cumsum(counts) - counts, counts)
         windows = self._before[episodes] + tiles * self.window
@@ -162,16 +189,6 @@ class Clips:
 
     def _level_ids(self) -> np.ndarray:
         return self._level + (self._set << 32)
-
-    def _locate(self, indices: Sequence[int] | np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """The episode of each window, and the row of its first frame in that set."""
-        numbers = np.asarray(indices)
-        if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
-            raise ValueError(f"window numbers are (batch,) integers, not {numbers.shape} {numbers.dtype}")
-        if len(numbers) and (numbers.min() < 0 or numbers.max() >= len(self)):
-            raise ValueError(f"window numbers lie in 0..{len(self) - 1}, got {numbers.min()}..{numbers.max()}")
-        episodes = np.searchsorted(self._before, numbers, side="right") - 1
-        return episodes, self._start[episodes] + numbers - self._before[episodes]
 
 
 def spread(available: int, num: int) -> np.ndarray:

@@ -85,7 +85,10 @@ class Trunk(nn.Module):
         self.middle = blocks(depths[last], widths[last], embedding)
         self.reads: nn.ModuleList | None = None
         if text_dim is not None:
-            self.reads = nn.ModuleList(TextAttention(widths[last], text_dim) for _ in range(depths[last]))
+            heeds_padding = not gist  # as weights do that were trained before there was a gist
+            self.reads = nn.ModuleList(
+                TextAttention(widths[last], text_dim, heeds_padding=heeds_padding) for _ in range(depths[last])
+            )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def condition(
@@ -205,7 +208,8 @@ class UNet3D(Trunk):
         action_dim: width of a continuous action; neither for a network without actions.
         text_dim: features of a token of text; None for a network without text.
         gist: whether the mean of a text's tokens, where there are texts, is a part of that sum, too, beside the tokens that
-            the middle attends to, so that each block hears the text. At first it adds nothing.
+            the middle attends to, so that each block hears the text. At first it adds nothing. Zeros after a text are then
+            no tokens.
         max_frames: the longest clip.
         patch: side of a patch in pixels; height and width must divide by patch * 2 ** (len(widths) - 1).
         widths: channels at each resolution, multiples of 32.

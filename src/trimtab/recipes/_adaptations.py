@@ -68,7 +68,7 @@ class Training:
 def of_videos(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tuple[nn.Module, Clips]:
     """The loss of clips and their texts, some of which are withheld."""
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
-    return frames_task(model, prior.schedule, seed, forgotten=UNTOLD), clips
+    return frames_task(model, prior.schedule, seed, draws=2, forgotten=UNTOLD), clips
 
 
 def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tuple[nn.Module, Stills]:
@@ -81,7 +81,9 @@ def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tu
 
 
 TRAININGS: dict[str, Training] = {
-    "in-domain": Training(FromScratch, of_videos, {"text_dim": MiniLM.dim}, optimizer="muon", learning_rate=4e-3),
+    "in-domain": Training(
+        FromScratch, of_videos, {"text_dim": MiniLM.dim, "gist": True}, optimizer="muon", learning_rate=4e-3
+    ),
     "temporal": Training(Finetune, of_videos, {"temporal": True}),
     "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,), most=MOST_STEPS_ON_STILLS),
 }

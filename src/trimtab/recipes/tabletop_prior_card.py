@@ -19,7 +19,7 @@ from trimtab.adapters.composition import classifier_free_guidance
 from trimtab.core.files import write_whole
 from trimtab.core.markdown import markdown_table
 from trimtab.core.values import Conditioning, Video
-from trimtab.data.clips import Clips
+from trimtab.data.clips import Clips, spread
 from trimtab.diffusion import sampling
 from trimtab.environments.metaworld import OPPOSITES, TEXTS
 from trimtab.forecast import fit_or_forecast
@@ -32,7 +32,7 @@ from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import TEMPERATURE, encoder
-from trimtab.recipes.tabletop_prior import halfway_episodes, tabletop_clips, tabletop_episodes
+from trimtab.recipes._tabletop import halfway_episodes, lessons, tabletop_episodes
 from trimtab.report import film_strip
 from trimtab.training import Budget
 
@@ -77,11 +77,12 @@ def tabletop_prior_card(
         matcher: the judge, a file.
         output: folder of the card.
     """
-    model = pixel_unet.load(prior)
+    model, trained_with = pixel_unet.load(prior), json.loads((run / "settings.json").read_text())["settings"]
+    judge = trained_judge(
+        matcher, datasets, matching_steps, seed, num_episodes=trained_with["num_episodes"], dry_run=dry_run
+    )
     if dry_run:
-        trained_judge(matcher, datasets, matching_steps, seed, dry_run=True)
         return
-    judge = trained_judge(matcher, datasets, matching_steps, seed)
     episodes = tabletop_episodes(
         num_episodes=3, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=datasets / "tabletop-heldout"
     )
@@ -131,7 +132,7 @@ def tabletop_prior_card(
         "fingerprint": model.fingerprint,
         "settings": vars(model.settings),
         "training": {
-            **json.loads((run / "settings.json").read_text())["settings"],
+            **trained_with,
             "steps": counters["step"],
             "hours": round(counters["seconds"] / 3600, 2),
             "note": note,
@@ -156,16 +157,18 @@ def tabletop_prior_card(
     print(f"{card_text(card)}\n\ncard in {output}")
 
 
-def trained_judge(path: Path, datasets: Path, num_steps: int, seed: int, *, dry_run: bool = False) -> TextMatch:
+def trained_judge(
+    path: Path, datasets: Path, num_steps: int, seed: int, *, num_episodes: int = 30, dry_run: bool = False
+) -> TextMatch:
     """The judge in a file, trained on the prior's own sets first if there is none; in a dry run as it would begin."""
     if dry_run or not path.exists():
         torch.manual_seed(seed)
         judge = TextMatch()
-        clips = tabletop_clips(datasets)
         task = Matching(judge, encoder()(list(TEXTS.values())))
         run = fit_or_forecast(
-            dry_run, task, clips, Budget(steps=num_steps), folder=path.parent, title="judge of texts", batch_size=64,
-            lengths=(8,), warm_up=num_steps // 10, cool_down=0.9, seed=seed, log_every=100,
+            dry_run, task, lessons(datasets, num_episodes), Budget(steps=num_steps), folder=path.parent,
+            title="judge of texts", batch_size=64, lengths=(8,), warm_up=num_steps // 10, cool_down=0.9, seed=seed,
+            log_every=100,
         )  # fmt: skip
         if run is None:
             return judge
@@ -187,12 +190,15 @@ def opposite(asked: Tensor, tasks: list[str]) -> Tensor:
 
 
 def of_two_tasks(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:
-    """Clips in looks that no training saw, of which the first frame does not tell which of two opposite tasks follows."""
+    """Clips in looks that no training saw, of which the first frame does not tell which of two opposite tasks follows: the
+    beginnings of episodes.
+    """
     episodes = halfway_episodes(
-        num_episodes=3, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=datasets / "tabletop-halfway-heldout"
+        num_episodes=5, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=datasets / "tabletop-halfway-beginnings"
     )
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
-    return Held.of(clips, clips.evenly(num_clips, per_level=None))
+    whole = np.flatnonzero(clips.num_windows)
+    return Held.of(clips, clips.numbers(whole[spread(len(whole), min(num_clips, len(whole)))]))
 
 
 def telling(held: Held, text: Tensor) -> Held:
@@ -226,7 +232,7 @@ def card_text(card: dict[str, Any]) -> str:
             f"# The `{card['name']}` prior, {card['fingerprint']}",
             "",
             "A small text-to-video diffusion model in pixel space: 1 to 8 frames of 64 x 64 from one and a sentence, or "
-            "from either, velocity prediction.",
+            "one from a sentence alone, velocity prediction.",
             "",
             f"Data: {training['num_episodes']} episodes of each of {len(TEXTS)} MetaWorld tasks by their scripted experts, "
             "in looks (camera, colours, lights, background) that never are the simulator's own. Training: "

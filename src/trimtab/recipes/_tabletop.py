@@ -1,0 +1,139 @@
+"""What the tabletop prior and the judge of its words learn from, and the prior's loss; knows no command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from trimtab.core.values import Clip
+from trimtab.data.clips import Clips
+from trimtab.data.episodes import Episodes
+from trimtab.priors.pixel_unet import SCHEDULES, PixelUNet
+from trimtab.recipes._metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, encoder
+from trimtab.recipes.procgen_prior import frames_task
+from trimtab.recipes.record_metaworld import metaworld_episodes
+
+UNTOLD, FROM_WORDS = 0.1, 0.3
+"""The share of the clips whose text is withheld, as both are asked for when models are composed; and of the stills that are
+drawn without a first frame. Films never are: to invent a whole scene is so much harder than to move an arm in one that a few
+such clips would make up most of the loss."""
+
+EARLY = 3
+"""Frames from the beginning of an episode in which words decide what follows; then the picture shows what is being done."""
+
+
+class Lessons:
+    """Clips to learn words from, as a `ClipSource`: half of a batch are of all tasks, each from anywhere in an episode; half
+    are pairs of opposite tasks that begin, or go on, alike, from near their beginnings, where only words tell what follows.
+
+    Args:
+        all_tasks: episodes of every task, from its own beginning.
+        halfway: episodes of opposite tasks, some of which begin with the same frame.
+    """
+
+    def __init__(self, all_tasks: Episodes, halfway: Episodes) -> None:
+        self.clips = Clips((all_tasks, halfway), num_context=1, encode=encoder())
+        lasting = np.flatnonzero(self.clips.num_windows)
+        self.single = lasting[lasting < len(all_tasks)]
+        alike: dict[bytes, list[int]] = {}
+        for episode in lasting[lasting >= len(all_tasks)].tolist():
+            start = halfway.starts[episode - len(all_tasks)]
+            alike.setdefault(halfway.frames[start].tobytes(), []).append(episode)
+        self.groups = [np.array(episodes) for episodes in alike.values()]
+        self.first = np.arange(len(self.clips.num_windows))  # episode of those that begin as each does
+        for group in self.groups:
+            self.first[group] = group[0]
+
+    def draw(self, seed: int, step: int, num: int) -> np.ndarray:
+        """Window numbers (num,), a function of (seed, step) alone; episodes are drawn alike, however long they are."""
+        random = np.random.default_rng([seed, step])
+        paired: list[np.ndarray] = []
+        for number in random.integers(len(self.groups), size=num // 4).tolist():
+            group = self.groups[number]
+            two = random.choice(group, size=2, replace=len(group) < 2)
+            most = min(EARLY, *self.clips.num_windows[two].tolist())
+            paired.append(self.clips.numbers(two, int(random.integers(most))))
+        episodes = self.single[random.integers(len(self.single), size=num - 2 * (num // 4))]
+        return np.concatenate(
+            [self.clips.numbers(episodes, random.integers(self.clips.num_windows[episodes])), *paired]
+        )
+
+    def batch(self, indices: np.ndarray, num_frames: int | None = None) -> Clip:
+        return self.clips.batch(indices, num_frames)
+
+    def alike(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """A number of each window (batch,) to draw noise by: windows at one place of episodes that begin alike share it."""
+        episodes, first = self.clips.places(indices)
+        return torch.from_numpy(self.first[episodes] * self.clips.num_windows.max() + first)
+
+
+class Told(nn.Module):
+    """The loss of films that go on from a frame, and of stills, of which some are drawn from words alone.
+
+    Films of a pair are covered by the same noise, so that what they ask of the weights differs by their words.
+
+    Args:
+        prior: that is trained; up to pure noise, so that it can be loaded with a schedule that ends in it.
+        lessons: that it is trained on.
+        seed: of the draws.
+    """
+
+    def __init__(self, prior: PixelUNet, lessons: Lessons, seed: int) -> None:
+        super().__init__()
+        pure = SCHEDULES["linear, zero terminal SNR"](prior.schedule.num_levels)
+        self.films = frames_task(prior, pure, seed, draws=2, forgotten={"text": UNTOLD})
+        self.stills = frames_task(prior, pure, seed, draws=2, forgotten={"text": UNTOLD, "context": FROM_WORDS})
+        self.lessons = lessons
+
+    def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
+        """The loss of each clip, (batch,)."""
+        task = self.stills if clip.video.shape[1] == 1 else self.films
+        return task(clip, step=step, samples=self.lessons.alike(samples))
+
+
+def lessons(datasets: Path, num_episodes: int = 30) -> Lessons:
+    """So many episodes of each task, recorded first if they are not there."""
+    return Lessons(
+        tabletop_episodes(num_episodes=num_episodes, folder=datasets / "tabletop"),
+        halfway_episodes(num_episodes=num_episodes, folder=datasets / "tabletop-halfway"),
+    )
+
+
+def tabletop_episodes(*, num_episodes: int = 30, first_look: int = 1, seed: int = 0, folder: Path) -> Episodes:
+    """MetaWorld's experts at every task, a third as many looks of a task as episodes, and no two tasks in the same.
+
+    Raises:
+        ValueError: another set is in the same place; or a setting is out of range.
+    """
+    return _experts(num_episodes, first_look, seed, folder)
+
+
+def halfway_episodes(
+    *, num_episodes: int = 30, first_look: int = 100_001, seed: int = 100_000, folder: Path
+) -> Episodes:
+    """The experts of opposite tasks from the same first frames, in which what they move is half way: only words tell what
+    follows. So many episodes of each task in each scene that it shares, three in a look.
+
+    Raises:
+        ValueError: another set is in the same place; or a setting is out of range.
+    """
+    return _experts(num_episodes, first_look, seed, folder, halfway=True)
+
+
+def _experts(num_episodes: int, first_look: int, seed: int, folder: Path, *, halfway: bool = False) -> Episodes:
+    return metaworld_episodes(
+        num_episodes=num_episodes,
+        num_looks=-(-num_episodes // 3),
+        first_look=first_look,
+        seed=seed,
+        action_repeat=ACTION_REPEAT,
+        max_episode_steps=MAX_STEPS,
+        linger=LINGER,
+        halfway=halfway,
+        output=folder,
+    )
