@@ -74,7 +74,8 @@ def test_it_is_kept_without_the_encoder(encoder, tmp_path: Path) -> None:
     model = InverseDynamics(2, SIZE, 4, encoder).eval()
     path = tmp_path / "model.safetensors"
     model.save(path)
-    tensors, _ = storage.read(path)
+    tensors, settings = storage.read(path)
+    assert settings["encoder"] == (encoder if isinstance(encoder, str) else None)
     assert set(tensors) == {name for name, value in model.named_parameters() if value.requires_grad}
     before, after, _ = square_world(3, 0)
     again = load(path, encoder)
@@ -111,7 +112,18 @@ def test_a_named_encoder_sees_by_the_weights_that_are_given(name: str, patch: in
         assert (value.grad is None) == parameter.startswith("encoder."), parameter
     model.eval().save(path)
     assert not any(tensor.startswith("encoder.") for tensor in storage.read(path)[0])
-    torch.testing.assert_close(load(path, name, weights).act(before, after), model.act(before, after))
+    for found in (load(path, name, weights), load(path, weights=weights)):
+        torch.testing.assert_close(found.act(before, after), model.act(before, after))
+    with pytest.raises(ValueError, match=f"the weights of {name} come with no package"):
+        load(path)
+    tensors, settings = storage.read(path)
+    assert settings.pop("encoder") == name
+    storage.write(tmp_path / "old.safetensors", tensors, settings)  # of a time when no name was kept
+    torch.testing.assert_close(
+        load(tmp_path / "old.safetensors", name, weights).act(before, after), model.act(before, after)
+    )
+    with pytest.raises(ValueError, match="was trained with another encoder"):
+        load(tmp_path / "old.safetensors")
     save_file({**network.state_dict(), "cls_token": torch.randn(1, 1, 64)}, weights)
     with pytest.raises(ValueError, match="was trained with another encoder"):
         load(path, name, weights)

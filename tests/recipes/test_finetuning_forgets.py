@@ -1,7 +1,9 @@
 """What finetuning forgets: how it is drawn, what the prior's own domain says of the prior; and once from end to end."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +63,23 @@ def test_sets_are_trained_on_apart_and_the_whole_one_is_plannings(
     assert (tmp_path / "planning" / "trainings" / "temporal-0-0").is_dir()
     own = OwnDomain.of(bench, TextMatch().eval(), 4, seed=0)
     assert own.figures(changed)["loss less the prior's"].mean != 0
+
+
+def test_demonstrations_are_as_large_as_what_the_prior_imagines(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def recorded(**settings: Any) -> Episodes:
+        asked.append(settings)
+        return tabletop.dots(tmp_path / "dots")
+
+    monkeypatch.setattr(recipe, "metaworld_episodes", recorded)
+    large = replace(bench, prior=tabletop.prior(frame_shape=(3, 128, 128)))
+    for some in (bench, large):
+        recipe.demonstrated(some, ("drawer-close",), 3)
+    assert [settings["size"] for settings in asked] == [64, 128]
+    assert [settings["output"].name for settings in asked] == ["metaworld-shown-1x3", "metaworld-shown-1x3-128px"]
 
 
 def test_it_is_drawn(tmp_path: Path) -> None:

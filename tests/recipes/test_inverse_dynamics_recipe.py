@@ -23,6 +23,7 @@ from trimtab.recipes.inverse_dynamics import (
     displaced_alike,
     errors_on_generated,
     inverse_dynamics,
+    pace_of,
 )
 
 LENGTHS = (5, 7, 4, 6, 5, 1)
@@ -33,11 +34,11 @@ def episodes(tmp_path: Path) -> Episodes:
     return record(tmp_path / "set", seed=0)
 
 
-def record(folder: Path, seed: int) -> Episodes:
+def record(folder: Path, seed: int, action_repeat: int | None = 4) -> Episodes:
     """Frames of one grey each, which the first number of the action changes."""
     random = np.random.default_rng(seed)
     with EpisodeWriter(
-        folder, frame_rate=40.0, action_dim=4, provenance={"environment": "grey", "action_repeat": 4}
+        folder, frame_rate=40.0, action_dim=4, provenance={"environment": "grey", "action_repeat": action_repeat}
     ) as writer:
         for level, length in enumerate(LENGTHS):
             actions = random.uniform(-1, 1, (length, 4)).astype(np.float32)
@@ -249,6 +250,28 @@ def test_recipe_leaves_a_model_with_its_errors(
     expected = (read - actions).square().mean(0)
     for name, error in zip(("x", "y", "z", "gripper"), expected.tolist(), strict=True):
         assert results["held_out_error"][name]["squared_error"]["mean"] == pytest.approx(error, rel=1e-4)
+
+
+def test_a_pace_is_kept_if_it_is_one_and_none_if_there_are_several(episodes: Episodes, tmp_path: Path) -> None:
+    sets = [record(tmp_path / f"set-{number}", 0, repeat) for number, repeat in enumerate((4, 2, None, None))]
+    assert pace_of([episodes, sets[0]]) == {"action_repeat": 4}
+    assert pace_of(sets[:2]) == pace_of(sets[1:3]) == {"action_repeat": None}
+    assert pace_of(sets[2:]) == {}
+
+
+def test_what_is_recorded_has_the_size_and_pace_that_is_asked_for(
+    episodes: Episodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, int] = {}
+
+    def play(datasets: Path, num_episodes: int, **settings: int) -> tuple[Episodes]:
+        asked.update(settings)
+        return (episodes,)
+
+    monkeypatch.setattr(recipe, "play", play)
+    monkeypatch.setattr(forecast, "TRIED", 1)
+    inverse_dynamics(size=128, action_repeat=2, held_out=0.4, width=4, dry_run=True, output=tmp_path / "run")
+    assert asked == {"size": 128, "action_repeat": 2, "max_steps": 50}
 
 
 def test_a_prior_of_other_frames_is_refused(episodes: Episodes, tmp_path: Path) -> None:

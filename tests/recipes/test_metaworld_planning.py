@@ -2,28 +2,35 @@
 
 import inspect
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tiny import tabletop
 from trimtab.control.inverse_dynamics import InverseDynamics
 from trimtab.control.video_planner import Imagination
 from trimtab.core.values import Conditioning, Video
+from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.diffusion import sampling
+from trimtab.environments.metaworld import MetaWorld
 from trimtab.metrics.intervals import Interval
 from trimtab.networks.encoders import MiniLM
-from trimtab.recipes import _continuations, _planning
+from trimtab.networks.vision_transformer import VisionTransformer
+from trimtab.recipes import _continuations, _metaworld, _planning, record_metaworld
 from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, INVERSE, NORMALISED, PAPER, PRIOR, TRAININGS
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import FIRST_VALIDATION, SEEN, encoder
+from trimtab.recipes._metaworld import FIRST_VALIDATION, PLAYED, SEEN, UNPLAYED, VALIDATION, encoder
 from trimtab.recipes._planning import Bench, reading
 from trimtab.recipes._planning_report import TRUTHS
-from trimtab.recipes._planning_scales import SCALES, Scale
-from trimtab.recipes.metaworld_planning import metaworld_planning
+from trimtab.recipes._planning_scales import SCALES, Scale, chosen
+from trimtab.recipes._tabletop import halfway_episodes, tabletop_episodes
+from trimtab.recipes.metaworld_planning import metaworld_planning, methods_of
 from trimtab.recipes.record_metaworld import metaworld_episodes
-from trimtab.recipes.tabletop_prior import halfway_episodes, tabletop_episodes
 
 
 def alike(imagined: Video, held: Held, cache: Path) -> Interval:
@@ -33,6 +40,7 @@ def alike(imagined: Video, held: Held, cache: Path) -> Interval:
 
 
 METHODS = (*TRUTHS, *NORMALISED, AS_WRITTEN[1])
+COUNTS = ("num_starts", "num_clips", "num_steps", "num_plans")
 
 
 @pytest.mark.slow
@@ -57,7 +65,10 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
             prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / "reader.safetensors", output=tmp_path / "run",
         )  # fmt: skip
 
-    choice = {"guidance": 3.0, "strength": 1.5, "protocol": {"prior": prior.fingerprint}}
+    swept = Scale(num_steps=1)
+    choice = {
+        "guidance": 3.0, "strength": 1.5, "protocol": {"prior": prior.fingerprint, **swept.pace, **swept.sampled},
+    }  # fmt: skip
     (tmp_path / "choices.json").write_text(json.dumps({INVERSE: choice}))
     run()
     paths = sorted((tmp_path / "run" / "cells").glob("*.json"))
@@ -96,8 +107,6 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no methods"):
         metaworld_planning(methods=("telepathy",), output=tmp_path / "one")
-    with pytest.raises(ValueError, match="temperature"):
-        metaworld_planning(temperature=1.5, output=tmp_path / "zero")
     with pytest.raises(ValueError, match="no tasks"):
         metaworld_planning(tasks=("laundry",), output=tmp_path / "two")
     with pytest.raises(ValueError, match="train them first"):
@@ -110,10 +119,145 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         metaworld_planning(prior="procgen", output=tmp_path / "three")
 
 
+@pytest.mark.parametrize(
+    ("option", "because"),
+    [
+        ({"temperature": 1.5}, "a temperature is 0 .* got 1.5"),
+        ({"random_share": 1.5}, "random_share is 0 .* to 1 .* got 1.5"),
+        ({"replan_every": 5}, "1 to 4 actions can be played, got replan_every 5"),
+        ({"replan_every": 0}, "1 to 4 actions can be played, got replan_every 0"),
+        ({"horizon": 3}, "1 to 3 actions can be played, got replan_every 4"),
+        ({"horizon": 9}, "imagines up to 8 frames, got a horizon of 9"),
+        ({"teraflops": 0.0}, "teraflops are above 0, got 0.0"),
+        ({"teraflops": -1.0}, "teraflops are above 0, got -1.0"),
+        *(({name: 0}, f"{name} is at least 1, got 0") for name in COUNTS),
+    ],
+)
+def test_what_has_no_sense_is_refused_before_it_is_recorded(
+    option: dict[str, Any], because: str, tmp_path: Path
+) -> None:
+    tabletop.prior().save(tmp_path / "prior.safetensors")
+    with pytest.raises(ValueError, match=because):
+        metaworld_planning(**option, prior=str(tmp_path / "prior.safetensors"), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_frames_may_be_imagined_than_are_played() -> None:
+    size = SCALES["smoke"].but({"horizon": 8, "replan_every": 6})
+    assert (size.horizon, size.replan_every) == (8, 6)
+
+
+def test_of_random_demonstrations_only_what_learns_from_them_is_planned_with() -> None:
+    assert methods_of(SCALES["tiny"], 0.0) == [*TRUTHS, *NORMALISED]
+    assert methods_of(SCALES["tiny"], 0.7) == [name for name in NORMALISED if name != PRIOR]
+
+
+def test_a_reader_of_several_paces_or_of_one_that_is_not_told(tmp_path: Path) -> None:
+    reader = InverseDynamics(width=2, encoder=None)
+    reader.save(tmp_path / "several.safetensors", action_repeat=None)
+    with pytest.raises(ValueError, match=r"on sets of different paces.*on sets of one pace: .*--action-repeat 4"):
+        reading(tmp_path / "several.safetensors", 4)
+    reader.save(tmp_path / "silent.safetensors")
+    assert reading(tmp_path / "silent.safetensors", 4)
+
+
+def test_a_reader_is_told_the_weights_of_its_encoder(tmp_path: Path) -> None:
+    weights, path = tmp_path / "weights.safetensors", tmp_path / "reader.safetensors"
+    save_file(VisionTransformer(64, 1, 16).state_dict(), weights)
+    model = InverseDynamics(width=2, encoder="vc1", weights=weights).eval()
+    model.save(path)
+    told = Bench(tabletop.prior(), Scale(), path, 0.0, tmp_path, tmp_path, weights)
+    before, after = torch.rand(2, 1, 3, 64, 64) * 2 - 1
+    torch.testing.assert_close(told.reading()[0](before, after), model.act(before, after))
+    assert told.protocol["reader"] == told.reading()[1]
+    with pytest.raises(ValueError, match=r"sees by vc1, whose weights no package carries.* --reader-weights"):
+        Bench(tabletop.prior(), Scale(), path, 0.0, tmp_path, tmp_path).reading()
+    InverseDynamics(width=2, encoder=None).save(tmp_path / "stem.safetensors")
+    with pytest.raises(ValueError, match="names no encoder that needs weights; leave out --reader-weights"):
+        reading(tmp_path / "stem.safetensors", 4, weights=weights)
+
+
+def test_what_is_recorded_and_played_is_as_large_as_what_the_prior_imagines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Mapping[str, Any]] = []
+
+    def recorded(**settings: Any) -> Episodes:
+        asked.append(settings)
+        return tabletop.dots(tmp_path / "dots")
+
+    def built(task: str, num_envs: int, *, size: int, **pace: int) -> MetaWorld:
+        raise LookupError(f"{num_envs} of {size} pixels")
+
+    for module in (_metaworld, _continuations):
+        monkeypatch.setattr(module, "metaworld_episodes", recorded)
+    prior = tabletop.prior(frame_shape=(3, 128, 128))
+    bench = Bench(prior, Scale(), tmp_path / "reader.safetensors", 0.0, tmp_path, tmp_path)
+    monkeypatch.setattr(_planning, "scene", built)
+    with pytest.raises(LookupError, match="3 of 128 pixels"):
+        bench.scene("door-close", 3)
+    bench.demonstrations()
+    bench.clips("validation", VALIDATION, FIRST_VALIDATION, 2)
+    _metaworld.play(tmp_path, size=128)
+    assert [settings["size"] for settings in asked] == [128] * 4
+    folders = ["seen-0", "validation", "roam", "play"]
+    assert [settings["output"].name for settings in asked] == [f"metaworld-{name}-128px" for name in folders]
+    usual, other = _metaworld.place(tmp_path, "play", 4, 50), _metaworld.place(tmp_path, "play", 2, 200, 128)
+    assert (usual.name, other.name) == ("metaworld-play", "metaworld-play-2x200-128px")
+    InverseDynamics(width=2, encoder=None).save(bench.reader)
+    with pytest.raises(ValueError, match=r"reads frames of 64 x 64, and the prior's are 128 x 128.*--size 128"):
+        bench.reading()
+    for shape, because in (((3, 32, 32), r"frames have \(64, 128\) pixels a side, got 32"), ((3, 64, 128), "square")):
+        with pytest.raises(ValueError, match=because):
+            Bench(tabletop.prior(frame_shape=shape), Scale(), Path(), 0.0, tmp_path, tmp_path)
+
+
+def test_no_task_that_is_measured_or_chosen_on_is_played_at_any_scale() -> None:
+    measured = {task for size in SCALES.values() for task in size.novel}
+    assert {*UNPLAYED} == measured | {*VALIDATION} - {*SEEN}
+    assert {"door-open", "coffee-push", "soccer"} <= {*UNPLAYED}
+    assert not {*PLAYED} & {*UNPLAYED}
+    assert {*SEEN} <= {*PLAYED}
+
+
+def test_play_of_other_tasks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as that which was recorded before the tasks of the paper were left out."""
+
+    def recorded(folder: Path, request: Mapping[str, Any], write: Callable[[], None]) -> Episodes:
+        provenance = {**request, "tasks": [*request["tasks"], "soccer"]}
+        with EpisodeWriter(folder, frame_rate=20.0, action_dim=4, provenance=provenance) as writer:
+            writer.add_episode(np.zeros((2, 64, 64, 3), np.uint8), np.zeros((2, 4), np.float32))
+        return Episodes.open(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_metaworld, "recorded_once", recorded)
+        _metaworld.at_play(tmp_path / "play", seed=1000, num_episodes=24)
+    with pytest.raises(ValueError, match=r"holds another set \(tasks .*'soccer'\], not .*delete that folder"):
+        _metaworld.at_play(tmp_path / "play", seed=1000, num_episodes=24)
+
+
+def test_choices_are_taken_for_the_same_prior_pace_and_sampling(tmp_path: Path) -> None:
+    prior, size, path = tabletop.prior(), Scale(), tmp_path / "choices.json"
+    protocol = {"prior": prior.fingerprint, **size.pace, **size.sampled, "teraflops": 1.0, "num_clips": 3}
+    path.write_text(json.dumps({INVERSE: {"guidance": 3.0, "strength": 1.5, "protocol": protocol}}))
+    found = chosen(path, prior, size)[INVERSE]
+    assert (found.guidance, found.strength, found.chosen) == (3.0, 1.5, True)
+    for own in ({"teraflops": 9.0}, {"num_clips": 2}, {"num_starts": 1}, {"num_plans": 3}):
+        assert chosen(path, prior, size.but(own))[INVERSE].chosen
+    pace = {"max_steps": 9}, {"action_repeat": 2}
+    sampled = {"temperature": 1.0}, {"num_steps": 5}, {"sample": sampling.ddim}
+    for own in (*pace, *sampled):
+        assert chosen(path, prior, size.but(own)) == ADAPTATIONS
+    assert chosen(path, tabletop.prior({**tabletop.SIZES, "widths": (64,)}), size) == ADAPTATIONS
+
+
 def test_each_share_of_random_actions_is_recorded(tmp_path: Path) -> None:
+    tabletop.prior().save(tmp_path / "prior.safetensors")
     for share in (0.0, 0.7):  # of one folder
-        with pytest.raises(ValueError, match="hears no text"):
-            metaworld_planning(prior="procgen", random_share=share, output=tmp_path)
+        with pytest.raises(ValueError, match="train them first"):
+            metaworld_planning(
+                prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / "none", random_share=share, output=tmp_path
+            )
     paths = (tmp_path / "settings.json", tmp_path / "random-70" / "settings.json")
     assert [json.loads(path.read_text())["settings"]["random_share"] for path in paths] == [0.0, 0.7]
 
@@ -185,7 +329,9 @@ def test_as_written_weights_sum_to_more_than_one() -> None:
     torch.testing.assert_close(raw.noise, 2.25 * normalised.noise, atol=1e-4, rtol=1e-4)
 
 
-def test_cells_of_another_reader_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+def test_cells_of_another_reader_are_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prior, reader = tabletop.prior(), tmp_path / "reader.safetensors"
     prior.save(tmp_path / "prior.safetensors")
     InverseDynamics(width=4).save(reader)
@@ -199,12 +345,13 @@ def test_cells_of_another_reader_are_refused_before_anything_is_trained(tmp_path
         with pytest.raises(ValueError, match=because):
             metaworld_planning(
                 prior=str(tmp_path / "prior.safetensors"), reader=reader, choices=tmp_path / "none", datasets=tmp_path,
-                output=tmp_path / "run", cells=cells,
+                tasks=("button-press", "drawer-open", "soccer"), output=tmp_path / "run", cells=cells,
             )  # fmt: skip
 
     refused("differ in reader", reader="abcd")
     refused("differ in strength", own={**record["protocol"]["own"], "strength": 9.0})
     assert not (tmp_path / "run" / "trainings").exists()
+    assert "The usual reader has seen drawer-open done at play" in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_start_that_is_planned_from_was_seen_by_the_prior_or_in_play() -> None:

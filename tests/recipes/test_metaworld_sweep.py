@@ -46,6 +46,13 @@ def test_what_is_chosen_is_framed_in_every_panel(tmp_path: Path) -> None:
         assert red > 4 * 200  # four frames
 
 
+def test_no_training_is_refused_before_it_is_recorded(tmp_path: Path) -> None:
+    tabletop.prior().save(tmp_path / "prior.safetensors")
+    with pytest.raises(ValueError, match="teraflops are above 0, got 0"):
+        metaworld_sweep(teraflops=0.0, prior=str(tmp_path / "prior.safetensors"), output=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+
+
 @pytest.mark.slow
 def test_strengths_are_tried_kept_and_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prior = tabletop.prior()
@@ -74,11 +81,13 @@ def test_strengths_are_tried_kept_and_chosen(tmp_path: Path, monkeypatch: pytest
     assert [len(one["tried"]) for one in found.values()] == [2, 2]
     assert all(cell["spread"] > 0 and "FVD with given frames" not in cell for cell in found[INVERSE]["tried"])
     assert (tmp_path / "sweep" / "inverse-probabilistic-adaptation.png").exists()
-    ours = chosen(tmp_path / "choices.json", prior, SCALES["tiny"])
+    tiny = SCALES["tiny"].but({"num_steps": 1})
+    ours = chosen(tmp_path / "choices.json", prior, tiny)
     assert (ours[INVERSE].guidance, ours[INVERSE].strength) == (found[INVERSE]["guidance"], 1.0)
     assert [name for name, how in ours.items() if how.chosen] == [PRIOR, INVERSE]
     another = tabletop.prior({**tabletop.SIZES, "widths": (64,)})
-    assert chosen(tmp_path / "choices.json", another, SCALES["tiny"]) == ADAPTATIONS
+    assert chosen(tmp_path / "choices.json", another, tiny) == ADAPTATIONS
+    assert chosen(tmp_path / "choices.json", prior, SCALES["tiny"]) == ADAPTATIONS  # which takes more steps
     assert chosen(tmp_path / "choices.json", prior, SCALES["paper"]) == PAPER  # which has another pace
     path = tmp_path / "sweep" / "settings.json"
     path.write_text(

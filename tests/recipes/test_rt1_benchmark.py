@@ -93,6 +93,12 @@ def test_a_set_in_rlds_form_becomes_a_table(run: Path) -> None:
     assert "gripper, high" in (run / "run" / "report.html").read_text()
 
 
+def test_no_episodes_to_train_on_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="num_episodes is at least 1, got 0"):
+        rt1_benchmark(folder, num_episodes=0, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_parts_are_apart_and_share_the_statistics_of_training(run: Path) -> None:
     parts = {path.name.split("-")[2]: Episodes.open(path) for path in (run / "datasets").glob("rt1*")}
     assert {name: len(some) for name, some in parts.items()} == {"training": 20, "validation": 2, "test": 10}

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from tiny import tabletop
 from trimtab import forecast
 from trimtab.core.values import NoiseLevel, Prediction
 from trimtab.data.clips import Clips
+from trimtab.data.episodes import Episodes
 from trimtab.recipes import _continuations, _planning
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import encoder
+from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION, encoder
 from trimtab.recipes._planning_scales import Scale
 from trimtab.recipes.score_alignment import (
     SAID,
@@ -94,12 +96,18 @@ def test_it_is_drawn(tmp_path: Path, held: Held) -> None:
 def test_models_are_compared_end_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prior, few = tabletop.prior(), tabletop.dots(tmp_path / "dots")
+    prior, few, asked = tabletop.prior(), tabletop.dots(tmp_path / "dots"), dict[str, Any]()
+
+    def recorded(**settings: Any) -> Episodes:
+        asked.update(settings)
+        return few
+
     prior.save(tmp_path / "prior.safetensors")
     monkeypatch.setattr(forecast, "TRIED", 1)
     monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
-    monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
-    monkeypatch.setitem(_planning.SCALES, "smoke", Scale(teraflops=0.02, batch_size=2))
+    monkeypatch.setattr(_continuations, "metaworld_episodes", recorded)
+    size = Scale(teraflops=0.02, batch_size=2, action_repeat=2, max_steps=200)
+    monkeypatch.setitem(_planning.SCALES, "smoke", size)
     score_alignment(
         num_levels=3, num_clips=4, prior=str(tmp_path / "prior.safetensors"), datasets=tmp_path,
         planning=tmp_path / "planning", output=tmp_path / "out",
@@ -114,3 +122,6 @@ def test_models_are_compared_end_to_end(
     assert (tmp_path / "planning" / "trainings" / "in-domain-0-0").is_dir()
     assert (tmp_path / "out" / "score_alignment.png").stat().st_size > 1000
     assert "shuffled text less own text" in capsys.readouterr().out
+    assert (asked["tasks"], asked["seed"]) == (VALIDATION, FIRST_VALIDATION)
+    assert (asked["action_repeat"], asked["max_episode_steps"]) == (2, 200)
+    assert asked["output"] == tmp_path / "metaworld-validation-2x200"

@@ -66,6 +66,7 @@ class InverseDynamics(nn.Module):
             raise ValueError(
                 f"dim and width are at least 1, and frame_size is a multiple of 8, not {dim}, {width} and {frame_size}"
             )
+        self.named = encoder if isinstance(encoder, str) else None
         self.encoder = chosen(encoder, weights)
         if isinstance(self.encoder, nn.Module):
             self.encoder.eval().requires_grad_(False)
@@ -136,10 +137,13 @@ class InverseDynamics(nn.Module):
         return self(before, after).clamp(-1, 1)
 
     def save(self, path: Path, **facts: Any) -> None:
-        """Write the trained part, atomically; with it, by what the frozen encoder is recognised, and facts, plain values."""
+        """Write the trained part, atomically; with it, by what the frozen encoder is recognised, and facts, plain values.
+
+        Of the encoder only its name is kept, if it was given by name.
+        """
         trained = {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
         recognise = None if self.encoder is None else self._recognise()
-        storage.write(path, trained, {**self.settings, "recognise": recognise, "facts": facts})
+        storage.write(path, trained, {**self.settings, "encoder": self.named, "recognise": recognise, "facts": facts})
 
     def _recognise(self) -> float:
         """A number that another encoder would hardly give: the size of its features of one picture, the later the heavier.
@@ -152,18 +156,24 @@ class InverseDynamics(nn.Module):
         return float((features * torch.linspace(0, 1, len(features)).to(features)).norm())
 
 
-def load(path: Path, encoder: str | Encoder | None = EMBEDDED, weights: Path | None = None) -> InverseDynamics:
+def load(path: Path, encoder: str | Encoder | None = None, weights: Path | None = None) -> InverseDynamics:
     """The model that `save` wrote, in eval mode, behind the encoder that it was trained with, if it was with any.
 
-    The encoder and its weights are named as when the model was made.
+    Args:
+        path: of the file.
+        encoder: as when the model was made; by default that which the file names, or the embedded one if it names none.
+        weights: as when the model was made.
 
     Raises:
-        ValueError: the file is damaged or something else, or the encoder is another.
+        ValueError: the file is damaged or something else; the encoder is another; or weights are missing, or not asked for.
+        FileNotFoundError: there is no file of weights, or the package that carries the embedded encoder's is missing.
     """
     trained, settings = storage.read(path)
     if "recognise" not in settings:
         raise ValueError(f"{path} holds no inverse dynamics; train it with `trimtab inverse-dynamics`")
-    expected, _ = settings.pop("recognise"), settings.pop("facts", {})
+    expected, named, _ = settings.pop("recognise"), settings.pop("encoder", None), settings.pop("facts", {})
+    if encoder is None:
+        encoder = named or EMBEDDED
     model = InverseDynamics(**settings, encoder=None if expected is None else encoder, weights=weights)
     if expected is not None and not math.isclose(found := model._recognise(), expected, rel_tol=1e-3):
         raise ValueError(

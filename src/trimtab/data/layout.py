@@ -88,7 +88,10 @@ def find(folder: Path) -> None:
         raise DamagedEpisodes(
             f"{folder} is no finished set: {PROVENANCE_PATH} is missing; record it again or restore it"
         )
-    raise FileNotFoundError(f"no episodes at {folder}; record them first (`trimtab record-procgen --help`)")
+    raise FileNotFoundError(
+        f"no episodes at {folder}; write them there first, by `trimtab record-procgen`, `record-metaworld`, `record-dmc` or "
+        "`import-rlds`"
+    )
 
 
 def verify(folder: Path) -> None:

@@ -18,7 +18,7 @@ from trimtab.metrics.i3d import I3D, with_context
 from trimtab.metrics.intervals import Interval
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import ACTION_REPEAT, FIRST_VALIDATION, LINGER, MAX_STEPS, VALIDATION, encoder
+from trimtab.recipes._metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, SIZE, encoder
 from trimtab.recipes.record_metaworld import metaworld_episodes
 
 PART = 16
@@ -38,6 +38,7 @@ def expert_clips(
     words: Callable[[Sequence[str]], Tensor] | None = None,
     action_repeat: int = ACTION_REPEAT,
     max_steps: int = MAX_STEPS,
+    size: int = SIZE,
 ) -> Held:
     """Clips of the experts at these tasks, in the robot's look, from start states of their own, with their texts.
 
@@ -48,7 +49,7 @@ def expert_clips(
         first_start: the seed of the first start state.
         folder: of the recorded set.
         words: the texts as token states; those of the task alone by default.
-        action_repeat, max_steps: of the environment.
+        action_repeat, max_steps, size: of the environment.
     """
     episodes = metaworld_episodes(
         tasks=tuple(tasks),
@@ -56,17 +57,12 @@ def expert_clips(
         seed=first_start,
         action_repeat=action_repeat,
         max_episode_steps=max_steps,
+        size=size,
         linger=LINGER,
         output=folder,
     )
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=words or encoder())
     return Held.of(clips, clips.evenly(num_clips, per_level=None))
-
-
-def validation_clips(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:
-    """Clips of the experts at the validation tasks."""
-    folder = datasets / "metaworld-validation"
-    return expert_clips(prior, VALIDATION, num_clips, first_start=FIRST_VALIDATION, folder=folder)
 
 
 @torch.no_grad()

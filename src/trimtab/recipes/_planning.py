@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from trimtab.core.contracts import Denoiser
 from trimtab.core.values import Video
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
-from trimtab.environments.metaworld import MetaWorld
+from trimtab.environments.metaworld import MetaWorld, check_scene
 from trimtab.forecast import fit_or_forecast, operations_per_step
 from trimtab.metrics.intervals import mean_interval
 from trimtab.networks import storage
@@ -31,7 +31,7 @@ from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN, TRAININGS, Adaptation, Training
 from trimtab.recipes._continuations import continued, expert_clips, video_distance
 from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes._metaworld import SEEN, VALIDATION, demonstrations, place
+from trimtab.recipes._metaworld import SEEN, SIZE, VALIDATION, demonstrations, place
 from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.training import Budget
@@ -70,14 +70,16 @@ class Bench:
         prior: that is adapted.
         size: how much of everything.
         reader: inverse dynamics, a file.
-        random_share: of the demonstrations' actions.
+        random_share: of the demonstrations' actions, 0 to 1, that are random.
         datasets: where recorded episodes are kept.
         output: run folder.
+        reader_weights: of the reader's encoder, a file, if it was trained with one that needs it.
         episodes: demonstrations to train on, in place of the usual ones.
         adaptations: by name, with the guidance and strength that they are used with.
 
     Raises:
-        ValueError: the prior hears no text.
+        ValueError: the prior hears no text, imagines fewer frames than are asked for, or such as MetaWorld does not show;
+            or the share is out of range.
     """
 
     prior: PixelUNet
@@ -86,6 +88,7 @@ class Bench:
     random_share: float
     datasets: Path
     output: Path
+    reader_weights: Path | None = None
     episodes: Episodes | None = None
     adaptations: Mapping[str, Adaptation] = field(default_factory=ADAPTATIONS.copy)
 
@@ -94,6 +97,14 @@ class Bench:
             raise ValueError(
                 "what is planned is told in words, and this prior hears no text; pass one that does, such as tabletop"
             )
+        if not 0 <= self.random_share <= 1:
+            raise ValueError(f"random_share is 0 (only the expert's actions) to 1 (none), got {self.random_share}")
+        if self.size.horizon > (most := self.prior.num_frames):
+            raise ValueError(
+                f"this prior imagines up to {most} frames, got a horizon of {self.size.horizon}; ask for fewer, or pass "
+                "a prior of longer clips"
+            )
+        check_scene(self.size.tasks, "close", self.side, self.size.action_repeat, self.size.max_steps)
 
     @classmethod
     def opened(
@@ -105,11 +116,27 @@ class Bench:
         planning: Path | None,
         teraflops: float | None,
         choices: Path = CHOICES,
+        reader_weights: Path | None = None,
     ) -> Bench:
         """That of `trimtab metaworld-planning` with these options, whose trainings are shared."""
         frozen, size = pixel_unet.load(prior), SCALES[scale].but({"teraflops": teraflops})
         folder = planning or Path(f"runs/metaworld-planning-{scale}")
-        return cls(frozen, size, reader, 0.0, datasets, folder, adaptations=chosen(choices, frozen, size))
+        return cls(
+            frozen, size, reader, 0.0, datasets, folder, reader_weights, adaptations=chosen(choices, frozen, size)
+        )
+
+    @cached_property
+    def side(self) -> int:
+        """Of the frames that the prior imagines, in pixels. Raises ValueError if they are not square."""
+        height, width = self.prior.codec.decode(torch.zeros(1, 1, *self.prior.frame_shape)).shape[-2:]
+        if height != width:
+            raise ValueError(f"MetaWorld shows square frames, and this prior's are {height} x {width}; pass another")
+        return height
+
+    @property
+    def scenery(self) -> dict[str, int]:
+        """How the robot acts, and how large it is seen, wherever it plays or is recorded."""
+        return {**self.size.pace, "size": self.side}
 
     def cell(self, task: str, method: str, seed: int) -> dict[str, Any]:
         """One method with one seed, trained if need be, planning one task from every start state."""
@@ -176,12 +203,11 @@ class Bench:
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What two cells must share to be compared. Raises ValueError if there are no inverse dynamics."""
+        """What two cells must share to be compared. Raises ValueError if there are no inverse dynamics that fit."""
         return {
             "prior": self.prior.fingerprint,
-            "reader": reading(self.reader, self.size.action_repeat)[1],
-            "sampler": f"{self.size.sample.__name__}, {self.size.num_steps} steps",
-            "temperature": self.size.temperature,
+            "reader": self.reading()[1],
+            **self.size.sampled,
             "num_plans": self.size.num_plans,
             "replan_every": self.size.replan_every,
             "horizon": self.size.horizon,
@@ -196,7 +222,7 @@ class Bench:
             return Expert(environment, self.size.replan_every), {}
         if method == TRUE_VIDEO:
             truth = Continuation(environment, self.size.horizon)
-            return VideoPlanner(truth, self.read, replan_every=self.size.replan_every), {}
+            return VideoPlanner(truth, self.reading()[0], replan_every=self.size.replan_every), {}
         how = self.adaptations[method]
         trained, facts = self.train(how.training, seed)
         return self.planner(how.denoiser(self.prior, trained), seed, how), facts
@@ -207,12 +233,11 @@ class Bench:
             denoiser, self.prior, self.sampler(how), encode=how.words(), horizon=self.size.horizon,
             num_plans=self.size.num_plans, seed=seed,
         )  # fmt: skip
-        return VideoPlanner(imagine, self.read, replan_every=self.size.replan_every)
+        return VideoPlanner(imagine, self.reading()[0], replan_every=self.size.replan_every)
 
-    @property
-    def read(self) -> Callable[..., torch.Tensor]:
-        """Two frames to the action between them."""
-        return reading(self.reader, self.size.action_repeat)[0]
+    def reading(self) -> tuple[Callable[..., torch.Tensor], str]:
+        """Two frames to the action between them, and a fingerprint. Raises ValueError if no inverse dynamics fit."""
+        return reading(self.reader, self.size.action_repeat, self.side, self.reader_weights)
 
     def successes(self, planner: VideoPlanner, first_start: int, num_starts: int) -> list[bool]:
         """From which start states of the validation tasks plans succeed, task by task."""
@@ -228,7 +253,7 @@ class Bench:
         return lambda denoiser, noise, given: sample(denoiser, temperature * noise, given)
 
     def scene(self, task: str, num_envs: int) -> MetaWorld:
-        return scene(task, num_envs, **self.size.pace)
+        return scene(task, num_envs, **self.scenery)
 
     def clips(
         self,
@@ -239,14 +264,13 @@ class Bench:
         how: Adaptation = ADAPTATIONS[IN_DOMAIN],
     ) -> Held:
         """Clips of the experts at these tasks, in the words of an adaptation."""
-        pace = self.size.pace
-        folder = place(self.datasets, name, **pace)
+        folder = place(self.datasets, name, **self.scenery)
         return expert_clips(
-            self.prior, tasks, num_clips, first_start=first_start, folder=folder, words=how.words(), **pace
+            self.prior, tasks, num_clips, first_start=first_start, folder=folder, words=how.words(), **self.scenery
         )
 
     def demonstrations(self) -> Episodes:
-        return demonstrations(self.random_share, self.datasets, **self.size.pace)
+        return demonstrations(self.random_share, self.datasets, **self.scenery)
 
     def train(self, name: str | None, seed: int, *, dry_run: bool = False) -> tuple[Any, dict[str, Any]]:
         """What a method needs trained, and the facts of its training; both are kept in the run folder.
@@ -313,23 +337,54 @@ class Bench:
 
 
 @cache
-def scene(task: str, num_envs: int, action_repeat: int, max_steps: int) -> MetaWorld:
+def scene(task: str, num_envs: int, action_repeat: int, max_steps: int, size: int) -> MetaWorld:
     """The robot at a task; built once, as that takes a second a copy."""
-    return MetaWorld(task, num_envs, action_repeat=action_repeat, max_episode_steps=max_steps)
+    return MetaWorld(task, num_envs, size=size, action_repeat=action_repeat, max_episode_steps=max_steps)
 
 
 @cache
-def reading(path: Path, action_repeat: int) -> tuple[Callable[..., torch.Tensor], str]:
+def reading(
+    path: Path, action_repeat: int, side: int = SIZE, weights: Path | None = None
+) -> tuple[Callable[..., torch.Tensor], str]:
     """Inverse dynamics from their file, and a fingerprint of it.
 
-    Raises ValueError if there is none, or if it was trained where an action is held for another number of steps.
+    Args:
+        path: of the file.
+        action_repeat: for how many of the simulator's steps an action is held between two frames.
+        side: of the frames, in pixels.
+        weights: of the encoder, a file, if they were trained with one whose weights no package carries.
+
+    Raises:
+        ValueError: there are none; they learned another pace, several, or frames of another size; or weights are missing,
+            or not asked for.
+        FileNotFoundError: there is no file of weights.
     """
     if not path.is_file():
         raise ValueError(f"no inverse dynamics in {path}; train them first: trimtab inverse-dynamics")
-    weights, config = storage.read(path)
-    if (known := config.get("facts", {}).get("action_repeat") or action_repeat) != action_repeat:
+    trained, config = storage.read(path)
+    known, seen = config.get("facts", {}).get("action_repeat", action_repeat), config.get("frame_size", side)
+    again = f"trimtab inverse-dynamics --action-repeat {action_repeat} --max-steps .. --size {side} --output .."
+    if known is None:
+        raise ValueError(
+            f"{path} was trained on sets of different paces, so that nobody knows what an action of it is worth; train it "
+            f"on sets of one pace: {again}"
+        )
+    if known != action_repeat:
         raise ValueError(
             f"{path} reads what was done in {known} steps of the simulator, and here an action is held for {action_repeat}; "
-            f"pass one of that pace: trimtab inverse-dynamics --action-repeat {action_repeat} --max-steps .. --output .."
+            f"pass one of that pace: {again}"
         )
-    return inverse_dynamics.load(path).act, storage.checksum(weights, config)[:16]
+    if seen != side:
+        raise ValueError(
+            f"{path} reads frames of {seen} x {seen}, and the prior's are {side} x {side}; pass one of that size: {again}"
+        )
+    encoder = config.get("encoder")
+    if encoder in inverse_dynamics.ABSENT and weights is None:
+        raise ValueError(
+            f"{path} sees by {encoder}, whose weights no package carries; pass their file as --reader-weights"
+        )
+    if encoder not in inverse_dynamics.ABSENT and weights is not None:
+        raise ValueError(
+            f"{path} names no encoder that needs weights; leave out --reader-weights, or train a reader with such an encoder"
+        )
+    return inverse_dynamics.load(path, weights=weights).act, storage.checksum(trained, config)[:16]

@@ -12,7 +12,7 @@ from trimtab.core.values import Video
 from trimtab.diffusion import sampling
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, NORMALISED, PAPER, Adaptation
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, SEEN, TEMPERATURE
+from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, NOVEL_OF_THE_PAPER, SEEN, TEMPERATURE
 from trimtab.recipes._planning_report import TRUTHS
 
 
@@ -39,6 +39,9 @@ class Scale:
         lengths: predicted frames of a training step, in turn: mostly as many as a plan has, at times a whole clip, as
             videos are judged.
         adaptations: by name, with the guidance and strength that they are used with unless others are chosen.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     tasks: Sequence[str] = (*SEEN, *NOVEL)
@@ -59,14 +62,32 @@ class Scale:
     lengths: Sequence[int] = (1, 2, 4, 4, 4, 8)
     adaptations: Mapping[str, Adaptation] = field(default_factory=lambda: ADAPTATIONS)
 
+    def __post_init__(self) -> None:
+        for name in ("num_seeds", "num_starts", "num_clips", "num_steps", "num_plans"):
+            if (count := getattr(self, name)) < 1:
+                raise ValueError(f"{name} is at least 1, got {count}; leave it out for the scale's own")
+        if not self.teraflops > 0:
+            raise ValueError(f"teraflops are above 0, got {self.teraflops}; leave them out for the scale's own")
+        if not 1 <= self.replan_every <= self.horizon:
+            raise ValueError(
+                f"of a plan of {self.horizon} frames 1 to {self.horizon} actions can be played, got replan_every "
+                f"{self.replan_every}; imagine more frames (horizon), or play fewer"
+            )
+        sampling.known_temperature(self.temperature)
+
     def but(self, own: Mapping[str, Any]) -> Scale:
-        """With these in place of its own, where they are given."""
+        """With these in place of its own, where they are given. Raises ValueError if one is out of range."""
         return replace(self, **{name: value for name, value in own.items() if value is not None})
 
     @property
     def pace(self) -> dict[str, int]:
         """At which the robot acts, and for how long."""
         return {"action_repeat": self.action_repeat, "max_steps": self.max_steps}
+
+    @property
+    def sampled(self) -> dict[str, Any]:
+        """How videos are sampled, in the protocol of a cell."""
+        return {"sampler": f"{self.sample.__name__}, {self.num_steps} steps", "temperature": self.temperature}
 
     @property
     def novel(self) -> tuple[str, ...]:
@@ -77,7 +98,7 @@ SCALES = {
     "smoke": Scale(num_seeds=1, num_starts=4, teraflops=40.0),
     "tiny": Scale(),
     "paper": Scale(
-        tasks=("button-press", "window-open", "door-close", "door-open", "coffee-push", "soccer"),  # those that are named
+        tasks=("button-press", "window-open", *NOVEL_OF_THE_PAPER),
         methods=(*TRUTHS, *NORMALISED[: -len(AS_WRITTEN)], *AS_WRITTEN),
         num_starts=30, teraflops=1e6, sample=sampling.ddim, num_steps=25, replan_every=1, horizon=8, action_repeat=2,
         max_steps=200, lengths=(8,), temperature=1.0, adaptations=PAPER,
@@ -86,9 +107,12 @@ SCALES = {
 
 
 def chosen(path: Path, prior: PixelUNet, size: Scale) -> dict[str, Adaptation]:
-    """A scale's adaptations, with what was chosen for them beside this prior, at this pace; the others stay as they are."""
+    """A scale's adaptations, with what was chosen for them beside this prior; the others stay as they are.
+
+    What was chosen at another pace, or of videos that were sampled otherwise, is not taken; how long was trained may differ.
+    """
     found = json.loads(path.read_text()) if path.exists() else {}
-    ours = {"prior": prior.fingerprint, **size.pace}
+    ours = {"prior": prior.fingerprint, **size.pace, **size.sampled}
     return {
         name: replace(how, guidance=found[name]["guidance"], strength=found[name]["strength"], chosen=True)
         if name in found and ours.items() <= found[name]["protocol"].items()

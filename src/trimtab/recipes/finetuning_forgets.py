@@ -50,6 +50,7 @@ def finetuning_forgets(
     seed: int = 0,
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    reader_weights: Path | None = None,
     choices: Path = CHOICES,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
@@ -72,7 +73,9 @@ def finetuning_forgets(
         seed: of the trainings, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
-        choices: the guidance that `trimtab metaworld-sweep` chose, from other start states, a file.
+        reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
+        choices: the guidance that `trimtab metaworld-sweep` chose beside this prior, from other start states, for plans that
+            are made and sampled as at this scale, a file.
         dry_run: only say what each finetuning will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained on the whole set, or in which it will find it; by
@@ -81,9 +84,10 @@ def finetuning_forgets(
         output: run folder; finetuning_forgets.png and finetuning_forgets.json in it are the result.
     """
     counts = {"num_starts": num_starts, "num_clips": num_clips, "seed": seed}
-    settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "reader": reader, "choices": choices}
-    record_settings(output, "finetuning-forgets", settings)  # more numbers of demonstrations may be asked for later
-    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices)
+    settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "choices": choices}
+    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices, reader_weights)
+    # More numbers of demonstrations may be asked for later.
+    record_settings(output, "finetuning-forgets", {**settings, "reader": reader, "reader_weights": reader_weights})
     if dry_run:
         bench.train(ADAPTATIONS[METHOD].training, seed, dry_run=True)  # all are of one length
         return
@@ -126,14 +130,14 @@ def guided(bench: Bench, denoiser: Denoiser) -> Denoiser:
 
 def demonstrated(bench: Bench, tasks: tuple[str, ...], number: int) -> Episodes:
     """The first so many of the demonstrations of each of these tasks, in the robot's look."""
-    pace = bench.size.action_repeat, bench.size.max_steps
     return metaworld_episodes(
         tasks=tasks,
         num_episodes=number,
-        action_repeat=pace[0],
-        max_episode_steps=pace[1],
+        action_repeat=bench.size.action_repeat,
+        max_episode_steps=bench.size.max_steps,
+        size=bench.side,
         linger=LINGER,
-        output=place(bench.datasets, f"shown-{len(tasks)}x{number}", *pace),
+        output=place(bench.datasets, f"shown-{len(tasks)}x{number}", **bench.scenery),
     )
 
 

@@ -28,7 +28,7 @@ from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._degraded import degrade
 from trimtab.recipes._held import sampler
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, play
+from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, SIZE, play
 from trimtab.recipes._metaworld import encoder as text_encoder
 from trimtab.recipes._pairs import ACTION, Pairs, Part, commanded, divided, errors, moved, pair
 from trimtab.training import Budget, record_settings
@@ -53,6 +53,7 @@ def inverse_dynamics(
     num_episodes: int = 24,
     action_repeat: int = ACTION_REPEAT,
     max_steps: int = MAX_STEPS,
+    size: int = SIZE,
     held_out: float = 0.1,
     num_steps: int = 4000,
     batch_size: int = 64,
@@ -80,6 +81,7 @@ def inverse_dynamics(
         action_repeat: for how many of the simulator's 1/80 seconds an action is held, in what is recorded; plans are made at
             the pace that the reader knows.
         max_steps: actions in an episode of it.
+        size: of a frame of it, 64 or 128 pixels, as many as those of the prior that plans are made with.
         held_out: the share of the episodes that it is measured on.
         num_steps: optimizer steps.
         batch_size: pairs of frames a step.
@@ -102,15 +104,14 @@ def inverse_dynamics(
     settings = {name: value for name, value in locals().items() if name != "dry_run"}
     record_settings(output, "inverse-dynamics", settings)
     episodes = [Episodes.open(path) for path in data] or play(
-        Path("datasets"), num_episodes, action_repeat=action_repeat, max_steps=max_steps
+        Path("datasets"), num_episodes, action_repeat=action_repeat, max_steps=max_steps, size=size
     )
     train, test = divided(episodes, held_out, seed)
     done = (moved if learn == "motion" else commanded)(episodes)
     torch.manual_seed(seed)
-    size = episodes[0].frames.shape[1]
     prior = None if imagined is None else pixel_unet.load(imagined)
     held = None if prior is None else clips_for(prior, test)
-    model = InverseDynamics(len(ACTION), size, width, encoder, encoder_weights)
+    model = InverseDynamics(len(ACTION), episodes[0].frames.shape[1], width, encoder, encoder_weights)
     run = fit_or_forecast(
         dry_run, Reading(model, train, done, shift, WITHHELD, seed, degraded), train, Budget(steps=num_steps), folder=output,
         title="inverse dynamics",
@@ -120,8 +121,7 @@ def inverse_dynamics(
     if run is None:
         return
     model = model.cpu()
-    repeats = {some.provenance.get("action_repeat") for some in episodes}
-    model.save(output / "inverse_dynamics.safetensors", action_repeat=repeats.pop() if len(repeats) == 1 else None)
+    model.save(output / "inverse_dynamics.safetensors", **pace_of(episodes))
     read, actions = answers(model, test, done)
     mean = train.mean_action(done)
     found = errors(read, actions, mean, torch.from_numpy(test.episodes))
@@ -139,6 +139,14 @@ def inverse_dynamics(
     print(table(found))
     for frames, figures in generated.items():
         print(f"\n{frames}\n{table(figures)}")
+
+
+def pace_of(episodes: Sequence[Episodes]) -> dict[str, int | None]:
+    """For how many steps of the simulator an action is held: None if the sets differ, nothing if none of them says it."""
+    repeats = {some.provenance.get("action_repeat") for some in episodes}
+    if repeats == {None}:
+        return {}
+    return {"action_repeat": repeats.pop() if len(repeats) == 1 else None}
 
 
 class Reading(nn.Module):

@@ -11,13 +11,13 @@ from typing import Any, Literal
 from rich.console import Console
 
 from trimtab.core.files import write_whole
-from trimtab.diffusion.sampling import known_temperature
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
 from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN
+from trimtab.recipes._metaworld import PLAYED, SEEN
 from trimtab.recipes._planning import Bench, cell_name
 from trimtab.recipes._planning_report import TRUTHS, Results, check_alike, name_of, settings, shared, write_report
-from trimtab.recipes._planning_scales import SCALES, chosen
+from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.training import record_settings
 
 
@@ -35,8 +35,10 @@ def metaworld_planning(
     temperature: float | None = None,
     num_plans: int | None = None,
     replan_every: int | None = None,
+    horizon: int | None = None,
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    reader_weights: Path | None = None,
     choices: Path = CHOICES,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
@@ -52,7 +54,8 @@ def metaworld_planning(
         scale: smoke has one seed and four start states, tiny three and ten; paper has the tasks that arXiv 2504.15369 names,
             its pace, step limit, sampling, replanning and weights that are not normalised, for GPUs, a prior of its size,
             and inverse dynamics that were trained at its pace.
-        methods: only these, or more; a composition "as written" is not normalised.
+        methods: only these, or more; a composition "as written" is not normalised. By default the scale's, and with random
+            actions only those of them that train something, as the others see no demonstrations.
         tasks: only these, or others of MetaWorld's; those that no demonstration shows count as novel.
         seeds: only these, of weights and batches.
         random_share: of the demonstrations' actions, 0 to 1, that are random instead of the expert's.
@@ -63,11 +66,13 @@ def metaworld_planning(
         temperature: the noise that a video starts from is scaled by it, 0 to 1, instead of the scale's.
         num_plans: videos that are imagined at once, of which the one is followed whose actions are nearest to the mean, so
             that it takes three to choose; instead of the scale's.
-        replan_every: actions that are played of a plan, instead of the scale's.
+        replan_every: actions that are played of a plan, from 1 to all of it, instead of the scale's.
+        horizon: frames that are imagined of a plan, up to the prior's clip length, instead of the scale's.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
-        choices: guidance and strength that `trimtab metaworld-sweep` chose beside this prior and at this pace, a file; a
-            method that it did not choose for has its usual ones.
+        reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
+        choices: guidance and strength that `trimtab metaworld-sweep` chose beside this prior, at this pace, for the same
+            sampler, steps and temperature, a file; a method that it did not choose for so has its usual ones.
         dry_run: only say what the trainings will need in memory, time and disk.
         datasets: where recorded episodes are kept.
         output: run folder, by default runs/metaworld-planning-<scale>; report.html in it is the result.
@@ -75,26 +80,32 @@ def metaworld_planning(
     """
     own = {
         "teraflops": teraflops, "num_starts": num_starts, "num_clips": num_clips, "num_steps": num_steps,
-        "temperature": temperature, "num_plans": num_plans, "replan_every": replan_every,
+        "temperature": temperature, "num_plans": num_plans, "replan_every": replan_every, "horizon": horizon,
     }  # fmt: skip
     size, output = SCALES[scale].but(own), output or Path(f"runs/metaworld-planning-{scale}")
     cells = cells or output / "cells"
-    known_temperature(size.temperature)  # before it is recorded as a setting
-    # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.
-    place = output / f"random-{round(100 * random_share)}" if random_share else output
-    of_all = {"scale": scale, **own, "prior": prior, "reader": reader, "choices": choices}
-    record_settings(place, "metaworld-planning", {**of_all, "random_share": random_share})
     for kind, names, known in (("methods", methods, (*TRUTHS, *ADAPTATIONS)), ("tasks", tasks, tuple(TEXTS))):
         if unknown := [name for name in names or () if name not in known]:
             raise ValueError(f"no {kind} {unknown}; there are: {', '.join(known)}")
     frozen, console = pixel_unet.load(prior), Console()
-    bench = Bench(frozen, size, reader, random_share, datasets, output, adaptations=chosen(choices, frozen, size))
-    names = size.methods if methods is None else methods
+    bench = Bench(
+        frozen, size, reader, random_share, datasets, output, reader_weights, adaptations=chosen(choices, frozen, size)
+    )  # which refuses what has no sense before it is recorded as a setting
+    # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.
+    place = output / f"random-{round(100 * random_share)}" if random_share else output
+    of_all = {"scale": scale, **own, "prior": prior, "reader": reader, "reader_weights": reader_weights}
+    record_settings(place, "metaworld-planning", {**of_all, "choices": choices, "random_share": random_share})
+    names = methods_of(size, random_share) if methods is None else methods
     trained = {name: ADAPTATIONS[name].training for name in names if name in ADAPTATIONS}
     if dry_run:
         for training in dict.fromkeys(trained.values()):
             bench.train(training, 0, dry_run=True)
         return
+    bench.reading()  # refused before hours are spent, if no reader fits
+    if played := [task for task in tasks or () if task in PLAYED and task not in SEEN]:
+        console.print(
+            f"The usual reader has seen {', '.join(played)} done at play, so that success there says less of what is novel."
+        )
     for cell in (*cells_in(cells), *cells_in(cells / "videos"), *cells_in(cells / "losses")):
         expected = bench.record(cell["method"])  # before hours are spent on what could not stand beside it
         for part in (shared, settings):
@@ -138,6 +149,12 @@ def metaworld_planning(
     results = Results(cells_in(cells), cells_in(cells / "videos"), cells_in(cells / "losses"))
     report = write_report(output / "report.html", results, pictures=output / "pictures")
     console.print(f"open {report.resolve()}")
+
+
+def methods_of(size: Scale, random_share: float) -> list[str]:
+    """A scale's methods; of demonstrations with random actions only those that learn from them."""
+    learning = {name for name, how in ADAPTATIONS.items() if how.training}
+    return [name for name in size.methods if not random_share or name in learning]
 
 
 def cells_in(folder: Path) -> list[dict[str, Any]]:

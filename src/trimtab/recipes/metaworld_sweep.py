@@ -45,6 +45,7 @@ def metaworld_sweep(
     seed: int = 0,
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    reader_weights: Path | None = None,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path | None = None,
@@ -69,6 +70,7 @@ def metaworld_sweep(
         seed: of the trainings, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
+        reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         dry_run: only say what the trainings will need in memory, time and disk, where they are not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
@@ -84,9 +86,10 @@ def metaworld_sweep(
     if num_samples < 2:
         raise ValueError(f"a spread is that of 2 samples or more, not {num_samples}")
     counts = {"num_starts": num_starts, "num_clips": num_clips, "num_samples": num_samples, "seed": seed}
-    settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "reader": reader}
-    record_settings(output, "metaworld-sweep", settings)  # more methods, guidances and strengths may be tried later
-    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops)
+    settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior}
+    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, reader_weights=reader_weights)
+    # More methods, guidances and strengths may be tried later.
+    record_settings(output, "metaworld-sweep", {**settings, "reader": reader, "reader_weights": reader_weights})
     if dry_run:
         for training in dict.fromkeys(ADAPTATIONS[name].training for name in methods):
             bench.train(training, seed, dry_run=True)

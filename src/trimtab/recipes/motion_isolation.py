@@ -57,7 +57,8 @@ def motion_isolation(
         teraflops: likewise, where it was not the scale's.
         seed: of its training, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
-        choices: the guidance that `trimtab metaworld-sweep` chose, from other start states, a file.
+        choices: the guidance that `trimtab metaworld-sweep` chose beside this prior, from other start states, for plans that
+            are made and sampled as at this scale, a file.
         dry_run: only say what its training will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
@@ -65,8 +66,8 @@ def motion_isolation(
         output: run folder; motion_isolation.png and motion_isolation.json in it are the result.
     """
     settings = {"num_clips": num_clips, "scale": scale, "teraflops": teraflops, "seed": seed}
-    record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices})
     bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops, choices)  # nothing is planned or read
+    record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices})
     customised = bench.adaptations[CUSTOMIZED]
     trained, _ = bench.train(customised.training, seed, dry_run=dry_run)
     if dry_run:

@@ -97,7 +97,7 @@ def rt1_benchmark(
         seeds: only these, of weights and batches.
         teraflops: operations of one training, in 10^12, instead of the scale's.
         num_clips: test clips, instead of the scale's.
-        num_episodes: to train on, instead of the scale's.
+        num_episodes: to train on, one or more, instead of the scale's.
         num_steps: sampling steps a clip, instead of the scale's.
         batch_size: clips in a training step, instead of the scale's.
         prior: the name of a prior that ships with the package, or the path of one that `PixelUNet.save` wrote. None that
@@ -113,6 +113,8 @@ def rt1_benchmark(
         cells: the folder of the cells, by default `cells` in the output.
     """
     own = {"teraflops": teraflops, "num_clips": num_clips, "num_steps": num_steps, "batch_size": batch_size}
+    if num_episodes is not None and num_episodes < 1:
+        raise ValueError(f"num_episodes is at least 1, got {num_episodes}; leave it out for the scale's own")
     output = output or Path(f"runs/rt1-benchmark-{scale}")
     settings = {"folder": folder, "scale": scale, **own, "num_episodes": num_episodes, "prior": prior, "judge": judge}
     record_settings(output, "rt1-benchmark", settings)
@@ -121,7 +123,8 @@ def rt1_benchmark(
     remedy = "pass another as --judge, or none"
     judge_file = None if judge is None else checked_judge(judge, FRAMES[scale], len(ACTION), remedy)
     size = SCALES[scale].but({**own, "trainings": trainings_beside(frozen, scale)})
-    sets = imported(folder, num_episodes or EPISODES[scale], size, FRAMES[scale], datasets)
+    num_episodes = EPISODES[scale] if num_episodes is None else num_episodes
+    sets = imported(folder, num_episodes, size, FRAMES[scale], datasets)
     if judge_file is not None:
         check_units(judge_file, sets[0])
     domain = robot(

@@ -21,8 +21,8 @@ from trimtab.data.clips import spread
 from trimtab.diffusion import sampling
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._continuations import validation_clips
 from trimtab.recipes._held import Held
+from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION
 from trimtab.recipes._planning import Bench
 from trimtab.recipes.tabletop_prior_card import told
 from trimtab.training import record_settings
@@ -68,12 +68,12 @@ def score_alignment(
         output: run folder; score_alignment.png and score_alignment.json in it are the result.
     """
     settings = {"num_levels": num_levels, "num_clips": num_clips, "scale": scale, "teraflops": teraflops, "seed": seed}
-    record_settings(output, "score-alignment", {**settings, "prior": prior})
     bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops)  # nothing is planned or read
+    record_settings(output, "score-alignment", {**settings, "prior": prior})
     trained, _ = bench.train("in-domain", seed, dry_run=dry_run)
     if dry_run:
         return
-    held = validation_clips(bench.prior, num_clips, bench.datasets)
+    held = bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)
     indices = spread(bench.prior.schedule.num_levels, num_levels)
     found = alignment(bench.prior, trained, held, indices.tolist(), seed)
     levels = bench.prior.schedule.level(torch.from_numpy(indices)).sigma.tolist()

@@ -65,6 +65,7 @@ def score_voices(
     seed: int = 0,
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    reader_weights: Path | None = None,
     choices: Path = CHOICES,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
@@ -84,7 +85,9 @@ def score_voices(
         seed: of its training, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
-        choices: guidance and strength that `trimtab metaworld-sweep` chose, a file.
+        reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
+        choices: guidance and strength that `trimtab metaworld-sweep` chose beside this prior, for plans that are made and
+            sampled as at this scale, a file.
         dry_run: only say what the in-domain model's training will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
@@ -92,9 +95,9 @@ def score_voices(
         output: run folder; score_voices.png and score_voices.json in it are the result.
     """
     counts = {"num_starts": num_starts, "num_clips": num_clips, "seed": seed}
-    settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "reader": reader, "choices": choices}
-    record_settings(output, "score-voices", settings)
-    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices)
+    settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "choices": choices}
+    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices, reader_weights)
+    record_settings(output, "score-voices", {**settings, "reader": reader, "reader_weights": reader_weights})
     trained, _ = bench.train("in-domain", seed, dry_run=dry_run)
     if dry_run:
         return
