@@ -53,6 +53,44 @@ def test_every_kind_is_read(tmp_path: Path) -> None:
         assert np.abs(found[lossy].astype(int) - video).mean() < bound
 
 
+def test_pictures_are_in_the_order_that_people_count_in(tmp_path: Path) -> None:
+    video = frames(time=12)
+    (tmp_path / "counted").mkdir()
+    for number, frame in enumerate(video):
+        Image.fromarray(frame).save(tmp_path / "counted" / f"take 2 frame {number}.png")
+    assert np.array_equal(read_videos(tmp_path)["counted"], video)
+    (tmp_path / "named").mkdir()
+    for name, frame in zip(("a.png", "a2.png", "a10.png", "b.png", "b01.png", "b1.png"), video, strict=False):
+        Image.fromarray(frame).save(tmp_path / "named" / name)
+    assert np.array_equal(read_videos(tmp_path)["named"], video[:6])
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda video: video / 255, "float64"),
+        (lambda video: np.concatenate([video, video[..., :1]], axis=-1), "uint8"),
+        (lambda video: np.concatenate([video, video[..., :1]], axis=-1).astype(np.float32) / 255, "float32"),
+        (lambda video: video[..., 0], "uint8"),
+        (lambda video: video[..., :1] / 255, "float64"),
+        (lambda video: video.astype(int), "int64"),
+    ],
+)
+def test_what_is_no_video_becomes_one_as_the_message_says(
+    change: Callable[[np.ndarray], np.ndarray], got: str, tmp_path: Path
+) -> None:
+    array = change(frames())
+    np.save(tmp_path / "clip.npy", array)
+    with pytest.raises(ValueError, match=rf"is \(time, height, width, 3\) uint8, got {got} ") as refused:
+        read_videos(tmp_path)
+    ways = str(refused.value).split("; ")[1:]
+    assert ("floats" in str(refused.value)) == got.startswith("float")
+    for way in ways:
+        array = eval(way.split(" by ")[1], {"np": np, "frames": array})  # noqa: S307
+    np.save(tmp_path / "clip.npy", array)
+    assert read_videos(tmp_path)["clip"].shape == frames().shape
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -127,6 +165,9 @@ def test_what_is_no_folder_of_videos_is_refused(tmp_path: Path) -> None:
         read_videos(tmp_path)
     np.savez(tmp_path / "floats.npz", one=frames() / 255)
     with pytest.raises(ValueError, match="uint8, got float64"):
+        read_videos(tmp_path)
+    np.savez(tmp_path / "floats.npz", one=frames()[:0])
+    with pytest.raises(ValueError, match="; save it so, with at least one frame"):
         read_videos(tmp_path)
     (tmp_path / "floats.npz").unlink()
     np.savez(tmp_path / "a.npz", twice=frames())

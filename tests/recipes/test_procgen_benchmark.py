@@ -2,25 +2,29 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from trimtab.core.files import write_whole
 from trimtab.core.values import Clip, Conditioning, Prediction
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
+from trimtab.metrics.intervals import seed_interval
 from trimtab.metrics.protocol import Evaluation
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.recipes import _coinrun
 from trimtab.recipes import procgen_benchmark as procgen_benchmark_recipe
 from trimtab.recipes import procgen_rollouts as rollouts
-from trimtab.recipes._benchmark import cells_in
+from trimtab.recipes._benchmark import Bench, cells_in
 from trimtab.recipes._benchmark_report import Words, horizons, write_report
 from trimtab.recipes._benchmark_results import ALIKE, Results, check_alike, check_budgets
+from trimtab.recipes._benchmark_tables import listed
 from trimtab.recipes._held import Held
 from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, SIZES, TRAININGS, VARIED
 from trimtab.recipes.procgen_benchmark import SCALES, procgen_benchmark
@@ -247,8 +251,10 @@ def test_the_models_dream_on(finished: Finished, monkeypatch: pytest.MonkeyPatch
     page = (run / "rollouts.html").read_text()
     assert all(f"{name} can be trusted for" in page for name in CHEAP)
     finished.again()  # now the benchmark's page says so, too
-    assert "AVID, seed 0, can be trusted for" in (run / "report.html").read_text()
-    assert horizons(run / "rollouts.json", "another prior") == []
+    page = (run / "report.html").read_text()
+    assert "AVID, seed 0, can be trusted for" in page
+    assert "frozen prior can be trusted for" in page
+    assert horizons(run / "cells" / "rollouts", "another prior") == []
     elsewhere = {"times": 2, "num_clips": 3, "benchmark": tmp_path, "datasets": finished.settings["datasets"]}
     shutil.copy(run / "settings.json", tmp_path)
     with pytest.raises(ValueError, match="no finished cell of seed 0"):
@@ -261,6 +267,176 @@ def test_the_models_dream_on(finished: Finished, monkeypatch: pytest.MonkeyPatch
     assert set(table.methods) - set(Evaluation.from_json((tmp_path / "rollouts.json").read_text()).methods) == {
         "AVID, small"
     }
+    shutil.rmtree(tmp_path / "cells" / "rollouts")
+    (tmp_path / "cells" / "frozen-prior-0.json").unlink()
+    with pytest.raises(
+        ValueError, match=r"there are cells of AVID, .* but not their models in .* make the cells there"
+    ):
+        rollouts.procgen_rollouts(**elsewhere)
+
+
+def test_the_seed_of_the_training_is_noted_beside_that_of_the_noise(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    record, seeds = rollouts.procgen_episodes, {"AVID, small": 0, "frozen prior": None}
+    monkeypatch.setattr(rollouts, "procgen_episodes", lambda **request: record(**{**request, "num_frames": 300}))
+    monkeypatch.setattr(rollouts, "rollout", lambda _denoiser, _prior, held, *_: held.clip.video.roll(1, 0))
+    for name in ("avid-small-0", "frozen-prior-0"):
+        (tmp_path / "cells").mkdir(exist_ok=True)
+        shutil.copy(finished.cells / f"{name}.json", tmp_path / "cells")
+    dream = partial(
+        rollouts.procgen_rollouts, times=1, num_clips=2, seed=1, benchmark=finished.folder / "run",
+        cells=tmp_path / "cells", datasets=tmp_path, output=tmp_path,
+    )  # fmt: skip
+    dream()
+    for path in (tmp_path / "cells" / "rollouts").iterdir():
+        notes = Evaluation.from_json(path.read_text()).protocol["notes"]
+        assert notes["seed"] == 1
+        assert [notes["training seed"]] == [seeds[name] for name in notes["trusted frames"]]
+    table = Evaluation.from_json((tmp_path / "rollouts.json").read_text())
+    assert table.protocol["notes"]["training seeds"] == seeds
+    monkeypatch.setattr(rollouts, "measured", lambda *_: pytest.fail("what was measured is kept"))
+    dream()
+
+
+def result(path: Path, **notes: Any) -> Path:
+    """A result of no clips."""
+    protocol = {"num_clips": 0, "levels": [], "clips": "", "metrics": {}, "left_out": {}, "intervals": {}}
+    path.write_text(Evaluation((), {**protocol, "num_predicted": 80, "notes": notes}).to_json())
+    return path
+
+
+def test_rollouts_are_said_to_be_of_the_training_that_they_are_of(tmp_path: Path) -> None:
+    facts = {"prior": "abc", "seed": 1}
+    result(tmp_path / "avid-noised-1.json", **facts, **{"training seed": 0, "trusted frames": {"AVID, noised": 12}})
+    result(tmp_path / "frozen-1.json", **facts, **{"training seed": None, "trusted frames": {"frozen prior": 11}})
+    older = result(tmp_path / "lora-1.json", **facts, **{"trusted frames": {"LoRA": 10}})
+    longer = "frames of a longer rollout."
+    assert horizons(tmp_path, "abc") == [
+        f"AVID, noised, seed 0, can be trusted for 12 of 80 {longer}",
+        f"frozen prior can be trusted for 11 of 80 {longer}",
+        f"LoRA can be trusted for 10 of 80 {longer}",
+    ]
+    assert rollouts.is_measured(older, facts)
+    assert not rollouts.is_measured(older, facts | {"sampler": "ddim"})
+    assert horizons(tmp_path / "none", "abc") == []
+
+
+def test_a_file_that_is_no_cell_is_named(tmp_path: Path) -> None:
+    result(tmp_path / "avid-0.json", method="AVID")
+    result(tmp_path / "frozen-prior-0.json", method="frozen prior")
+    assert [cell.protocol["notes"]["method"] for cell in cells_in(tmp_path)] == ["frozen prior", "AVID"]
+    magic = result(tmp_path / "magic-0.json", method="magic")
+    with pytest.raises(ValueError, match=r"magic-0\.json notes the method 'magic', .* AVID.*; move it away, or use"):
+        cells_in(tmp_path)
+    result(magic)
+    with pytest.raises(ValueError, match=r"magic-0\.json notes the method None"):
+        cells_in(tmp_path)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    magic.write_text("{}")
+    for read in (cells_in, partial(horizons, prior="abc"), lambda _: rollouts.is_measured(magic, {})):
+        with pytest.raises(ValueError, match=r"magic-0\.json: this is no result"):
+            read(tmp_path)
+
+
+class Unread:
+    """A `ClipSource` that nothing is read of."""
+
+    def draw(self, *_: Any) -> Any:
+        raise AssertionError
+
+    batch = draw
+
+
+def test_a_forecast_is_of_each_training_once_and_of_all_together(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[str] = []
+
+    def forecast(dry_run: bool, *_: Any, folder: Path, **__: Any) -> None:
+        assert dry_run
+        tried.append(folder.name)
+        needs = {"memory": len(tried) * 2**30, "seconds": 60.0, "steps": 10, "disk": 2**20}
+        write_whole(folder / "forecast.json", json.dumps(needs))
+
+    monkeypatch.setattr("trimtab.recipes._methods.fit_or_forecast", forecast)
+    monkeypatch.setattr("trimtab.recipes._methods.operations_per_step", lambda *_, **__: 1e12)
+    prior = pixel_unet.tiny()
+    domain = procgen_benchmark_recipe.coinrun(prior, tmp_path, "sticky", 50_000)
+    bench = Bench(prior, replace(domain, training=lambda _: Unread()), SCALES["tiny"], tmp_path, rate=lambda *_: 1e-3)
+    write_whole(tmp_path / "trainings" / "avid-0" / "config.json", "{}")  # it is trained
+    bench.run(CHEAP, (0, 1), tmp_path / "cells", dry_run=True)
+    assert tried == ["scratch-0", "avid-small-0", "avid-asked-0", "avid-1"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "5 trainings, one after another, will need: memory 4.00 GiB, time 5.0 minutes for 50 steps, disk 5 MiB" in said
+    )
+    assert said.endswith("sampling and measuring 9 cells comes on top")
+
+
+def test_seeds_are_listed_with_their_interval() -> None:
+    assert listed([0.13891, 0.13709]) == f"0.1389, 0.1371: {seed_interval([0.13891, 0.13709])}"
+
+
+def asked(monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Any]) -> dict[str, Any]:
+    """What would be recorded."""
+    request: dict[str, Any] = {}
+
+    def note(**settings: Any) -> None:
+        request.update(settings)
+        raise LookupError
+
+    for recipe in (_coinrun, rollouts):
+        monkeypatch.setattr(recipe, "procgen_episodes", note)
+    with pytest.raises(LookupError):
+        ask()
+    return request
+
+
+@pytest.mark.parametrize(
+    ("policy", "num_clips", "sets"),
+    [
+        ("sticky", 128, {"train-50000": (50_000, 200), "validation": (24_000, 48), "test": (24_000, 48)}),
+        ("sticky", 300, {"train-50000": (50_000, 200), "validation-300": (28_800, 48), "test-300": (28_800, 48)}),
+        (
+            "uniform",
+            300,
+            {
+                "train-50000-uniform": (50_000, 1000),
+                "validation-300-uniform": (600_000, 1000),
+                "test-300-uniform": (600_000, 1000),
+            },
+        ),
+    ],
+)
+def test_uniform_play_is_as_long_as_the_papers_and_sticky_play_as_it_was(
+    policy: Any, num_clips: int, sets: dict[str, tuple[int, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prior, found = pixel_unet.load("procgen"), {}
+    for ask in (
+        lambda: _coinrun.training_clips(prior, 50_000, tmp_path, policy),
+        lambda: _coinrun.validation(prior, num_clips, tmp_path, policy),
+        lambda: _coinrun.held_out(prior, num_clips, tmp_path, policy),
+    ):
+        request = asked(monkeypatch, ask)
+        assert request["policy"] == policy
+        name = request["output"].name.removeprefix("coinrun-")
+        found[name] = request["num_frames"], request["max_episode_frames"]
+    assert found == sets
+
+
+@pytest.mark.parametrize(
+    ("scale", "policy", "name"),
+    [("tiny", "sticky", "coinrun-test-80"), ("paper", "uniform", "coinrun-test-80-uniform")],
+)
+def test_rollouts_are_of_the_play_that_the_benchmark_is_of(
+    scale: str, policy: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = {"settings": {"scale": scale, "prior": "procgen", "num_steps": None}}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    request = asked(monkeypatch, lambda: rollouts.procgen_rollouts(benchmark=tmp_path, datasets=tmp_path))
+    assert (request["policy"], request["output"].name) == (policy, name)
 
 
 def test_only_other_sizes_are_points_of_the_curve_over_sizes(finished: Finished) -> None:
@@ -304,14 +480,14 @@ def test_figures_over_seeds_are_of_every_metric(finished: Finished, tmp_path: Pa
     assert found.listening("frozen prior") == "–"
     assert found.per_step("AVID", "LPIPS") == pytest.approx(other.figure("AVID", "LPIPS").per_step)
     page = write_report(
-        tmp_path / "page.html", [*cells, second], pictures=finished.folder / "run" / "pictures", methods=METHODS,
-        words=Words("title", "level", ("left",)),
+        tmp_path / "page.html", [*cells, second], pictures=finished.folder / "run" / "pictures",
+        rollouts=tmp_path / "rollouts", methods=METHODS, words=Words("title", "level", ("left",)),
     ).read_text()  # fmt: skip
     assert page.count("Across training seeds") == 3
     by_seed = (tmp_path / "table.md").read_text().split("\n\n")[3].splitlines()
     assert [line.split(" | ")[0] for line in by_seed] == ["| training seed by seed", "| ---", "| AVID"]
     value = f"{other.figure('AVID', 'LPIPS').overall.mean:.4g}"
-    assert f" {value}, {value} " in by_seed[2]
+    assert f" {value}, {value}: {found.across_seeds('AVID', 'LPIPS')} " in by_seed[2]
 
 
 def test_cells_of_two_budgets_are_not_put_into_one_table(finished: Finished) -> None:

@@ -5,6 +5,7 @@ Pictures and arrays are read exactly; what a codec lost is lost.
 
 from __future__ import annotations
 
+import re
 import struct
 import zipfile
 import zlib
@@ -19,9 +20,9 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 def read_videos(folder: Path) -> dict[str, np.ndarray]:
     """Every video in a folder, by name (without its ending), in the order of their names.
 
-    A video is a file (.mp4, .webm, .mkv, .avi, .mov, .gif), a folder of pictures in the order of their names, or an array
-    in an .npz or .npy file: (time, height, width, 3) uint8, or (video, time, height, width, 3) for many, which are named by
-    their number.
+    A video is a file (.mp4, .webm, .mkv, .avi, .mov, .gif), a folder of pictures in the order of their names, 2.png before
+    10.png, or an array in an .npz or .npy file: (time, height, width, 3) uint8, or (video, time, height, width, 3) for many,
+    which are named by their number.
 
     Returns:
         (time, height, width, 3) uint8 each.
@@ -40,7 +41,7 @@ def read_videos(folder: Path) -> dict[str, np.ndarray]:
             if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
                 raise ValueError(
                     f"{path}: a video is (time, height, width, 3) uint8, got {frames.dtype} {frames.shape}; "
-                    "floats in [0, 1] become it by (255 * frames).round()"
+                    f"{_way_out(frames)}"
                 )
             videos[name] = frames
     if not videos:
@@ -48,10 +49,32 @@ def read_videos(folder: Path) -> dict[str, np.ndarray]:
     return videos
 
 
+def _way_out(frames: np.ndarray) -> str:
+    """How an array that is no video becomes one."""
+    ways = []
+    if frames.ndim == 4 and frames.shape[3] == 4:
+        ways.append("RGBA becomes RGB by frames[..., :3]")
+    elif frames.ndim == 4 and frames.shape[3] == 1:
+        ways.append("grey becomes RGB by frames.repeat(3, axis=-1)")
+    elif frames.ndim == 3 and frames.shape[2] != 3:
+        ways.append("grey becomes RGB by np.stack([frames] * 3, axis=-1)")
+    if np.issubdtype(frames.dtype, np.floating):
+        ways.append("floats in [0, 1] become bytes by (255 * frames).round().astype(np.uint8)")
+    elif frames.dtype != np.uint8:
+        ways.append("whole numbers from 0 to 255 become bytes by frames.astype(np.uint8)")
+    return "; ".join(ways) or "save it so, with at least one frame"
+
+
+def _naturally(path: Path) -> tuple[list[str | int], str]:
+    """The key that sorts files as people count: numbers within their names are compared as numbers."""
+    parts = re.split(r"(\d+)", path.stem)  # text, digits, text, and so on
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], path.name
+
+
 def _read(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     """The videos of one entry of a folder; none for what is no video."""
     if path.is_dir():
-        pictures = [file for file in sorted(path.iterdir()) if file.suffix.lower() in PICTURES]
+        pictures = [file for file in sorted(path.iterdir(), key=_naturally) if file.suffix.lower() in PICTURES]
         if pictures:
             yield path.name, _same_size(path, [_pictures(file)[0] for file in pictures])
         return

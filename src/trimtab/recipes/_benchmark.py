@@ -23,6 +23,7 @@ from trimtab.core.files import write_whole
 from trimtab.core.values import Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
+from trimtab.forecast import Needs
 from trimtab.metrics.actions import JudgeFile
 from trimtab.metrics.evaluation import evaluate
 from trimtab.metrics.frames import Lpips
@@ -35,6 +36,7 @@ from trimtab.recipes._benchmark_results import check_alike, check_planned
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._inspection import Imaginer, listening_of, masks_of, under_every
 from trimtab.recipes._methods import METHODS, TRAININGS, Method, Training, slug
+from trimtab.recipes.compare import read_result
 from trimtab.recipes.procgen_prior import LENGTHS
 
 SHOWN = 6
@@ -138,7 +140,8 @@ class Bench:
         """Make the cells that are missing, of all the scale's methods and seeds or of these, and the report of all.
 
         Raises ValueError for a method that there is not, that is told what nobody says, or that no learning rate was chosen
-        for, and for cells of another prior, sampler, division of levels, budget or number of clips in the same folder.
+        for, and for cells of another prior, sampler, division of levels, budget or number of clips in the same folder, or
+        files in it that are no cells.
         """
         names, console = self.size.methods if methods is None else methods, Console()
         if unknown := [name for name in names if name not in self.methods]:
@@ -152,22 +155,48 @@ class Bench:
             check_planned(finished, self.teraflops, self.size.num_clips)
         for training in filter(None, (self.methods[name].training for name in names)):
             self.rate(training, self.size.trainings[training])  # refused now, and not when hours have passed
-        for seed in range(self.size.num_seeds) if seeds is None else seeds:
-            for name in names:
-                path = cells / f"{slug(name)}-{seed}.json"
-                if path.exists() or (seed and self.methods[name].is_made_once):
-                    continue
-                if dry_run:
-                    self.train(name, seed, dry_run=True)
-                    continue
-                console.rule(f"{name}, seed {seed}")
-                write_whole(path, self.cell(name, seed).to_json())
-        if not dry_run:
-            report = write_report(
-                self.output / "report.html", cells_in(cells, self.methods), pictures=self.output / "pictures",
-                methods=self.methods, words=self.domain.words,
-            )  # fmt: skip
-            console.print(f"open {report.resolve()}")
+        missing = (
+            (name, seed, path)
+            for seed in (range(self.size.num_seeds) if seeds is None else seeds)
+            for name in names
+            if not (path := cells / f"{slug(name)}-{seed}.json").exists()
+            and not (seed and self.methods[name].is_made_once)
+        )
+        if dry_run:
+            self.forecast([(name, seed) for name, seed, _ in missing])
+            return
+        for name, seed, path in missing:
+            console.rule(f"{name}, seed {seed}")
+            write_whole(path, self.cell(name, seed).to_json())
+        report = write_report(
+            self.output / "report.html", cells_in(cells, self.methods), pictures=self.output / "pictures",
+            rollouts=cells / "rollouts", methods=self.methods, words=self.domain.words,
+        )  # fmt: skip
+        console.print(f"open {report.resolve()}")
+
+    def forecast(self, missing: Sequence[tuple[str, int]]) -> None:
+        """Say what the trainings of these methods and seeds need, each tried with one seed, and what all need together."""
+        trainings: dict[str, dict[int, str]] = {}
+        for name, seed in missing:
+            training = self.methods[name].training
+            if training is not None and not (self.folder(training, seed) / checkpoints.CONFIG).exists():
+                trainings.setdefault(training, {})[seed] = name
+        needs: list[Needs] = []
+        for training, seeds in trainings.items():
+            seed, name = next(iter(seeds.items()))
+            self.train(name, seed, dry_run=True)
+            told = json.loads((self.folder(training, seed) / "forecast.json").read_text())
+            needs += [Needs(**told)] * len(seeds)
+        whole = Needs(
+            memory=max((some.memory for some in needs), default=0),
+            seconds=sum(some.seconds for some in needs),
+            steps=sum(some.steps for some in needs),
+            disk=sum(some.disk for some in needs),
+        )
+        print(
+            f"{len(needs)} trainings, one after another, will need: {whole}; sampling and measuring {len(missing)} cells "
+            "comes on top"
+        )
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -226,7 +255,7 @@ class Bench:
         if training is None:
             return None, {}
         recipe = self.size.trainings[training]
-        rate, folder = self.rate(training, recipe), self.output / "trainings" / f"{training}-{seed}"
+        rate, folder = self.rate(training, recipe), self.folder(training, seed)
         if (folder / checkpoints.CONFIG).exists():
             facts = json.loads((folder / checkpoints.CONFIG).read_text())["facts"]
             return checkpoints.load(folder, recipe.build, self.prior), facts
@@ -249,6 +278,10 @@ class Bench:
         }
         checkpoints.save(folder, model, self.prior, facts=facts)
         return model.eval(), facts
+
+    def folder(self, training: str, seed: int) -> Path:
+        """Where a training is kept."""
+        return self.output / "trainings" / f"{training}-{seed}"
 
     @cached_property
     def teraflops(self) -> float:
@@ -282,6 +315,15 @@ class Bench:
 
 
 def cells_in(folder: Path, methods: Mapping[str, Method] = METHODS) -> list[Evaluation]:
-    """All cells, in the order of the methods."""
-    found = [Evaluation.from_json(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    return sorted(found, key=lambda cell: list(methods).index(cell.protocol["notes"]["method"]))
+    """All cells, in the order of the methods. Raises ValueError for a file that is none, or is of another method."""
+    found: dict[str, list[Evaluation]] = {name: [] for name in methods}
+    for path in sorted(folder.glob("*.json")):
+        cell = read_result(path)
+        name = cell.protocol.get("notes", {}).get("method")
+        if name not in found:
+            raise ValueError(
+                f"{path} notes the method {name!r}, which is none of those here: {', '.join(methods)}; move it away, or use "
+                "the version of trimtab that made it"
+            )
+        found[name].append(cell)
+    return [cell for cells in found.values() for cell in cells]

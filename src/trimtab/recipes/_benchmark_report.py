@@ -19,7 +19,8 @@ from trimtab.networks import storage
 from trimtab.recipes._benchmark_results import Cell, Results
 from trimtab.recipes._benchmark_tables import ACTIONS, DISTANCES, PICTURES, VARIED_IN, markdown
 from trimtab.recipes._methods import Method, slug
-from trimtab.report import Report
+from trimtab.recipes.compare import read_result
+from trimtab.report import Report, film_strip
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,13 @@ class Words:
 
 
 def write_report(
-    path: Path, cells: Sequence[Evaluation], *, pictures: Path, methods: Mapping[str, Method], words: Words
+    path: Path,
+    cells: Sequence[Evaluation],
+    *,
+    pictures: Path,
+    rollouts: Path,
+    methods: Mapping[str, Method],
+    words: Words,
 ) -> Path:
     """Write the page: findings, tables, strips, who listens, AVID's mask; and table.md beside it.
 
@@ -46,6 +53,7 @@ def write_report(
         path: of the page.
         cells: finished ones.
         pictures: the folder of what was imagined; methods that are not in it are measured, and not shown.
+        rollouts: the folder of the figures that `trimtab procgen-rollouts` made of these cells, if there are any.
         methods: all that there are.
         words: what to call things.
     """
@@ -57,10 +65,9 @@ def write_report(
         f"{protocol['num_clips']} clips of {protocol['num_levels']} held-out {words.level}s, "
         f"prior {protocol['notes']['prior']}",
     )
-    rollouts = path.with_name("rollouts.json")
     report.summary([*findings(results), *horizons(rollouts, protocol["notes"]["prior"])])
     shown = {name: kept for name in results.methods if (kept := kept_pictures(pictures, name))}
-    strips(report, results, shown, words)
+    strips(report, path, results, shown, words)
     tables(report, results, words)
     listening(report, results, shown, words)
     masks(report, results, shown)
@@ -110,19 +117,27 @@ def findings(results: Results) -> list[str]:
 
 
 def horizons(rollouts: Path, prior: str) -> list[str]:
-    """How far each method can be trusted, in sentences, if `trimtab procgen-rollouts` left figures of this prior there."""
-    if not rollouts.exists():
-        return []
-    found = Evaluation.from_json(rollouts.read_text())
-    length, notes = found.protocol["num_predicted"], found.protocol["notes"]
-    return [
-        f"{name}, seed {notes['seed']}, can be trusted for {frames} of {length} frames of a longer rollout."
-        for name, frames in notes["trusted frames"].items()
-        if notes["prior"] == prior
-    ]
+    """How far each method can be trusted, in sentences, by the figures of this prior that are in a folder.
+
+    Raises ValueError for a file there that is no result.
+    """
+    said = []
+    for found in map(read_result, sorted(rollouts.glob("*.json"))):
+        length, notes = found.protocol["num_predicted"], found.protocol["notes"]
+        if notes["prior"] == prior:
+            seed = notes.get("training seed")
+            trained = "" if seed is None else f", seed {seed},"
+            said += [
+                f"{name}{trained} can be trusted for {frames} of {length} frames of a longer rollout."
+                for name, frames in notes["trusted frames"].items()
+            ]
+    return said
 
 
-def strips(report: Report, results: Results, shown: Mapping[str, Mapping[str, Tensor]], words: Words) -> None:
+def strips(
+    report: Report, path: Path, results: Results, shown: Mapping[str, Mapping[str, Tensor]], words: Words
+) -> None:
+    """Of real play and every method; two clips also as a picture beside the page."""
     if not shown:
         return
     first = next(iter(shown.values()))
@@ -132,6 +147,8 @@ def strips(report: Report, results: Results, shown: Mapping[str, Mapping[str, Te
     rows = {"real": first["real"], **{name: kept[name] for name, kept in shown.items()}}
     labels = [f"{words.level} {level % 2**32}" for level in results.levels[: len(first["real"])].tolist()]
     report.strips(rows, "Real play, and every method.", given=first["given"], labels=labels)
+    picture = film_strip(rows, given=first["given"], clips=range(len(labels[:2])), labels=labels[:2], scale=1)
+    picture.save(path.with_name("strips.png"), optimize=True)
 
 
 def tables(report: Report, results: Results, words: Words) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal
 
 from trimtab.core.markdown import markdown_table
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
-from trimtab.metrics.intervals import Interval
+from trimtab.metrics.intervals import Interval, seed_interval
 from trimtab.recipes._benchmark_results import Results
 
 PICTURES: dict[str, Literal["min", "max"] | None] = {
@@ -78,8 +78,8 @@ def markdown(results: Results) -> str:
     several = [name for name in results.methods if len(results.cells[name]) > 1 and results.notes(name)["training"]]
     if several:
         rows = (
-            [name, listed(loss.mean for loss in results.losses(name)),
-             *(listed(cell.figure(name, metric).overall.mean for cell in results.cells[name]) for metric in varied_in)]
+            [name, listed([loss.mean for loss in results.losses(name)]),
+             *(listed([cell.figure(name, metric).overall.mean for cell in results.cells[name]]) for metric in varied_in)]
             for name in several
         )  # fmt: skip
         tables.append(markdown_table(["training seed by seed", "denoising loss", *varied_in], rows))
@@ -107,6 +107,6 @@ def trained(results: Results, name: str) -> tuple[str, str, str]:
     return f"{training['parameters']:,}", str(len(results.cells[name])), f"{training['steps']:,}"
 
 
-def listed(values: Iterable[float]) -> str:
-    """One number a training."""
-    return ", ".join(f"{value:.4g}" for value in values)
+def listed(values: Sequence[float]) -> str:
+    """One number a training, and their mean with its interval over trainings (Student's t)."""
+    return f"{', '.join(f'{value:.4g}' for value in values)}: {seed_interval(values)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +14,24 @@ from trimtab.recipes.record_procgen import procgen_episodes
 
 Policy = Literal["sticky", "uniform"]
 
-OF_POLICY: dict[Policy, str] = {"sticky": "", "uniform": "-uniform"}
-"""How the names of the sets end."""
+
+@dataclass(frozen=True)
+class Play:
+    """How the sets of a policy are recorded.
+
+    Attributes:
+        ending: of their names.
+        training: frames after which an episode to train on is cut, and a new level begins.
+        held_out: the same, of episodes to choose and measure on.
+    """
+
+    ending: str
+    training: int
+    held_out: int
+
+
+PLAYS: dict[Policy, Play] = {"sticky": Play("", 200, 48), "uniform": Play("-uniform", 1000, 1000)}
+"""Uniform play is AVID's, as long on a level as AVID's; sticky play is cut sooner, to be of more levels."""
 
 COINRUN_ACTIONS = {"num_actions": NUM_ACTIONS}
 """As adapters are told of them."""
@@ -33,9 +50,11 @@ def num_training_levels(num_frames: int, policy: Policy) -> int:
 
 def training_clips(prior: PixelUNet, num_frames: int, datasets: Path, policy: Policy = "sticky") -> Clips:
     """Recorded coinrun, levels from 0 on."""
-    folder = datasets / f"coinrun-train-{num_frames}{OF_POLICY[policy]}"
-    num_levels = num_training_levels(num_frames, policy)
-    episodes = procgen_episodes(num_levels=num_levels, num_frames=num_frames, policy=policy, output=folder)
+    play = PLAYS[policy]
+    episodes = procgen_episodes(
+        num_levels=num_training_levels(num_frames, policy), num_frames=num_frames, max_episode_frames=play.training,
+        policy=policy, output=datasets / f"coinrun-train-{num_frames}{play.ending}",
+    )  # fmt: skip
     return Clips(episodes, prior.num_context, prior.num_frames)
 
 
@@ -56,11 +75,11 @@ MANY = 256
 def _held(
     prior: PixelUNet, num_clips: int, folder: Path, policy: Policy, *, first_level: int, num_levels: int, seed: int
 ) -> Held:
-    many = num_clips > MANY
+    many, play = num_clips > MANY, PLAYS[policy]
     name = f"{folder.name}-{num_clips}" if many else folder.name
     episodes = procgen_episodes(
-        first_level=first_level, num_levels=num_levels, num_frames=96 * num_clips if many else 24_000,
-        max_episode_frames=48, seed=seed, policy=policy, output=folder.with_name(f"{name}{OF_POLICY[policy]}"),
+        first_level=first_level, num_levels=num_levels, num_frames=play.held_out * (2 * num_clips if many else 500),
+        max_episode_frames=play.held_out, seed=seed, policy=policy, output=folder.with_name(f"{name}{play.ending}"),
     )  # fmt: skip
     clips = Clips(episodes, prior.num_context, prior.num_frames)
     return Held.of(clips, clips.evenly(num_clips, per_level=4 if many else 1))

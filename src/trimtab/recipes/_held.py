@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trimtab.core.contracts import Denoiser
-from trimtab.core.values import Clip, Video
+from trimtab.core.values import Clip, Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import DenoisingLoss
@@ -60,15 +63,45 @@ class Held:
         return Clip(choose(self.clip.video), self.clip.given.map(choose))
 
 
+def device() -> torch.device:
+    """Where models are asked: on a GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def moved(denoiser: Denoiser) -> Iterator[torch.device]:
+    """A denoiser on `device()` for the time, and where to ask it: there, or if it has no modules, on the CPU."""
+    modules = modules_of(denoiser)
+    place = device() if modules else torch.device("cpu")
+    homes = [(module, first.device) for module in modules for first in islice(module.parameters(), 1)]
+    away = [(module, home) for module, home in homes if home != place]
+    try:
+        for module, _ in away:
+            module.to(place)
+        yield place
+    finally:
+        for module, home in away:
+            module.to(home)
+
+
+def modules_of(denoiser: Any) -> list[nn.Module]:
+    """What of a denoiser can be moved: itself, or the voices that it is made of."""
+    if isinstance(denoiser, nn.Module):
+        return [denoiser]
+    voices = [getattr(voice, "denoiser", voice) for voice in getattr(denoiser, "voices", ())]
+    return [module for voice in voices for module in modules_of(voice)]
+
+
 @torch.no_grad()
 def held_out_loss(model: Denoiser, prior: PixelUNet, held: Held, num_draws: int = 1, batch_size: int = 32) -> Tensor:
     """The velocity loss on each held-out clip, (clip,), the same noise for every model, averaged over draws."""
     task = DenoisingLoss(model, prior.schedule, seed=12345, codec=prior.codec)
     total = torch.zeros(len(held.indices))
-    for first in range(0, len(held.indices), batch_size):
-        clip, samples = held.part(first, batch_size), held.indices[first : first + batch_size].tolist()
-        for draw in range(num_draws):
-            total[first : first + batch_size] += task(clip, step=draw, samples=samples)
+    with moved(model) as place:
+        for first in range(0, len(held.indices), batch_size):
+            clip, samples = held.part(first, batch_size).to(place), held.indices[first : first + batch_size].tolist()
+            for draw in range(num_draws):
+                total[first : first + batch_size] += task(clip, step=draw, samples=samples).cpu()
     return total / num_draws
 
 
@@ -82,10 +115,18 @@ def sampler(
 ) -> Callable[..., Video]:
     """From noise to a clip in `num_steps` calls of the denoiser: ``sample(denoiser, noise, given)``.
 
-    What is believed of frames is clamped to -1 .. 1, of latents it is not.
+    What is believed of frames is clamped to -1 .. 1, of latents it is not. The denoiser is asked on `device()`, and the clip
+    is where the noise was.
     """
     clamp = (-1.0, 1.0) if prior.codec.space == PixelFrames.space else None
-    return partial(sample, pairs=sampling.pairs(prior.schedule, num_steps), clamp=clamp)
+    return partial(_sampled, sample, pairs=sampling.pairs(prior.schedule, num_steps), clamp=clamp)
+
+
+def _sampled(
+    sample: Callable[..., Video], denoiser: Denoiser, noise: Video, given: Conditioning, **options: Any
+) -> Video:
+    with moved(denoiser) as place:
+        return sample(denoiser, noise.to(place), given.map(lambda value: value.to(place)), **options).to(noise.device)
 
 
 def to_bytes(video: Video) -> Tensor:

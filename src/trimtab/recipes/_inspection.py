@@ -21,7 +21,7 @@ from trimtab.metrics.actions import JudgeFile
 from trimtab.metrics.listening import Listening, measure_listening, under_every_action, under_every_dimension
 from trimtab.metrics.masks import MaskStatistics, mask_statistics, moving_places
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._held import Held, from_bytes, sampler, to_bytes
+from trimtab.recipes._held import Held, from_bytes, moved, sampler, to_bytes
 
 CHUNK = 16
 """Clips that are imagined together."""
@@ -96,13 +96,15 @@ def under_every(imagine: Imaginer, idle: int | Tensor, num_actions: int) -> list
 def masks_of(avid: AVID, prior: PixelUNet, held: Held) -> MaskStatistics:
     """The masks on a few held-out clips, at noise levels from nearly clean to nearly pure noise."""
     clip, samples = encoded(held.part(0, NUM_ASKED), prior.codec), held.indices[:NUM_ASKED].tolist()
-    context = clip.given.facts()["context"]
-    noise = gaussian_noise(tuple(clip.video.shape[1:]), seed=0, step=0, samples=samples)
-    believe, masks = avid.believe(clip.given), dict[float, Tensor]()
-    for share in MASK_LEVELS:
-        index = torch.full((len(clip.video),), round(share * (prior.schedule.num_levels - 1)))
-        level = prior.schedule.level(index)
-        mask = believe(level.add_noise(clip.video, noise), level).mask
-        assert mask is not None  # this AVID learned one
-        masks[float(level.angle[0]) / (math.pi / 2)] = mask
-    return mask_statistics(masks, moving_places(clip.video, context), held.levels[:NUM_ASKED])
+    moving, masks = moving_places(clip.video, clip.given.facts()["context"]), dict[float, Tensor]()
+    with moved(avid) as place:
+        clip = clip.to(place)
+        noise = gaussian_noise(tuple(clip.video.shape[1:]), seed=0, step=0, samples=samples, device=place)
+        believe = avid.believe(clip.given)
+        for share in MASK_LEVELS:
+            index = torch.full((len(samples),), round(share * (prior.schedule.num_levels - 1)), device=place)
+            level = prior.schedule.level(index)
+            mask = believe(level.add_noise(clip.video, noise), level).mask
+            assert mask is not None  # this AVID learned one
+            masks[float(level.angle[0]) / (math.pi / 2)] = mask.cpu()
+    return mask_statistics(masks, moving, held.levels[:NUM_ASKED])

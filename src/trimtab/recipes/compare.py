@@ -31,7 +31,7 @@ def compare(
         method: of the first result; may be left out if it has only one.
         other: of the second result; may be left out if it has only one.
     """
-    ours, theirs = read(first), read(second)
+    ours, theirs = read_result(first), read_result(second)
     method, other = only(ours, method, first, "--method"), only(theirs, other, second, "--other")
     differences = compared(ours, theirs, method, other)
     table = Table("metric", f"{method}, first", f"{other}, second", Column("difference", no_wrap=True))
@@ -48,7 +48,7 @@ def compare(
         print(f"not here, since a single clip has none: {', '.join(unpaired)}")
 
 
-def read(path: Path) -> Evaluation:
+def read_result(path: Path) -> Evaluation:
     """The result in a file. Raises ValueError if it is none, OSError if it cannot be read."""
     try:
         return Evaluation.from_json(path.read_text())

@@ -30,10 +30,11 @@ from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._benchmark import Scale
-from trimtab.recipes._coinrun import TEST_LEVELS
+from trimtab.recipes._coinrun import PLAYS, TEST_LEVELS, Policy
 from trimtab.recipes._held import Held, from_bytes, sampler, to_bytes
 from trimtab.recipes._methods import METHODS, slug
-from trimtab.recipes.procgen_benchmark import SCALES
+from trimtab.recipes.compare import read_result
+from trimtab.recipes.procgen_benchmark import POLICIES, SCALES
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.report import Report
@@ -42,6 +43,9 @@ HandOver = Literal["latents", "frames"]
 """What the next chunk is given of the last: what was imagined, or that as a frame of 256 steps would be stored."""
 
 SHOWN = 4
+
+OF_ONE = ("cell", "clips", "training seed")
+"""Notes on the rollouts of one model that do not hold for a table of several."""
 
 
 def procgen_rollouts(
@@ -65,7 +69,8 @@ def procgen_rollouts(
     Args:
         times: the length of a rollout, in trained lengths.
         num_clips: test clips, one a level.
-        seed: of the noise, and the training seed of the models, but for variations, which have only the first.
+        seed: of the noise, and the training seed of the models, but for variations, which have only the first; both are
+            noted.
         benchmark: run folder of a benchmark.
         cells: the folder of its cells, by default `cells` in it.
         datasets: where recorded play is kept.
@@ -76,12 +81,12 @@ def procgen_rollouts(
     prior, output, cells = pixel_unet.load(settings["prior"]), output or benchmark, cells or benchmark / "cells"
     scale = SCALES[settings["scale"]]
     num_steps = settings["num_steps"] or scale.num_steps
-    held = long_clips(prior, times * prior.num_frames, num_clips, datasets)
+    held = long_clips(prior, times * prior.num_frames, num_clips, datasets, POLICIES[settings["scale"]])
     made_by = {
         "prior": prior.fingerprint, "seed": seed,
         "sampler": f"{scale.sample.__name__}, {num_steps} steps, chunks of {prior.num_frames} frames",
     }  # fmt: skip
-    found, console = list[Evaluation](), Console()
+    found, untrained, console = list[Evaluation](), set[str](), Console()
     videos: dict[str, Video] = {}
     for name in METHODS:
         for hand_over in get_args(HandOver) if name == "AVID" else ("latents",):
@@ -97,6 +102,7 @@ def procgen_rollouts(
             if video is None and not is_done:
                 denoiser = model_of(name, trained_with, cell, benchmark, prior, scale)
                 if denoiser is None:
+                    untrained.add(name)
                     console.print(f"{label} is left out, as it was not trained in {benchmark}")
                     continue
                 console.rule(label)
@@ -105,8 +111,16 @@ def procgen_rollouts(
             if video is not None:
                 videos[label] = video
                 if not is_done:
-                    write_whole(path, measured(label, video, held, facts).to_json())
-            found.append(Evaluation.from_json(path.read_text()))
+                    notes = {**facts, "training seed": trained_with if METHODS[name].training else None}
+                    write_whole(path, measured(label, video, held, notes).to_json())
+            found.append(read_result(path))
+    if untrained and not found:
+        raise ValueError(
+            f"there are cells of {', '.join(sorted(untrained))} in {cells}, but not their models in {benchmark}; make the "
+            f"cells there, by `trimtab procgen-benchmark --settings {benchmark / 'settings.json'} --output {benchmark}` "
+            f"(what is in {benchmark / 'cells'} is not made again: move it away), or keep figures of their rollouts in "
+            f"{cells / 'rollouts'}"
+        )
     if not found:
         raise ValueError(f"no finished cell of seed {seed} in {cells}; run `trimtab procgen-benchmark` first")
     table = together(found)
@@ -129,7 +143,7 @@ def model_of(name: str, seed: int, cell: Path, benchmark: Path, prior: PixelUNet
         if not (folder / checkpoints.CONFIG).exists():
             return None
         trained = checkpoints.load(folder, scale.trainings[method.training].build, prior)
-    chosen = Evaluation.from_json(cell.read_text()).protocol["notes"]["strength"]
+    chosen = read_result(cell).protocol["notes"]["strength"]
     return method.compose(prior, trained, chosen)
 
 
@@ -145,37 +159,39 @@ def is_measured(path: Path, facts: Mapping[str, Any]) -> bool:
     """Whether there are figures of what was dreamt under these facts."""
     if not path.exists():
         return False
-    notes = Evaluation.from_json(path.read_text()).protocol["notes"]
-    return all(notes[name] == value for name, value in facts.items())
+    notes = read_result(path).protocol["notes"]
+    return all(notes.get(name) == value for name, value in facts.items())
 
 
-def measured(label: str, video: Video, held: Held, facts: Mapping[str, Any]) -> Evaluation:
-    """What was dreamt beside what happened; the facts are its notes, along with how far it can be trusted."""
+def measured(label: str, video: Video, held: Held, notes: Mapping[str, Any]) -> Evaluation:
+    """What was dreamt beside what happened; how far it can be trusted is added to the notes."""
     return evaluate(
         {label: video}, held.clip.video, context=held.context, actions=held.actions, levels=held.levels,
         judge_file=COINRUN_JUDGE, effects=COINRUN_TABLES,
-        notes={**facts, "test levels": TEST_LEVELS, "trusted frames": {label: horizon(video, held)}},
+        notes={**notes, "test levels": TEST_LEVELS, "trusted frames": {label: horizon(video, held)}},
     )  # fmt: skip
 
 
 def together(found: Sequence[Evaluation]) -> Evaluation:
     """Figures that were made one model at a time, as one table. Raises ValueError if they were not measured alike."""
-    first, trusted = found[0], dict[str, int]()
+    first, trusted, seeds = found[0], dict[str, int](), dict[str, int | None]()
     figures = list(first.figures)
     for one in found:
         compared(first, one, REPEAT_LAST_FRAME, REPEAT_LAST_FRAME)  # refuses what was measured otherwise
         trusted |= one.protocol["notes"]["trusted frames"]
+        seeds |= dict.fromkeys(one.protocol["notes"]["trusted frames"], one.protocol["notes"].get("training seed"))
         if one is not first:
             figures += [figure for figure in one.figures if figure.method not in (REAL, REPEAT_LAST_FRAME)]
-    notes = {name: value for name, value in first.protocol["notes"].items() if name not in ("cell", "clips")}
-    return Evaluation(tuple(figures), {**first.protocol, "notes": {**notes, "trusted frames": trusted}})
+    notes = {name: value for name, value in first.protocol["notes"].items() if name not in OF_ONE}
+    notes |= {"training seeds": seeds, "trusted frames": trusted}
+    return Evaluation(tuple(figures), {**first.protocol, "notes": notes})
 
 
-def long_clips(prior: PixelUNet, length: int, num_clips: int, datasets: Path) -> Held:
+def long_clips(prior: PixelUNet, length: int, num_clips: int, datasets: Path, policy: Policy = "sticky") -> Held:
     """Clips of so many predicted frames, from episodes that last as long, on levels that nothing was trained on."""
     episodes = procgen_episodes(
         first_level=10_000, num_levels=1000, num_frames=200 * length, max_episode_frames=length + prior.num_context,
-        seed=3, output=datasets / f"coinrun-test-{length}",
+        seed=3, policy=policy, output=datasets / f"coinrun-test-{length}{PLAYS[policy].ending}",
     )  # fmt: skip
     clips = Clips(episodes, prior.num_context, length)
     return Held.of(clips, clips.evenly(num_clips))
