@@ -8,7 +8,7 @@ demo: install  ## the main job: train an AVID adapter on real Procgen frames, an
 	$(BIN)/trimtab demo
 
 test: install
-	$(BIN)/python -m pytest -m "not slow" -q -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not slow" -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow -q

@@ -189,7 +189,7 @@ class Bench:
             needs += [Needs(**told)] * len(seeds)
         whole = Needs(
             memory=max((some.memory for some in needs), default=0),
-            seconds=sum(some.seconds for some in needs),
+            seconds=sum((some.seconds for some in needs), 0.0),
             steps=sum(some.steps for some in needs),
             disk=sum(some.disk for some in needs),
         )
