@@ -137,8 +137,8 @@ class Clips:
         """
         if ((first < 0) | (first >= self.num_windows[episodes])).any():
             raise ValueError(
-                f"windows of {self.window} frames begin at 0 .. {self.num_windows[episodes].tolist()} less one in these "
-                f"episodes, got {np.broadcast_to(first, episodes.shape).tolist()}"
+                f"windows of {self.window} frames begin at 0, 1 and so on, in these episodes as often as "
+                f"{self.num_windows[episodes].tolist()}; got {np.broadcast_to(first, episodes.shape).tolist()}"
             )
         return self._before[episodes] + first
 

@@ -21,7 +21,7 @@ from trimtab.recipes.record_metaworld import metaworld_episodes
 UNTOLD, FROM_WORDS = 0.1, 0.3
 """The share of the clips whose text is withheld, as both are asked for when models are composed; and of the stills that are
 drawn without a first frame. Films never are: to invent a whole scene is so much harder than to move an arm in one that a few
-such clips would make up most of the loss."""
+such clips would drown the others."""
 
 EARLY = 3
 """Frames from the beginning of an episode in which words decide what follows; then the picture shows what is being done."""
@@ -29,7 +29,7 @@ EARLY = 3
 
 class Lessons:
     """Clips to learn words from, as a `ClipSource`: half of a batch are of all tasks, each from anywhere in an episode; half
-    are pairs of opposite tasks that begin, or go on, alike, from near their beginnings, where only words tell what follows.
+    are pairs of opposite tasks that begin alike, from near their beginnings, where words tell what follows.
 
     Args:
         all_tasks: episodes of every task, from its own beginning.
