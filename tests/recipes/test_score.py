@@ -57,6 +57,8 @@ def test_every_figure_is_the_metrics_own(tmp_path: Path) -> None:
     assert interval.low <= expected["PSNR"] <= interval.high
     assert found.figure("fake", "PSNR").values == pytest.approx(psnr(ours, theirs).mean(1).tolist(), rel=1e-4)
     assert math.isnan(found.figure("fake", "FID").overall.low)
+    last = found.figure("fake", "FID").per_step[-1], found.figure("fake", "KID").per_step[-1]
+    assert last == pytest.approx((fid(ours[:, -1:], theirs[:, -1:]), kid(ours[:, -1:], theirs[:, -1:])), rel=1e-4)
     assert found.protocol["left_out"].keys() == {"FVD with given frames"}
     assert found.protocol["num_context"] == 1
 
@@ -84,12 +86,12 @@ def test_distances_need_so_many_videos_and_have_intervals_over_pairs(
 ) -> None:
     monkeypatch.setattr("trimtab.recipes.score.Inception", Known)
     real, fake = as_video(videos(0, num=64)), as_video(videos(1, num=fewer))
-    found = dict(distances(fake, real, 0))
+    found = {metric: figure for metric, figure, _ in distances(fake, real, 0)}
     if fewer == 63:
         assert found["FID"] == "a Frechet distance needs 64 videos or more on each side, not 63"
         return
     assert math.isnan(found["FID"].low)
-    with_interval = dict(distances(fake, real, 0, torch.arange(64)))
+    with_interval = {metric: figure for metric, figure, _ in distances(fake, real, 0, torch.arange(64))}
     for metric in ("FID", "KID"):
         assert with_interval[metric].mean == pytest.approx(found[metric].mean)
         assert with_interval[metric].low < found[metric].mean < with_interval[metric].high

@@ -170,6 +170,19 @@ def distance_jackknife(
     return jackknife(lambda kept: distance(generated[kept], real[kept]), clusters, of=of, seed=seed)
 
 
+def distance_by_step(
+    distance: Callable[[Tensor, Tensor], float],
+    generated: Float[Tensor, "generated time feature"],
+    real: Float[Tensor, "real time feature"],
+) -> tuple[float, ...]:
+    """The distance of the first frames of all clips, of their second frames, and so on.
+
+    A step has fewer items than all frames pooled, so its Frechet distance is larger than that of all, for that reason
+    alone; steps and methods compare with one another. Raises ValueError for what `distance` refuses.
+    """
+    return tuple(distance(*step) for step in zip(generated.unbind(1), real.unbind(1), strict=True))
+
+
 def _items(*sets: Tensor) -> list[Float[Tensor, "item feature"]]:
     items = [features.flatten(0, -2).double() for features in sets]
     if min(map(len, items)) < 2 or len({part.shape[1] for part in items}) > 1:

@@ -17,6 +17,7 @@ from trimtab.core.values import Video
 from trimtab.metrics.actions import Actions, Context, JudgeFile, Vectors, action_errors, is_recognised
 from trimtab.metrics.distributions import (
     DISTRIBUTION_METRICS,
+    distance_by_step,
     distance_jackknife,
     frechet_distance,
     kernel_distance,
@@ -60,6 +61,9 @@ DISTANCES = {
     "FVD": f"{DISTRIBUTION_METRICS['FVD']}; predicted frames only",
 }
 """What `evaluate` makes of whole sets of clips; the given frames, equal on both sides, make a distance smaller."""
+
+BY_STEP = ("FID", "KID")
+"""Distances of one frame of every clip, too: given frames have no step, and FVD's network sees nine frames or more."""
 
 LEAST_CLIPS = 64
 """Fewer clips have no FID or FVD here, since it would say more about their number than about the model.
@@ -342,4 +346,5 @@ def _distance_figures(
     }
     for method, value in measured.items():
         difference = None if method == reference else (value - measured[reference]).interval
-        yield Figure(method, metric, value.interval, per_step=(), difference=difference)
+        steps = distance_by_step(distance, sets[method], sets[REAL]) if metric in BY_STEP else ()
+        yield Figure(method, metric, value.interval, per_step=steps, difference=difference)

@@ -25,7 +25,8 @@ class Figure:
         method: whose videos.
         metric: by name; the protocol says what it is.
         overall: over all clips; where no interval could be made its ends are NaN.
-        per_step: one value a predicted frame, None where a ratio's denominator is zero; empty for a distance of sets.
+        per_step: one value a predicted frame, None where a ratio's denominator is zero; of FID and KID the distance of that
+            frame of every clip alone; empty where a metric has no such value (FVD, distances with given frames).
         difference: None for the reference itself, and where there is none.
         values: one a clip, to five significant digits; empty where one clip has no such number (distances, ratios).
     """

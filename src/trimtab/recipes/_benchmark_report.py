@@ -218,10 +218,10 @@ def tables(report: Report, results: Results, words: Words) -> None:
                 f"Across training seeds, {caption}: mean, and the interval of Student's t.",
             )  # fmt: skip
     steps = list(range(1, protocol["num_predicted"] + 1))
-    report.curves(
-        {name: (steps, results.per_step(name, "LPIPS")) for name in rows},
-        "LPIPS of each predicted frame; lower is better.", "predicted frame", "LPIPS",
-    )  # fmt: skip
+    for metric, caption in (("LPIPS", "LPIPS of each predicted frame"), ("FID", "FID of that frame of every clip")):
+        known = [name for name in rows if metric in definitions]
+        if curves := {name: (steps, found) for name in known if (found := results.per_step(name, metric))}:
+            report.curves(curves, f"{caption}; lower is better.", "predicted frame", metric)
 
 
 def cost(notes: Mapping[str, Any]) -> list[Cell]:

@@ -75,8 +75,9 @@ class Results:
         return mean_of(heard) if heard else "–"
 
     def per_step(self, method: str, metric: str) -> list[float]:
-        """A metric of each predicted frame, averaged over seeds."""
-        steps = [cell.figure(method, metric).per_step for cell in self.cells.get(method, [self.first])]
+        """A metric of each predicted frame, averaged over the seeds that have it; empty where none has."""
+        figures = [cell.figure(method, metric) for cell in self.cells.get(method, [self.first])]
+        steps = [figure.per_step for figure in figures if figure.per_step]
         return [sum(values) / len(steps) for values in zip(*steps, strict=True)]
 
     def figure(self, method: str, metric: str) -> Cell:

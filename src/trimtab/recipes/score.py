@@ -21,6 +21,7 @@ from trimtab.data.video_files import read_videos
 from trimtab.metrics.distributions import (
     DISTRIBUTION_METRICS,
     changes,
+    distance_by_step,
     distance_jackknife,
     frechet_distance,
     kernel_distance,
@@ -70,11 +71,11 @@ def score(
             figures.append(frame_figure(name, metric, values, levels))
     else:
         left_out = dict.fromkeys(PAIRED, "the two folders hold videos of other names, so none has a real counterpart")
-    for metric, found in distances(fake_videos, real_videos, num_context, levels if paired else None):
+    for metric, found, steps in distances(fake_videos, real_videos, num_context, levels if paired else None):
         if isinstance(found, str):
             left_out[metric] = found
         else:
-            figures.append(Figure(name, metric, found, per_step=(), difference=None))
+            figures.append(Figure(name, metric, found, per_step=steps, difference=None))
     definitions = FRAME_METRICS | VGG | DISTRIBUTION_METRICS | DISTANCES
     protocol = {
         "num_clips": len(reals),
@@ -144,8 +145,8 @@ def distances(
     real: Float[Tensor, "reals time 3 height width"],
     num_context: int,
     pairs: Int[Tensor, " video"] | None = None,
-) -> Iterator[tuple[str, Interval | str]]:
-    """What compares the two folders as sets, by metric: the distance, or why there is none.
+) -> Iterator[tuple[str, Interval | str, tuple[float, ...]]]:
+    """What compares the two folders as sets, by metric: the distance, or why there is none, and that of each frame.
 
     It has an interval where `pairs` says which video belongs to which, of as many as there are blocks to leave out.
     """
@@ -159,14 +160,17 @@ def distances(
 
     inception = Inception()
     frames = [in_parts(inception, some[:, num_context:], of="features of frames") for some in (fake, real)]
-    yield "FID", too_few if fewest < LEAST_CLIPS else figure("FID", frechet_distance, *frames)
-    yield "KID", figure("KID", kernel_distance, *frames)
+    if fewest < LEAST_CLIPS:
+        yield "FID", too_few, ()
+    else:
+        yield "FID", figure("FID", frechet_distance, *frames), distance_by_step(frechet_distance, *frames)
+    yield "KID", figure("KID", kernel_distance, *frames), distance_by_step(kernel_distance, *frames)
     metric = "FVD with given frames" if num_context else "FVD"
     if real.shape[1] < LEAST_FRAMES:
-        yield metric, f"its network sees {LEAST_FRAMES} frames or more, these videos have {real.shape[1]}"
+        yield metric, f"its network sees {LEAST_FRAMES} frames or more, these videos have {real.shape[1]}", ()
     elif fewest < LEAST_CLIPS:
-        yield metric, too_few
+        yield metric, too_few, ()
     else:
         i3d = I3D()
         motions = [in_parts(i3d, some, of="features of videos") for some in (fake, real)]
-        yield metric, figure(metric, frechet_distance, *motions)
+        yield metric, figure(metric, frechet_distance, *motions), ()
