@@ -109,6 +109,26 @@ def test_choices_are_added_to_those_that_were_recorded(finished: Finished, tmp_p
     assert chosen("avid", TRAININGS["avid"], record, prior) == known["avid"]["learning_rate"]
 
 
+def test_a_new_rate_is_tried_alone_and_an_end_of_the_range_is_said(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = tmp_path / "choices.json"
+    record.write_text((finished.folder / "choices.json").read_text())
+    known = json.loads(record.read_text())["avid"]["validation loss"]
+    monkeypatch.setitem(TRAININGS, "avid", replace(TRAININGS["avid"], rates=(3e-4, 1e-12)))
+    monkeypatch.setattr("trimtab.recipes.procgen_choices.LENGTHS", (1, 2))
+    settings = json.loads((finished.folder / "choices" / "settings.json").read_text())["settings"]
+    procgen_choices(
+        **settings, trainings=("avid",), datasets=finished.settings["datasets"], output=tmp_path, record=record
+    )
+    assert [path.name for path in tmp_path.glob("avid-*")] == ["avid-1e-12"]
+    found = json.loads(record.read_text())["avid"]
+    assert found["validation loss"].keys() == {"0.0003", "1e-12"}
+    assert found["validation loss"]["0.0003"] == known["0.0003"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"avid: {found['learning_rate']:g} is an end of those tried" in said  # as each of two is
+
+
 def test_a_training_that_nothing_was_chosen_for_is_refused(finished: Finished) -> None:
     with pytest.raises(ValueError, match="procgen-choices --trainings lora"):
         chosen("lora", TRAININGS["lora"], finished.folder / "choices.json", paper_prior())

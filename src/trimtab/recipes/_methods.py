@@ -131,11 +131,13 @@ class Method:
 TRAININGS: dict[str, Training] = {
     "scratch": Training(FromScratch),
     "forgetful": Training(FromScratch, task=partial(frames_task, forgotten={"actions": FORGOTTEN}), like="scratch"),
-    "classifier": Training(ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2)}, reading_task),
+    "classifier": Training(
+        ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2)}, reading_task, rates=(1e-4, *RATES)
+    ),
     "controlnet": Training(ControlNet),
-    "controlnet-small": Training(ControlNet, {"widths": (64, 96, 160), "depths": (1, 1, 2)}),
+    "controlnet-small": Training(ControlNet, {"widths": (64, 96, 160), "depths": (1, 1, 2)}, rates=(*RATES, 1e-2)),
     "finetune": Training(Finetune, rates=(1e-4, *RATES)),
-    "lora": Training(Finetune, {"rank": 40}),
+    "lora": Training(Finetune, {"rank": 40}, rates=(*RATES, 1e-2)),
     "avid": Training(AVID, passes=PASSES),
     "avid-no-mask": Training(AVID, {"learn_mask": False}, passes=PASSES, like="avid"),
     "avid-blind": Training(AVID, {"see_prior": False}, passes=PASSES, like="avid"),

@@ -43,8 +43,9 @@ def procgen_choices(
 ) -> None:
     """Train everything that the benchmark trains for a short while, at every learning rate, and keep the best.
 
-    The best has the lowest loss, of the kind it is trained by, on levels 5000-5499. Trials that are finished are not
-    repeated, so that an interrupted run goes on, and several of these commands may work on different trainings.
+    The best has the lowest loss, of the kind it is trained by, on levels 5000-5499. Trials that are finished, here or,
+    with the same settings, in `record`, are not repeated, so that an interrupted run goes on, a rate that is new among
+    those of a training is tried alone, and several of these commands may work on different trainings.
 
     Args:
         teraflops: operations of a trial, in 10^12.
@@ -65,12 +66,16 @@ def procgen_choices(
     record_settings(output, "procgen-choices", {**settings, "prior": prior, "seed": seed})
     frozen = pixel_unet.load(prior)
     clips, held = training_clips(frozen, num_frames, datasets), validation(frozen, num_clips, datasets)
+    protocol = {**settings, "prior": frozen.fingerprint, "seed": seed, "levels": VALIDATION_LEVELS}
+    recorded = json.loads(record.read_text()) if record and record.exists() else {}
 
     def trial(name: str, rate: float) -> float | None:
         """The validation loss after a short training."""
-        folder = output / f"{name}-{rate:g}"
+        folder, earlier = output / f"{name}-{rate:g}", recorded.get(name, {})
         if (folder / "loss.json").exists():
             return float(json.loads((folder / "loss.json").read_text()))
+        if earlier.get("protocol") == protocol and f"{rate:g}" in earlier["validation loss"]:
+            return float(earlier["validation loss"][f"{rate:g}"])
         _, task = TRAININGS[name].assembled(frozen, seed, COINRUN_ACTIONS)
         run, _ = TRAININGS[name].fitted(
             task, clips, teraflops, batch_size=batch_size, lengths=LENGTHS, dry_run=dry_run, folder=folder,
@@ -82,14 +87,16 @@ def procgen_choices(
         write_whole(folder / "loss.json", json.dumps(loss))
         return loss
 
-    protocol = {**settings, "prior": frozen.fingerprint, "seed": seed, "levels": VALIDATION_LEVELS}
     for name in trainings:
         if dry_run:
             trial(name, TRAININGS[name].rates[0])
             continue
         losses = {rate: loss for rate in TRAININGS[name].rates if (loss := trial(name, rate)) is not None}
+        best, ends = min(losses, key=lambda rate: losses[rate]), (min(losses), max(losses))
+        if len(losses) > 1 and best in ends:
+            print(f"[yellow]{name}: {best:g} is an end of those tried; a rate beyond it may be better")
         found = {
-            "learning_rate": min(losses, key=lambda rate: losses[rate]),
+            "learning_rate": best,
             "validation loss": {f"{rate:g}": loss for rate, loss in losses.items()},
             "protocol": protocol,
             "date": datetime.now(UTC).date().isoformat(),

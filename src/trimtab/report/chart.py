@@ -15,6 +15,7 @@ NEUTRAL = "#808080"  # stands for the colour of the text around the chart
 SERIES = tuple(f"#0102{number:02x}" for number in range(NUM_COLOURS))  # stand for --c0, --c1, .. of the page
 LINES = ("-", "--", ":", "-.")
 MARKERS = "osD^vPX"
+HEIGHT = 3.8  # of a chart of few curves
 FEW = 24  # points up to which each is marked
 
 
@@ -30,7 +31,8 @@ def chart(
     if not points:
         raise ValueError("there is nothing to draw: curves is empty")
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
-        figure = Figure(figsize=(8.6, 3.8))
+        height = max(HEIGHT, 0.26 * len(points) + 0.9)  # many labels need a taller chart
+        figure = Figure(figsize=(8.6, height))
         axes = figure.add_subplot()
         axes.set_xscale("log" if log_x else "linear")
         axes.set_yscale("log" if log_y else "linear")
@@ -60,7 +62,9 @@ def chart(
                 axis.set_major_formatter(lambda value, _: f"{value:,g}")
                 axis.set_minor_locator(NullLocator())
         ends = [axes.transData.transform((x[-1], y[np.isfinite(y)][-1]))[1] for x, y in points.values()]
-        heights = spread(np.array([axes.transAxes.inverted().transform((0, end))[1] for end in ends]), 0.075)
+        heights = spread(
+            np.array([axes.transAxes.inverted().transform((0, end))[1] for end in ends]), 0.075 * HEIGHT / height
+        )
         for number, (name, height) in enumerate(zip(points, heights, strict=True)):
             axes.text(1.015, height, name, color=SERIES[number % NUM_COLOURS], va="center", transform=axes.transAxes)
         file = io.StringIO()
