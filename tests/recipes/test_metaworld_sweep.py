@@ -1,6 +1,7 @@
 """The sweep: success decides, then nearness to the experts; and once from end to end at toy size."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from trimtab.control.inverse_dynamics import InverseDynamics
 from trimtab.recipes import _continuations, _planning
 from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PAPER, PRIOR
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
+from trimtab.recipes.finetuning_forgets import finetuning_forgets
 from trimtab.recipes.metaworld_sweep import best, draw, metaworld_sweep
+from trimtab.recipes.motion_isolation import motion_isolation
 from trimtab.recipes.record_metaworld import metaworld_episodes
+from trimtab.recipes.score_alignment import score_alignment
+from trimtab.recipes.score_voices import score_voices
 
 
 def cell(success: float, lpips: float, fvd: float, spread: float = 0.0) -> dict[str, float]:
@@ -34,6 +39,15 @@ def test_a_grid_outside_sense_is_refused_before_anything_is_trained(grid: dict[s
     with pytest.raises(ValueError, match="guidances are from 1 on and strengths from 0 on"):
         metaworld_sweep(**grid, output=tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [metaworld_sweep, score_voices, finetuning_forgets, score_alignment, motion_isolation]
+)
+def test_nothing_to_measure_is_refused_before_it_is_recorded(command: Callable[..., None], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="num_clips is at least 1, got 0"):
+        command(num_clips=0, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_chosen_is_framed_in_every_panel(tmp_path: Path) -> None:

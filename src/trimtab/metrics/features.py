@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from rich import get_console
 from rich.progress import track
 from torch import Tensor
 
@@ -32,7 +33,7 @@ def in_parts(
         of: what the bar says is made.
     """
     parts = list(zip(*(video.split(_CHUNK) for video in videos), strict=True))
-    return torch.cat([measure(*part) for part in track(parts, of, transient=True)])
+    return torch.cat([measure(*part) for part in track(parts, of, transient=get_console().is_terminal)])
 
 
 def real_features(

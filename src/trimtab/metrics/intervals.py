@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Num
+from rich import get_console
 from rich.progress import track
 from torch import Tensor
 
@@ -138,7 +139,7 @@ def jackknife(
         raise ValueError(f"an interval needs clips of {BLOCKS} clusters or more, not {len(names)}")
     block = np.random.default_rng(seed).permutation(len(names))[index] % BLOCKS
     kept = [torch.ones(len(index), dtype=torch.bool), *(torch.from_numpy(block != number) for number in range(BLOCKS))]
-    whole, *without = [figure(clips) for clips in track(kept, of, transient=True)]
+    whole, *without = [figure(clips) for clips in track(kept, of, transient=get_console().is_terminal)]
     return Jackknife(whole, np.array(without), len(index), len(names))
 
 

@@ -119,3 +119,11 @@ def chosen(path: Path, prior: PixelUNet, size: Scale) -> dict[str, Adaptation]:
         else how
         for name, how in size.adaptations.items()
     }
+
+
+def counted(**numbers: int) -> dict[str, int]:
+    """Numbers of starts, clips and the like, by name. Raises ValueError for one that is below 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} is at least 1, got {number}")
+    return numbers

@@ -24,6 +24,7 @@ from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import LINGER, SEEN, VALIDATION, encoder, place
 from trimtab.recipes._planning import Bench
+from trimtab.recipes._planning_scales import counted
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_alignment import recorded
 from trimtab.recipes.score_voices import keep, kept, share, success, table
@@ -83,7 +84,7 @@ def finetuning_forgets(
         matcher: the judge, a file.
         output: run folder; finetuning_forgets.png and finetuning_forgets.json in it are the result.
     """
-    counts = {"num_starts": num_starts, "num_clips": num_clips, "seed": seed}
+    counts = counted(num_starts=num_starts, num_clips=num_clips) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "choices": choices}
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices, reader_weights)
     # More numbers of demonstrations may be asked for later.

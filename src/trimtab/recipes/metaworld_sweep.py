@@ -23,6 +23,7 @@ from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION
 from trimtab.recipes._planning import Bench, slug
 from trimtab.recipes._planning_report import check_alike
+from trimtab.recipes._planning_scales import counted
 from trimtab.recipes.score_voices import LEAST_EPISODES
 from trimtab.training import record_settings
 
@@ -85,7 +86,7 @@ def metaworld_sweep(
         raise ValueError(f"guidances are from 1 on and strengths from 0 on, got {came}")
     if num_samples < 2:
         raise ValueError(f"a spread is that of 2 samples or more, not {num_samples}")
-    counts = {"num_starts": num_starts, "num_clips": num_clips, "num_samples": num_samples, "seed": seed}
+    counts = counted(num_starts=num_starts, num_clips=num_clips, num_samples=num_samples) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior}
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, reader_weights=reader_weights)
     # More methods, guidances and strengths may be tried later.

@@ -25,6 +25,7 @@ from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import VALIDATION, encoder
 from trimtab.recipes._planning import FIRST_CHECK, Bench
+from trimtab.recipes._planning_scales import counted
 from trimtab.recipes.score_alignment import recorded
 from trimtab.recipes.score_voices import bars, likeness, table
 from trimtab.recipes.tabletop_prior_card import told
@@ -65,7 +66,7 @@ def motion_isolation(
             default that of the scale.
         output: run folder; motion_isolation.png and motion_isolation.json in it are the result.
     """
-    settings = {"num_clips": num_clips, "scale": scale, "teraflops": teraflops, "seed": seed}
+    settings = {**counted(num_clips=num_clips), "scale": scale, "teraflops": teraflops, "seed": seed}
     bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops, choices)  # nothing is planned or read
     record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices})
     customised = bench.adaptations[CUSTOMIZED]

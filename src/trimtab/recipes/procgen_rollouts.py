@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from rich import get_console
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -211,7 +212,7 @@ def rollout(
     """All frames after the context, as stored, imagined in chunks of `prior.num_frames`, `chunk` clips at a time."""
     draw, length, codec = sampler(prior, num_steps, sample), held.clip.video.shape[1], prior.codec
     whole: list[Tensor] = []
-    for place in track(range(0, len(held.indices), chunk), "dreaming", transient=True):
+    for place in track(range(0, len(held.indices), chunk), "dreaming", transient=get_console().is_terminal):
         numbers = held.indices[place : place + chunk].tolist()
         seen, actions = (some[place : place + chunk] for some in (held.context, held.actions))
         context = codec.encode(seen)

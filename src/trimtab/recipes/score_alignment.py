@@ -24,6 +24,7 @@ from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION
 from trimtab.recipes._planning import Bench
+from trimtab.recipes._planning_scales import counted
 from trimtab.recipes.tabletop_prior_card import told
 from trimtab.training import record_settings
 
@@ -67,7 +68,8 @@ def score_alignment(
             default that of the scale.
         output: run folder; score_alignment.png and score_alignment.json in it are the result.
     """
-    settings = {"num_levels": num_levels, "num_clips": num_clips, "scale": scale, "teraflops": teraflops, "seed": seed}
+    counts = counted(num_levels=num_levels, num_clips=num_clips)
+    settings = {**counts, "scale": scale, "teraflops": teraflops, "seed": seed}
     bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops)  # nothing is planned or read
     record_settings(output, "score-alignment", {**settings, "prior": prior})
     trained, _ = bench.train("in-domain", seed, dry_run=dry_run)

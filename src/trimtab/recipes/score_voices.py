@@ -28,6 +28,7 @@ from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import VALIDATION
 from trimtab.recipes._planning import FIRST_CHECK, Bench, slug
 from trimtab.recipes._planning_report import check_alike
+from trimtab.recipes._planning_scales import counted
 from trimtab.recipes.score_alignment import recorded
 from trimtab.training import record_settings
 
@@ -94,7 +95,7 @@ def score_voices(
             default that of the scale.
         output: run folder; score_voices.png and score_voices.json in it are the result.
     """
-    counts = {"num_starts": num_starts, "num_clips": num_clips, "seed": seed}
+    counts = counted(num_starts=num_starts, num_clips=num_clips) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "choices": choices}
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices, reader_weights)
     record_settings(output, "score-voices", {**settings, "reader": reader, "reader_weights": reader_weights})
