@@ -13,7 +13,7 @@ from trimtab.core.values import Clip, Conditioning
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._tabletop import EARLY, FROM_WORDS, UNTOLD, Lessons, Told
+from trimtab.recipes._tabletop import EARLY, FROM_WORDS, STILLS, UNTOLD, Lessons, Told
 
 
 def dots(folder: Path, looks: Sequence[int], lengths: Sequence[int], tasks: Sequence[str]) -> Episodes:
@@ -115,3 +115,12 @@ def test_the_noise_of_a_pair_is_the_same(lessons: Lessons) -> None:
     clip = lessons.batch(numbers[:1].repeat(2), 4)
     losses = Told(prior, lessons, seed=0)(Clip(clip.video, clip.given), step=0, samples=torch.from_numpy(numbers))
     torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_stills_count_less(lessons: Lessons) -> None:
+    task, numbers = Told(PixelUNet(tabletop.prior().settings), lessons, seed=0), lessons.draw(0, 0, 8)
+    samples = torch.from_numpy(numbers)
+    for length, weight, of in ((1, STILLS, task.stills), (2, 1.0, task.films)):
+        clip = lessons.batch(numbers, length)
+        alone = of(clip, step=3, samples=lessons.alike(samples))
+        torch.testing.assert_close(task(clip, step=3, samples=samples), weight * alone)

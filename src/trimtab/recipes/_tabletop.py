@@ -23,6 +23,10 @@ UNTOLD, FROM_WORDS = 0.1, 0.3
 drawn without a first frame. Films never are: to invent a whole scene is so much harder than to move an arm in one that a few
 such clips would drown the others."""
 
+STILLS = 0.1
+"""What the loss of stills counts, for the same reason: as it is, their gradient is ten times that of films, and Adam, which
+divides by the size of all gradients, would take small steps for the films."""
+
 EARLY = 3
 """Frames from the beginning of an episode in which words decide what follows; then the picture shows what is being done."""
 
@@ -92,8 +96,8 @@ class Told(nn.Module):
 
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
         """The loss of each clip, (batch,)."""
-        task = self.stills if clip.video.shape[1] == 1 else self.films
-        return task(clip, step=step, samples=self.lessons.alike(samples))
+        task, weight = (self.stills, STILLS) if clip.video.shape[1] == 1 else (self.films, 1.0)
+        return weight * task(clip, step=step, samples=self.lessons.alike(samples))
 
 
 def lessons(datasets: Path, num_episodes: int = 30) -> Lessons:
