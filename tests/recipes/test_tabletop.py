@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from tiny import tabletop
-from trimtab.core.values import Clip, Conditioning
+from trimtab.core.values import Clip, Conditioning, Prediction
 from trimtab.data.episodes import Episodes, EpisodeWriter
+from trimtab.diffusion import schedules
+from trimtab.diffusion.losses import change_loss
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._tabletop import EARLY, FROM_WORDS, STILLS, UNTOLD, Lessons, Told
+from trimtab.recipes._tabletop import EARLY, FROM_WORDS, STILLS, UNTOLD, Lessons, Paired, Told
 
 
 def dots(folder: Path, looks: Sequence[int], lengths: Sequence[int], tasks: Sequence[str]) -> Episodes:
@@ -124,3 +126,31 @@ def test_stills_count_less(lessons: Lessons) -> None:
         clip = lessons.batch(numbers, length)
         alone = of(clip, step=3, samples=lessons.alike(samples))
         torch.testing.assert_close(task(clip, step=3, samples=samples), weight * alone)
+
+
+def test_a_batch_without_pairs_is_refused(lessons: Lessons) -> None:
+    numbers = lessons.draw(0, 0, 8)[::-1].copy()
+    task = Told(PixelUNet(tabletop.prior().settings), lessons, seed=0)
+    with pytest.raises(ValueError, match="last half of a batch is pairs"):
+        task(lessons.batch(numbers, 2), step=0, samples=torch.from_numpy(numbers))
+
+
+def test_a_pair_is_asked_for_its_difference_too() -> None:
+    """An error that both films of a pair share costs as if they were alone; one that they do not costs more."""
+    random = torch.Generator().manual_seed(0)
+    clean, shared = torch.rand(2, 9, 4, 3, 16, 16, generator=random) - 0.5
+    noise = torch.randn(9, 4, 3, 16, 16, generator=random)
+    shared[6:9:2] = shared[5:8:2]  # of nine clips the last four are two pairs
+    level = schedules.cosine(10).level(torch.tensor([1, 2, 3, 4, 5, 7, 7, 9, 9]))
+
+    def losses(error: Tensor) -> Tensor:
+        velocity = level.broadcast()[0] * noise - level.broadcast()[1] * clean
+        prediction = Prediction(velocity + error, "velocity", level.add_noise(clean, noise), level)
+        return Paired(change_loss)(prediction, clean, noise) - change_loss(prediction, clean, noise)
+
+    torch.testing.assert_close(losses(shared), torch.zeros(9))
+    error = shared.clone()
+    error[8] = 0
+    added = losses(error)
+    torch.testing.assert_close(added[:7], torch.zeros(7))
+    assert added[7] == added[8] > 0

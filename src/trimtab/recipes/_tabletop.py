@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from trimtab.core.values import Clip
+from trimtab.core.values import Clip, Prediction, Video
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
+from trimtab.diffusion.losses import DenoisingLoss, Loss, change_loss
 from trimtab.priors.pixel_unet import SCHEDULES, PixelUNet
 from trimtab.recipes._metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, encoder
-from trimtab.recipes.procgen_prior import frames_task
+from trimtab.recipes.procgen_prior import frames_loss, frames_task
 from trimtab.recipes.record_metaworld import metaworld_episodes
 
 UNTOLD, FROM_WORDS = 0.1, 0.3
@@ -26,6 +28,9 @@ such clips would drown the others."""
 STILLS = 0.1
 """What the loss of stills counts, for the same reason: as it is, their gradient is ten times that of films, and Adam, which
 divides by the size of all gradients, would take small steps for the films."""
+
+APART = 2.0
+"""What the loss of how two films of a pair differ counts beside the loss of each."""
 
 EARLY = 3
 """Frames from the beginning of an episode in which words decide what follows; then the picture shows what is being done."""
@@ -57,12 +62,13 @@ class Lessons:
         """Window numbers (num,), a function of (seed, step) alone; episodes are drawn alike, however long they are."""
         random = np.random.default_rng([seed, step])
         paired: list[np.ndarray] = []
-        for number in random.integers(len(self.groups), size=num // 4).tolist():
+        singles = singles_of(num)
+        for number in random.integers(len(self.groups), size=(num - singles) // 2).tolist():
             group = self.groups[number]
             two = random.choice(group, size=2, replace=len(group) < 2)
             most = min(EARLY, *self.clips.num_windows[two].tolist())
             paired.append(self.clips.numbers(two, int(random.integers(most))))
-        episodes = self.single[random.integers(len(self.single), size=num - 2 * (num // 4))]
+        episodes = self.single[random.integers(len(self.single), size=singles)]
         return np.concatenate(
             [self.clips.numbers(episodes, random.integers(self.clips.num_windows[episodes])), *paired]
         )
@@ -76,10 +82,16 @@ class Lessons:
         return torch.from_numpy(self.first[episodes] * self.clips.num_windows.max() + first)
 
 
+def singles_of(num: int) -> int:
+    """How many of a batch of so many are no pairs."""
+    return num - 2 * (num // 4)
+
+
 class Told(nn.Module):
     """The loss of films that go on from a frame, and of stills, of which some are drawn from words alone.
 
-    Films of a pair are covered by the same noise, so that what they ask of the weights differs by their words.
+    Films of a pair are covered by the same noise, so that what they ask of the weights differs by their words. How they
+    differ from one another is asked for besides: it is what words decide, and a small part of what there is to see.
 
     Args:
         prior: that is trained; up to pure noise, so that it can be loaded with a schedule that ends in it.
@@ -90,14 +102,37 @@ class Told(nn.Module):
     def __init__(self, prior: PixelUNet, lessons: Lessons, seed: int) -> None:
         super().__init__()
         pure = SCHEDULES["linear, zero terminal SNR"](prior.schedule.num_levels)
-        self.films = frames_task(prior, pure, seed, draws=2, forgotten={"text": UNTOLD})
+        films = Paired(frames_loss())
+        self.films = DenoisingLoss(prior, pure, loss=films, seed=seed, draws=2, forgotten={"text": UNTOLD})
         self.stills = frames_task(prior, pure, seed, draws=2, forgotten={"text": UNTOLD, "context": FROM_WORDS})
         self.lessons = lessons
 
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
-        """The loss of each clip, (batch,)."""
+        """The loss of each clip, (batch,). Raises ValueError for a batch that does not end in the pairs of `Lessons`."""
+        numbers = self.lessons.alike(samples)
+        pairs = numbers[singles_of(len(numbers)) :].unflatten(0, (-1, 2))
+        if not torch.equal(pairs[:, 0], pairs[:, 1]):
+            raise ValueError("the last half of a batch is pairs that begin alike, side by side; train in one process")
         task, weight = (self.stills, STILLS) if clip.video.shape[1] == 1 else (self.films, 1.0)
-        return weight * task(clip, step=step, samples=self.lessons.alike(samples))
+        return weight * task(clip, step=step, samples=numbers)
+
+
+class Paired(nn.Module):
+    """A loss, and that of the differences of the pairs at the end of a batch of `Lessons`."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
+        singles = singles_of(len(clean))
+        one, other = slice(singles, None, 2), slice(singles + 1, None, 2)
+        level = replace(prediction.level, alpha=prediction.level.alpha[one], sigma=prediction.level.sigma[one])
+        velocity, noisy = (some[one] - some[other] for some in (prediction.velocity, prediction.noisy))
+        apart = Prediction(velocity, "velocity", noisy, level)
+        differing = change_loss(apart, clean[one] - clean[other], noise[one] - noise[other])
+        added = torch.cat([differing.new_zeros(singles), APART * differing.repeat_interleave(2)])
+        return self.loss(prediction, clean, noise) + added
 
 
 def lessons(datasets: Path, num_episodes: int = 30) -> Lessons:
