@@ -245,9 +245,8 @@ def test_gradients_reach_every_weight() -> None:
     assert silent == []
 
 
-@pytest.mark.parametrize("gist", [False, True])
-def test_a_text_is_heard_by_its_own_clip_and_only_if_that_is_told_it(gist: bool) -> None:
-    built, seen, words = network(text_dim=12, gist=gist), video(2, 3), torch.randn(2, 5, 12)
+def test_a_text_is_heard_by_its_own_clip_and_only_if_that_is_told_it() -> None:
+    built, seen, words = network(text_dim=12), video(2, 3), torch.randn(2, 5, 12)
     actions = torch.randint(4, (2, 3))
 
     def answer(tokens: Tensor | None, known: list[bool] | None = None) -> Tensor:
@@ -267,7 +266,7 @@ def test_a_text_is_heard_by_its_own_clip_and_only_if_that_is_told_it(gist: bool)
 
 
 def test_the_gist_of_a_text_is_heard_alone_and_is_the_mean_of_the_tokens_that_it_has() -> None:
-    built, seen, words = network(text_dim=12, gist=True), video(2, 3), torch.randn(2, 5, 12)
+    built, seen, words = network(text_dim=12), video(2, 3), torch.randn(2, 5, 12)
     built.reads = None  # so that nothing attends to tokens
     words[:, 3:] = 0
 
@@ -281,13 +280,12 @@ def test_the_gist_of_a_text_is_heard_alone_and_is_the_mean_of_the_tokens_that_it
     assert not torch.allclose(answer(words), answer(torch.zeros(2, 1, 12)))
 
 
-@pytest.mark.parametrize("gist", [False, True])
-def test_what_pads_a_text_is_no_token_where_its_gist_is_heard(gist: bool) -> None:
-    built, seen, words = network(text_dim=12, gist=gist), video(2, 3), torch.randn(2, 5, 12)
+def test_what_pads_a_text_is_no_token() -> None:
+    built, seen, words = network(text_dim=12), video(2, 3), torch.randn(2, 5, 12)
     padded = torch.cat([words, torch.zeros(2, 7, 12)], dim=1)
     actions = torch.ones(2, 3, dtype=torch.long)
     answers = [built(seen, angles(2), actions, text=Text(tokens))[0] for tokens in (words, padded)]
-    assert torch.allclose(*answers, atol=1e-5) == gist
+    torch.testing.assert_close(*answers)
 
 
 def test_attention_to_a_text_is_that_of_torch_with_one_token_more() -> None:

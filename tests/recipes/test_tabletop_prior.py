@@ -62,7 +62,7 @@ def test_training_leaves_a_prior_with_a_card(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recipe, "Budget", lambda seconds: Budget(steps=8))  # enough to hear words on any machine
-    silent = {name: size for name, size in SMALL.sizes.items() if name not in ("text_dim", "gist", "context_optional")}
+    silent = {name: size for name, size in SMALL.sizes.items() if name not in ("text_dim", "context_optional")}
     PixelUNet(replace(SMALL, sizes=silent, num_context=2)).save(first := tmp_path / "first.safetensors")
     run = partial(tabletop_prior, batch_size=2, initial=str(first), datasets=tmp_path, output=tmp_path / "run")
     run(dry_run=True)

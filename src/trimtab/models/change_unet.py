@@ -110,7 +110,6 @@ class Model(UNet3D):
 def sizes(network: Trunk, deviation: float, depths: Sequence[int], context_optional: bool) -> dict[str, Any]:
     """The options that rebuild a model or a controller around this network."""
     text = {} if network.text_dim is None else {"text_dim": network.text_dim}
-    gist = {} if network.gist is None else {"gist": True}
     context = {"context_optional": True} if context_optional else {}
     widths = list(network.channels)
     return {
@@ -119,7 +118,6 @@ def sizes(network: Trunk, deviation: float, depths: Sequence[int], context_optio
         "depths": list(depths),
         "patch": network.patch,
         **text,
-        **gist,
         **context,
     }
 

@@ -167,13 +167,11 @@ class TextAttention(nn.Module):
 
     Args:
         channels: of the frames, a multiple of 32.
-        text_dim: features of a token.
-        heeds_padding: whether the zeros after a text are tokens, too.
+        text_dim: features of a token; zeros after a text are none.
     """
 
-    def __init__(self, channels: int, text_dim: int, *, heeds_padding: bool = False) -> None:
+    def __init__(self, channels: int, text_dim: int) -> None:
         super().__init__()
-        self.heeds_padding = heeds_padding
         self.heads = channels // 32
         self.norm = ChannelNorm(channels)
         self.query = nn.Linear(channels, channels, bias=False)
@@ -197,7 +195,7 @@ class TextAttention(nn.Module):
         if text is not None:
             tokens = torch.cat([tokens, text.to(tokens.dtype)], dim=1)
             which = torch.ones_like(told) if known is None else known[:, None]
-            told = torch.cat([told, which & (self.heeds_padding | (text != 0).any(-1))], dim=1)
+            told = torch.cat([told, which & (text != 0).any(-1)], dim=1)
         query = self.query(self.norm(frames).permute(0, 2, 3, 1)).reshape(num // time, -1, self.heads, 32)
         key, value = self.key_value(tokens).unflatten(-1, (2, self.heads, 32)).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query.transpose(1, 2), key, value, told[:, None, None])

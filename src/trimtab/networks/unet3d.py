@@ -33,7 +33,7 @@ class Trunk(nn.Module):
     """The way down and the middle of `UNet3D`: from frames to features, coarser and coarser.
 
     Args:
-        in_channels, num_actions, action_dim, text_dim, gist, max_frames, patch, widths, depths, embedding: as in `UNet3D`.
+        in_channels, num_actions, action_dim, text_dim, max_frames, patch, widths, depths, embedding: as in `UNet3D`.
     """
 
     def __init__(
@@ -43,7 +43,6 @@ class Trunk(nn.Module):
         num_actions: int | None = None,
         action_dim: int | None = None,
         text_dim: int | None = None,
-        gist: bool = False,
         max_frames: int = 8,
         patch: int = 2,
         widths: Sequence[int] = (64, 128, 256),
@@ -71,7 +70,7 @@ class Trunk(nn.Module):
         if self.action is not None:
             self.null_action = nn.Parameter(torch.randn(embedding))
         self.gist: nn.Sequential | None = None
-        if gist and text_dim is not None:
+        if text_dim is not None:
             outer = nn.Linear(embedding, embedding)
             for parameter in outer.parameters():
                 nn.init.zeros_(parameter)
@@ -85,10 +84,7 @@ class Trunk(nn.Module):
         self.middle = blocks(depths[last], widths[last], embedding)
         self.reads: nn.ModuleList | None = None
         if text_dim is not None:
-            heeds_padding = not gist  # as weights do that were trained before there was a gist
-            self.reads = nn.ModuleList(
-                TextAttention(widths[last], text_dim, heeds_padding=heeds_padding) for _ in range(depths[last])
-            )
+            self.reads = nn.ModuleList(TextAttention(widths[last], text_dim) for _ in range(depths[last]))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def condition(
@@ -206,10 +202,9 @@ class UNet3D(Trunk):
         out_channels: channels of the answer.
         num_actions: size of a discrete action set, or
         action_dim: width of a continuous action; neither for a network without actions.
-        text_dim: features of a token of text; None for a network without text.
-        gist: whether the mean of a text's tokens, where there are texts, is a part of that sum, too, beside the tokens that
-            the middle attends to, so that each block hears the text. At first it adds nothing. Zeros after a text are then
-            no tokens.
+        text_dim: features of a token of text; None for a network without text. The middle attends to the tokens, and their
+            mean, the gist, is a part of that sum, too, so that each block hears the text; at first neither adds anything.
+            Zeros after a text are no tokens.
         max_frames: the longest clip.
         patch: side of a patch in pixels; height and width must divide by patch * 2 ** (len(widths) - 1).
         widths: channels at each resolution, multiples of 32.
@@ -227,7 +222,6 @@ class UNet3D(Trunk):
         num_actions: int | None = None,
         action_dim: int | None = None,
         text_dim: int | None = None,
-        gist: bool = False,
         max_frames: int = 8,
         patch: int = 2,
         widths: Sequence[int] = (64, 128, 256),
@@ -241,7 +235,6 @@ class UNet3D(Trunk):
             num_actions=num_actions,
             action_dim=action_dim,
             text_dim=text_dim,
-            gist=gist,
             max_frames=max_frames,
             patch=patch,
             widths=widths,

@@ -19,7 +19,6 @@ TABLETOP = PixelUNetSettings(
         "widths": (64, 128, 256),
         "depths": (1, 2, 4),
         "text_dim": MiniLM.dim,
-        "gist": True,
         "context_optional": True,
     },
     num_context=1,
