@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -197,6 +198,10 @@ def test_a_mistake_in_the_library_keeps_its_traceback(
     with pytest.raises(AttributeError, match="a bug"):
         run("sail")
     assert ran == []
+
+
+def test_it_says_its_version(run: Callable[..., Any]) -> None:
+    assert run("--version") == (None, f"{version('trimtab')}\n")
 
 
 def test_an_unknown_command_exits_with_one_and_the_names() -> None:

@@ -12,6 +12,7 @@ import inspect
 import json
 import sys
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -55,11 +56,13 @@ def main() -> None:
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("--help", "-h"):
         width = max(map(len, names))
-        print(
-            f"{__import__('trimtab').__doc__}\n\nusage: trimtab COMMAND [--help] [--settings FILE] [--flag value ...]\n"
-        )
+        print(f"{__import__('trimtab').__doc__}\n")
+        print("usage: trimtab --version | COMMAND [--help] [--settings FILE] [--flag value ...]\n")
         for name, text in names.items():
             print(f"  {name:<{width}}  {text}")
+        return
+    if command == "--version":
+        print(version("trimtab"))
         return
     if command not in names:
         sys.exit(f"trimtab: no command {command!r}; there are: {', '.join(names)}")
