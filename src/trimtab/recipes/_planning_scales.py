@@ -16,6 +16,14 @@ from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, NOVEL_OF
 from trimtab.recipes._planning_report import TRUTHS
 
 
+def counted(**numbers: int) -> dict[str, int]:
+    """Numbers of starts, clips and the like, by name. Raises ValueError for one that is below 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} is at least 1, got {number}; leave it out for the usual number")
+    return numbers
+
+
 @dataclass(frozen=True)
 class Scale:
     """How much of everything.
@@ -63,9 +71,8 @@ class Scale:
     adaptations: Mapping[str, Adaptation] = field(default_factory=lambda: ADAPTATIONS)
 
     def __post_init__(self) -> None:
-        for name in ("num_seeds", "num_starts", "num_clips", "num_steps", "num_plans"):
-            if (count := getattr(self, name)) < 1:
-                raise ValueError(f"{name} is at least 1, got {count}; leave it out for the scale's own")
+        names = ("num_seeds", "num_starts", "num_clips", "num_steps", "num_plans")
+        counted(**{name: getattr(self, name) for name in names})
         if not self.teraflops > 0:
             raise ValueError(f"teraflops are above 0, got {self.teraflops}; leave them out for the scale's own")
         if not 1 <= self.replan_every <= self.horizon:
@@ -119,11 +126,3 @@ def chosen(path: Path, prior: PixelUNet, size: Scale) -> dict[str, Adaptation]:
         else how
         for name, how in size.adaptations.items()
     }
-
-
-def counted(**numbers: int) -> dict[str, int]:
-    """Numbers of starts, clips and the like, by name. Raises ValueError for one that is below 1."""
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} is at least 1, got {number}")
-    return numbers

@@ -118,13 +118,20 @@ class Told(nn.Module):
 
 
 class Paired(nn.Module):
-    """A loss, and that of the differences of the pairs at the end of a batch of `Lessons`."""
+    """A loss, and `change_loss` of how the films of each pair differ, which counts `APART` for both of them.
+
+    Pairs stand side by side at the end of a batch, as `Lessons` draws them, at one noise level and under one noise.
+
+    Args:
+        loss: of each film.
+    """
 
     def __init__(self, loss: Loss) -> None:
         super().__init__()
         self.loss = loss
 
     def forward(self, prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
+        """The loss of each film, (batch,)."""
         singles = singles_of(len(clean))
         one, other = slice(singles, None, 2), slice(singles + 1, None, 2)
         level = replace(prediction.level, alpha=prediction.level.alpha[one], sigma=prediction.level.sigma[one])

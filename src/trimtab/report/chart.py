@@ -15,7 +15,7 @@ NEUTRAL = "#808080"  # stands for the colour of the text around the chart
 SERIES = tuple(f"#0102{number:02x}" for number in range(NUM_COLOURS))  # stand for --c0, --c1, .. of the page
 LINES = ("-", "--", ":", "-.")
 MARKERS = "osD^vPX"
-HEIGHT = 3.8  # of a chart of few curves
+HEIGHT = 3.8  # of a chart of few curves, in inches
 FEW = 24  # points up to which each is marked
 
 
@@ -65,8 +65,8 @@ def chart(
         heights = spread(
             np.array([axes.transAxes.inverted().transform((0, end))[1] for end in ends]), 0.075 * HEIGHT / height
         )
-        for number, (name, height) in enumerate(zip(points, heights, strict=True)):
-            axes.text(1.015, height, name, color=SERIES[number % NUM_COLOURS], va="center", transform=axes.transAxes)
+        for number, (name, place) in enumerate(zip(points, heights, strict=True)):
+            axes.text(1.015, place, name, color=SERIES[number % NUM_COLOURS], va="center", transform=axes.transAxes)
         file = io.StringIO()
         figure.savefig(file, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
     return _inline(file.getvalue(), prefix)
