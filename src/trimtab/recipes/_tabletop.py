@@ -103,8 +103,8 @@ class Told(nn.Module):
         super().__init__()
         pure = SCHEDULES["linear, zero terminal SNR"](prior.schedule.num_levels)
         films = Paired(frames_loss())
-        self.films = DenoisingLoss(prior, pure, loss=films, seed=seed, draws=2, forgotten={"text": UNTOLD})
-        self.stills = frames_task(prior, pure, seed, draws=2, forgotten={"text": UNTOLD, "context": FROM_WORDS})
+        self.films = DenoisingLoss(prior, pure, loss=films, seed=seed, forgotten={"text": UNTOLD})
+        self.stills = frames_task(prior, pure, seed, forgotten={"text": UNTOLD, "context": FROM_WORDS})
         self.lessons = lessons
 
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:

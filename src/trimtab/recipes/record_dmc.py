@@ -13,6 +13,7 @@ from rich.progress import track
 
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.data.recording import recorded_once
+from trimtab.environments._mujoco import SAMPLES
 from trimtab.environments.dmc import DMC, TEXTS, check_scene
 from trimtab.environments.looks import Look
 from trimtab.metrics.intervals import Interval
@@ -115,6 +116,7 @@ def dmc_episodes(
         "seed": seed,
         "camera": camera,
         "size": size,
+        "samples_a_side": SAMPLES,
         "first_look": first_look,
         "num_looks": num_looks,
     }

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.data.recording import recorded_once
+from trimtab.environments._mujoco import SAMPLES
 from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import SCENES, SIMULATOR_RATE, TEXTS, MetaWorld, check_scene
 from trimtab.recipes._demonstrations import Episode, play
@@ -132,6 +133,7 @@ def metaworld_episodes(
         "first_look": first_look,
         "num_looks": num_looks,
         "halfway": halfway,
+        "samples_a_side": SAMPLES,
         **settings,
     }
     check_scene(tasks, **settings)
