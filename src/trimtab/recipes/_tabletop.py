@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from trimtab.core.values import Clip, Prediction, Video
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
-from trimtab.diffusion.losses import DenoisingLoss, Loss, change_loss
+from trimtab.diffusion.losses import DenoisingLoss, Loss, velocity_loss
 from trimtab.priors.pixel_unet import SCHEDULES, PixelUNet
 from trimtab.recipes._metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, encoder
-from trimtab.recipes.procgen_prior import frames_loss, frames_task
 from trimtab.recipes.record_metaworld import metaworld_episodes
 
 UNTOLD, FROM_WORDS = 0.1, 0.3
@@ -102,9 +101,8 @@ class Told(nn.Module):
     def __init__(self, prior: PixelUNet, lessons: Lessons, seed: int) -> None:
         super().__init__()
         pure = SCHEDULES["linear, zero terminal SNR"](prior.schedule.num_levels)
-        films = Paired(frames_loss())
-        self.films = DenoisingLoss(prior, pure, loss=films, seed=seed, forgotten={"text": UNTOLD})
-        self.stills = frames_task(prior, pure, seed, forgotten={"text": UNTOLD, "context": FROM_WORDS})
+        self.films = DenoisingLoss(prior, pure, loss=Paired(velocity_loss), seed=seed, forgotten={"text": UNTOLD})
+        self.stills = DenoisingLoss(prior, pure, seed=seed, forgotten={"text": UNTOLD, "context": FROM_WORDS})
         self.lessons = lessons
 
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
@@ -118,7 +116,7 @@ class Told(nn.Module):
 
 
 class Paired(nn.Module):
-    """A loss, and `change_loss` of how the films of each pair differ, which counts `APART` for both of them.
+    """A loss, and the same of how the films of each pair differ, which counts `APART` for both of them.
 
     Pairs stand side by side at the end of a batch, as `Lessons` draws them, at one noise level and under one noise.
 
@@ -137,7 +135,7 @@ class Paired(nn.Module):
         level = replace(prediction.level, alpha=prediction.level.alpha[one], sigma=prediction.level.sigma[one])
         velocity, noisy = (some[one] - some[other] for some in (prediction.velocity, prediction.noisy))
         apart = Prediction(velocity, "velocity", noisy, level)
-        differing = change_loss(apart, clean[one] - clean[other], noise[one] - noise[other])
+        differing = self.loss(apart, clean[one] - clean[other], noise[one] - noise[other])
         added = torch.cat([differing.new_zeros(singles), APART * differing.repeat_interleave(2)])
         return self.loss(prediction, clean, noise) + added
 

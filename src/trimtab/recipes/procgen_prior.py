@@ -112,13 +112,8 @@ def frames_task(
         denoiser, schedule, seed, options: those of `DenoisingLoss`.
         own: whether what a mixing denoiser itself believes is trained by the same beside the mixture.
     """
-    loss = frames_loss()
+    loss = Perceived(change_loss, Lpips(), weight=0.5)
     return DenoisingLoss(denoiser, schedule, loss=loss, seed=seed, own=loss if own else None, **options)
-
-
-def frames_loss() -> Perceived:
-    """The change in pixels, and how different the frames look."""
-    return Perceived(change_loss, Lpips(), weight=0.5)
 
 
 class GamesAlike(nn.Module):
