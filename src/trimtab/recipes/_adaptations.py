@@ -20,14 +20,15 @@ from trimtab.adapters.dreambooth import DreamBooth, Preserving, Stills, drawn, e
 from trimtab.adapters.finetune import Finetune
 from trimtab.adapters.from_scratch import FromScratch
 from trimtab.core.contracts import Denoiser
+from trimtab.core.values import Fact
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
+from trimtab.diffusion.losses import DenoisingLoss
 from trimtab.networks.encoders import MiniLM
 from trimtab.networks.optimizers import Kind
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._metaworld import encoder
-from trimtab.recipes.procgen_prior import frames_task
 from trimtab.training import ClipSource
 
 SUBJECT, CLASS = "a [D] robot arm", "a robot arm"
@@ -38,7 +39,7 @@ MOST_STEPS_ON_STILLS = 1000
 STILL_STEPS = 16
 """Sampling steps of the class's stills."""
 
-UNTOLD = {"text": 0.1}
+UNTOLD: Mapping[Fact, float] = {"text": 0.1}
 """The share of clips whose text is withheld, as in arXiv 2504.15369."""
 
 
@@ -68,7 +69,7 @@ class Training:
 def of_videos(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tuple[nn.Module, Clips]:
     """The loss of clips and their texts, some of which are withheld."""
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
-    return frames_task(model, prior.schedule, seed, draws=2, forgotten=UNTOLD), clips
+    return DenoisingLoss(model, prior.schedule, seed=seed, forgotten=UNTOLD), clips
 
 
 def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tuple[nn.Module, Stills]:
@@ -77,7 +78,7 @@ def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tu
     sample = partial(sampling.dpm_solver_pp_2m, pairs=sampling.pairs(prior.schedule, STILL_STEPS), clamp=(-1.0, 1.0))
     others = drawn(prior, texts[1], NUM_PRESERVED, sample, seed=seed)
     stills = Stills(evenly(episodes.frames, NUM_STILLS), others, texts)
-    return Preserving(frames_task(model, prior.schedule, seed), stills), stills
+    return Preserving(DenoisingLoss(model, prior.schedule, seed=seed), stills), stills
 
 
 TRAININGS: dict[str, Training] = {
