@@ -118,9 +118,13 @@ def test_a_new_rate_is_tried_alone_and_an_end_of_the_range_is_said(
     monkeypatch.setitem(TRAININGS, "avid", replace(TRAININGS["avid"], rates=(3e-4, 1e-12)))
     monkeypatch.setattr("trimtab.recipes.procgen_choices.LENGTHS", (1, 2))
     settings = json.loads((finished.folder / "choices" / "settings.json").read_text())["settings"]
-    procgen_choices(
-        **settings, trainings=("avid",), datasets=finished.settings["datasets"], output=tmp_path, record=record
-    )
+    choose = partial(
+        procgen_choices, **settings, trainings=("avid",), datasets=finished.settings["datasets"], output=tmp_path,
+        record=record,
+    )  # fmt: skip
+    choose(dry_run=True)  # of what is to be tried, not of what is known
+    assert "avid-1e-12 will need" in " ".join(capsys.readouterr().out.split())
+    choose()
     assert [path.name for path in tmp_path.glob("avid-*")] == ["avid-1e-12"]
     found = json.loads(record.read_text())["avid"]
     assert found["validation loss"].keys() == {"0.0003", "1e-12"}

@@ -55,7 +55,7 @@ def procgen_choices(
         batch_size: clips in a training step.
         prior: the name of a prior that ships with the package, or the path of one.
         seed: of weights and batches.
-        dry_run: only say what the first trial of each will need in memory, time and disk.
+        dry_run: only say what the first trial of each that is to come will need in memory, time and disk.
         datasets: where recorded play is kept.
         output: run folder; choices.json in it is the result.
         record: a file from which the benchmark reads choices; these are added to those in it, or take their place.
@@ -69,13 +69,18 @@ def procgen_choices(
     protocol = {**settings, "prior": frozen.fingerprint, "seed": seed, "levels": VALIDATION_LEVELS}
     recorded = json.loads(record.read_text()) if record and record.exists() else {}
 
-    def trial(name: str, rate: float) -> float | None:
-        """The validation loss after a short training."""
-        folder, earlier = output / f"{name}-{rate:g}", recorded.get(name, {})
-        if (folder / "loss.json").exists():
-            return float(json.loads((folder / "loss.json").read_text()))
+    def known(name: str, rate: float) -> float | None:
+        """The validation loss of a trial that is finished."""
+        path, earlier = output / f"{name}-{rate:g}" / "loss.json", recorded.get(name, {})
+        if path.exists():
+            return float(json.loads(path.read_text()))
         if earlier.get("protocol") == protocol and f"{rate:g}" in earlier["validation loss"]:
             return float(earlier["validation loss"][f"{rate:g}"])
+        return None
+
+    def trial(name: str, rate: float) -> float | None:
+        """The validation loss after a short training; None in a dry run."""
+        folder = output / f"{name}-{rate:g}"
         _, task = TRAININGS[name].assembled(frozen, seed, COINRUN_ACTIONS)
         run, _ = TRAININGS[name].fitted(
             task, clips, teraflops, batch_size=batch_size, lengths=LENGTHS, dry_run=dry_run, folder=folder,
@@ -88,23 +93,26 @@ def procgen_choices(
         return loss
 
     for name in trainings:
+        found = {rate: known(name, rate) for rate in TRAININGS[name].rates}
+        missing = [rate for rate, loss in found.items() if loss is None]
+        for rate in missing[:1] if dry_run else missing:
+            found[rate] = trial(name, rate)
         if dry_run:
-            trial(name, TRAININGS[name].rates[0])
             continue
-        losses = {rate: loss for rate in TRAININGS[name].rates if (loss := trial(name, rate)) is not None}
+        losses = {rate: loss for rate, loss in found.items() if loss is not None}
         best, ends = min(losses, key=lambda rate: losses[rate]), (min(losses), max(losses))
         if len(losses) > 1 and best in ends:
             print(f"[yellow]{name}: {best:g} is an end of those tried; a rate beyond it may be better")
-        found = {
+        choice = {
             "learning_rate": best,
             "validation loss": {f"{rate:g}": loss for rate, loss in losses.items()},
             "protocol": protocol,
             "date": datetime.now(UTC).date().isoformat(),
         }
-        print(f"{name}: {found}")
+        print(f"{name}: {choice}")
         for path in filter(None, (output / "choices.json", record)):
-            known = json.loads(path.read_text()) if path.exists() else {}
-            write_whole(path, json.dumps(known | {name: found}, indent=1) + "\n")
+            kept = json.loads(path.read_text()) if path.exists() else {}
+            write_whole(path, json.dumps(kept | {name: choice}, indent=1) + "\n")
 
 
 @torch.no_grad()
