@@ -25,8 +25,8 @@ drawn without a first frame. Films never are: to invent a whole scene is so much
 such clips would drown the others."""
 
 STILLS = 0.1
-"""What the loss of stills counts, for the same reason: as it is, their gradient is ten times that of films, and Adam, which
-divides by the size of all gradients, would take small steps for the films."""
+"""What the loss of stills counts, for the same reason: by the loss of games their gradient was ten times that of films, and
+Adam, which divides by the size of all gradients, would take small steps for the films."""
 
 APART = 2.0
 """What the loss of how two films of a pair differ counts beside the loss of each."""
