@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 
-from trimtab.core.files import write_whole
+from trimtab.core.files import alone_in, write_whole
 from trimtab.core.values import Clip, Conditioning, Prediction
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
 from trimtab.metrics.intervals import seed_interval
@@ -26,7 +29,7 @@ from trimtab.recipes._benchmark_report import Words, horizons, write_report
 from trimtab.recipes._benchmark_results import ALIKE, Results, check_alike, check_budgets
 from trimtab.recipes._benchmark_tables import listed
 from trimtab.recipes._held import Held
-from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, SIZES, TRAININGS, VARIED
+from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, SIZES, TRAININGS, VARIED, slug
 from trimtab.recipes.procgen_benchmark import SCALES, procgen_benchmark
 from trimtab.recipes.procgen_choices import CHOICES, chosen, procgen_choices
 from trimtab.recipes.procgen_prior import PAPER
@@ -236,6 +239,34 @@ def test_what_is_finished_is_not_done_again(finished: Finished, capsys: pytest.C
     assert json.loads(lost.read_text())["figures"] == text  # the same clips, from the same noise
     after = {path: path.stat().st_mtime_ns for path in finished.cells.iterdir()}
     assert {path.name for path in after if after[path] != before[path]} == {lost.name}
+
+
+def test_what_another_process_is_at_work_on_is_left_to_it(finished: Finished, tmp_path: Path) -> None:
+    output, names = tmp_path / "run", ("from scratch", "product of experts", "frozen prior")
+    claim = output / "claims" / "scratch-0"
+    claim.mkdir(parents=True)
+    last = output / "cells" / "frozen-prior-0.json"
+    made: list[str] = []
+
+    def other() -> None:
+        """It trains from scratch, which the product needs, too, until the command has done all else, and then stops."""
+        while not last.exists():
+            time.sleep(0.05)
+        made.extend(path.stem for path in last.parent.glob("*.json"))
+        shutil.copy(finished.cells / "from-scratch-0.json", last.parent)
+        held.close()
+
+    with ExitStack() as held:
+        held.enter_context(alone_in(claim))
+        shutil.copytree(finished.folder / "run" / "trainings", output / "trainings")
+        thread = Thread(target=other)
+        thread.start()
+        finished.again(methods=names, output=output)
+        thread.join()
+    assert made == ["frozen-prior-0"]
+    copied = (last.parent / "from-scratch-0.json").read_bytes()
+    assert copied == (finished.cells / "from-scratch-0.json").read_bytes()
+    assert {path.stem for path in last.parent.glob("*.json")} == {slug(name) + "-0" for name in names}
 
 
 def test_the_page_stands_alone_and_shows_every_method(finished: Finished) -> None:

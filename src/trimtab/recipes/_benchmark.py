@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,7 +20,7 @@ from torch import Tensor
 from trimtab import checkpoints
 from trimtab.adapters.avid import AVID
 from trimtab.core.contracts import Denoiser
-from trimtab.core.files import write_whole
+from trimtab.core.files import alone_in, write_whole
 from trimtab.core.values import Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
@@ -139,6 +140,8 @@ class Bench:
     def run(self, methods: Sequence[str] | None, seeds: Iterable[int] | None, cells: Path, *, dry_run: bool) -> None:
         """Make the cells that are missing, of all the scale's methods and seeds or of these, and the report of all.
 
+        What another process is at work on in the same output folder is left to it.
+
         Raises ValueError for a method that there is not, that is told what nobody says, or that no learning rate was chosen
         for, and for cells of another prior, sampler, division of levels, budget or number of clips in the same folder, or
         files in it that are no cells.
@@ -155,24 +158,41 @@ class Bench:
             check_planned(finished, self.teraflops, self.size.num_clips)
         for training in filter(None, (self.methods[name].training for name in names)):
             self.rate(training, self.size.trainings[training])  # refused now, and not when hours have passed
-        missing = (
+        missing = [
             (name, seed, path)
             for seed in (range(self.size.num_seeds) if seeds is None else seeds)
             for name in names
             if not (path := cells / f"{slug(name)}-{seed}.json").exists()
             and not (seed and self.methods[name].is_made_once)
-        )
+        ]
         if dry_run:
             self.forecast([(name, seed) for name, seed, _ in missing])
             return
-        for name, seed, path in missing:
-            console.rule(f"{name}, seed {seed}")
-            write_whole(path, self.cell(name, seed).to_json())
+        for wait in (False, True):  # last what other processes had claimed, in case they did not finish it
+            for name, seed, path in missing:
+                with self.claim(name, seed, wait) as claimed:
+                    if claimed and not path.exists():
+                        console.rule(f"{name}, seed {seed}")
+                        write_whole(path, self.cell(name, seed).to_json())
         report = write_report(
             self.output / "report.html", cells_in(cells, self.methods), pictures=self.output / "pictures",
             rollouts=cells / "rollouts", methods=self.methods, words=self.domain.words,
         )  # fmt: skip
         console.print(f"open {report.resolve()}")
+
+    @contextmanager
+    def claim(self, name: str, seed: int, wait: bool) -> Iterator[bool]:
+        """Whether no other process is at work on what this method and seed needs trained; none is until the context ends."""
+        folder = self.output / "claims" / f"{self.methods[name].training or slug(name)}-{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(alone_in(folder, wait=wait))
+            except ValueError:
+                claimed = False
+            else:
+                claimed = True
+            yield claimed
 
     def forecast(self, missing: Sequence[tuple[str, int]]) -> None:
         """Say what the trainings of these methods and seeds need, each tried with one seed, and what all need together."""

@@ -68,8 +68,8 @@ def procgen_benchmark(
     """Train every method for the same number of operations, measure all on the same held-out clips, and compare them.
 
     What is finished is not done again: each method and seed leaves a small file, a cell, and the report is made of all
-    cells that are there. An interrupted training goes on. Several of these commands may work on different methods or seeds
-    in one output folder at a time.
+    cells that are there. An interrupted training goes on. The same command may run several times at once, such as once a
+    core: each makes what no other is at work on, and the last to end reports all.
 
     Args:
         scale: smoke has five methods and one seed, tiny every method and three, all trained and measured like smoke's; paper
