@@ -1,5 +1,6 @@
 """Losses equal their formulas in every parameterisation, and a training step depends on (seed, step, sample) alone."""
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -46,6 +47,17 @@ def test_losses_are_weighted_errors_of_the_clean_video(kind: Kind, schedule: Sch
         torch.testing.assert_close(loss(belief, clean, noise), value, rtol=1e-3, atol=0)
     clipped = losses.min_snr_loss(belief, clean, noise, gamma=0.1)
     torch.testing.assert_close(clipped, snr.clamp(max=0.1) * size, rtol=1e-3, atol=0)
+
+
+def test_what_a_belief_departs_from_is_charged_where_it_tells_it() -> None:
+    belief, clean, noise, error = situation(schedules.flow(200), "velocity")
+    departing = losses.Departing(losses.velocity_loss, weight=3.0)
+    own = losses.velocity_loss(belief, clean, noise)
+    assert torch.equal(departing(belief, clean, noise), own)
+    told = replace(belief, departs_from=clean + 2 * error)
+    torch.testing.assert_close(departing(told, clean, noise), own + 12 * error.square().mean((1, 2, 3, 4)))
+    assert told.as_kind("noise").departs_from is told.departs_from
+    assert told.like(told.tensor).departs_from is None  # another's belief departs from something else
 
 
 @pytest.mark.parametrize("kind", ["clean", "velocity", "flow"])

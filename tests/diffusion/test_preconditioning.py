@@ -285,6 +285,17 @@ def test_the_network_can_say_where_a_pixel_comes_from(name: str) -> None:
     assert not torch.allclose(said.tensor, FrameChange(noisy, level, context, 0.2).belief(told(answer, 0.3)).tensor)
 
 
+def test_what_is_put_in_the_last_frames_place_is_displaced_and_stands_aside_like_it() -> None:
+    noisy, level, context, clean, _ = drawn(SCHEDULES["cosine"])
+    change = FrameChange(noisy, level, context, 0.2)
+    answer = told(torch.randn_like(noisy), 0.3, 1.0, 0.0, 0.1)
+    same = context[:, -1:].expand_as(noisy)
+    torch.testing.assert_close(change.belief(torch.cat([answer, same], dim=2)).tensor, change.belief(answer).tensor)
+    found = change.belief(torch.cat([answer, clean], dim=2)).departs_from
+    moved = torch.cat([clean[..., 1:], clean[..., -1:]], dim=-1)
+    torch.testing.assert_close(found, 0.8 * moved + 0.2 * context[:, -1:])
+
+
 def test_motion_adds_up_over_frames() -> None:
     """Steady motion is the same answer at every frame: frame k comes from k steps away."""
     noisy, level, context, _, _ = drawn(SCHEDULES["cosine"])

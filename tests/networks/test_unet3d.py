@@ -187,6 +187,15 @@ def test_what_it_was_not_built_for_is_refused(
         network(**options)(seen, angles(2), actions)
 
 
+def test_a_copy_is_a_part_of_the_answer_of_a_network_that_copies() -> None:
+    built, source = network(copies=2), torch.randn(2, 2, 8, 8)
+    answer = built(video(), angles(2), source=source)[0]
+    assert answer.shape == (2, 8, 5, 8, 8)
+    assert (built(video(), angles(2), source=source + 1)[0] - answer)[:, :, 3:].abs().min() > 0.9
+    with pytest.raises(ValueError, match="pass it as source"):
+        built(video(), angles(2))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

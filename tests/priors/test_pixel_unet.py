@@ -256,6 +256,31 @@ def test_a_prior_that_needs_no_context_comes_back_as_one_and_its_controller_need
         prior.bind(Conditioning(context=torch.zeros(2, 1, 3, 8, 8)))
 
 
+def test_a_prior_that_copies_comes_back_as_one_and_its_controller_does_without(tmp_path: Path) -> None:
+    sizes = {"widths": (32,), "depths": (1,), "copies": True}
+    prior = small(sizes=sizes)
+    prior.save(tmp_path / "prior")
+    again = load(tmp_path / "prior")
+    assert again.settings.sizes["copies"]
+    noisy, level, context = question(prior)
+    control = ControlNet(again, num_actions=3)
+    given = Conditioning(context)
+    assert torch.equal(control(noisy, level, given).tensor, again(noisy, level, given).tensor)
+
+
+def test_a_prior_can_begin_to_copy_with_what_one_learned_that_does_not() -> None:
+    other = small(num_context=1)
+    prior = PixelUNet(replace(other.settings, sizes={**other.settings.sizes, "copies": True}))
+    prior.inherit(other)
+    noisy, level, context = question(prior)
+    with torch.no_grad():
+        prior.network.copy.sharper.fill_(1.0)  # each place copies itself
+        expected, found = (some(noisy, level, Conditioning(context)).tensor for some in (other, prior))
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match=r"copy\.key\.bias"):
+        other.inherit(prior)
+
+
 @pytest.mark.usefixtures("exact_products")
 @pytest.mark.parametrize("num_context", [1, 2, 3])
 def test_a_prior_begins_with_what_another_learned(num_context: int) -> None:

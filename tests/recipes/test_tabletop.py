@@ -1,6 +1,7 @@
 """What the tabletop prior learns from: clips that words decide come in pairs that differ by nothing else."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tiny import tabletop
 from trimtab.core.values import Clip, Conditioning, Prediction
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.diffusion import schedules
-from trimtab.diffusion.losses import change_loss
+from trimtab.diffusion.losses import Departing, change_loss, velocity_loss
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._tabletop import EARLY, FROM_WORDS, STILLS, UNTOLD, Lessons, Paired, Told
@@ -154,3 +155,13 @@ def test_a_pair_is_asked_for_its_difference_too() -> None:
     added = losses(error)
     torch.testing.assert_close(added[:7], torch.zeros(7))
     assert added[7] == added[8] > 0
+
+
+def test_what_a_film_departs_from_is_asked_of_it_alone() -> None:
+    random = torch.Generator().manual_seed(0)
+    clean, noise, error = torch.randn(3, 8, 2, 3, 4, 4, generator=random)
+    level = schedules.cosine(10).level(torch.tensor([1, 2, 3, 4, 5, 5, 9, 9]))
+    told = Prediction(noise, "velocity", level.add_noise(clean, noise), level, departs_from=clean + error)
+    paired = Paired(Departing(velocity_loss))
+    added = paired(told, clean, noise) - paired(replace(told, departs_from=None), clean, noise)
+    torch.testing.assert_close(added, error.square().mean((1, 2, 3, 4)), rtol=1e-3, atol=1e-4)

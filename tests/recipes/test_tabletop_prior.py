@@ -89,6 +89,20 @@ def test_training_leaves_a_prior_with_a_card(
     assert (tmp_path / "card" / "tabletop.png").stat().st_size > 1000
 
 
+def test_a_part_can_be_trained_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe, "Budget", lambda seconds: Budget(steps=2))
+    torch.manual_seed(0)
+    PixelUNet(SMALL).save(first := tmp_path / "first.safetensors")
+    run = partial(tabletop_prior, batch_size=4, initial=str(first), datasets=tmp_path)
+    run(only="copy", output=tmp_path / "run")
+    before, after = (pixel_unet.load(path).state_dict() for path in (first, tmp_path / "run" / "prior.safetensors"))
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("network.copy.") for name in changed)
+    with pytest.raises(ValueError, match=r"no part 'copies' of the network; there are: level, .* copy"):
+        run(only="copies", output=tmp_path / "other")
+
+
 def test_an_opposite_undoes_what_is_asked() -> None:
     tasks = list(TEXTS)
     asked = torch.tensor([tasks.index(task) for task in ("door-open", "handle-press", "door-close")])

@@ -83,7 +83,7 @@ class Composition:
             for numbers, ask in asked:
                 together = ask(*repeated(noisy, level, len(numbers)))
                 for number, part in zip(numbers, together.tensor.chunk(len(numbers)), strict=True):
-                    beliefs[number] = replace(together, tensor=part, noisy=noisy, level=level)
+                    beliefs[number] = replace(together, tensor=part, noisy=noisy, level=level, departs_from=None)
             voices, weights = [beliefs[number] for number in range(len(self.voices))], self.weights(level)
             for weight in weights.values:
                 if isinstance(weight, Tensor) and weight.ndim > 3 and weight.shape[-4] not in (1, noisy.shape[1]):

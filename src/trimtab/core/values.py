@@ -142,6 +142,9 @@ class Prediction:
     `weights_sum_to_one` is False for a combination that is not a mixture of beliefs about one density; a clamp of
     such a
     prediction's clean video would destroy the composition, so samplers refuse it.
+
+    `departs_from` is the clean video that the belief starts from, put together from context frames, if the denoiser tells
+    it.
     """
 
     tensor: Video
@@ -149,6 +152,7 @@ class Prediction:
     noisy: Video
     level: NoiseLevel
     weights_sum_to_one: bool = True
+    departs_from: Video | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -160,7 +164,7 @@ class Prediction:
 
     def like(self, tensor: Video) -> Prediction:
         """Another belief about the same noisy video, of the same kind."""
-        return replace(self, tensor=tensor)
+        return replace(self, tensor=tensor, departs_from=None)
 
     @property
     def clean(self) -> Video:
@@ -291,7 +295,7 @@ def combine(voices: Sequence[Prediction], weights: Weights, *, normalise: bool =
         share: dict[Kind, Weight] = {"noise": 0.0, "clean": 1.0, "velocity": -sigma, "flow": -1.0}
         result = result + share[kind] * excess
     sum_to_one = weights.sum_to_one and all(voice.weights_sum_to_one for voice in voices)
-    belief = replace(first, tensor=result, kind=kind, weights_sum_to_one=sum_to_one)
+    belief = replace(first, tensor=result, kind=kind, weights_sum_to_one=sum_to_one, departs_from=None)
     return belief if kind == first.kind else belief.as_kind(first.kind)
 
 

@@ -82,6 +82,28 @@ def change_loss(
     return total / sum(sides)
 
 
+class Departing(nn.Module):
+    """A loss, and the squared error of what the prediction departs from, where it tells that.
+
+    Where much is still to be guessed, a network learns to correct what it departs from before it learns to depart from
+    something better; so it is asked for that, too.
+
+    Args:
+        loss: of the prediction.
+        weight: of what it departs from.
+    """
+
+    def __init__(self, loss: Loss, weight: float = 1.0) -> None:
+        super().__init__()
+        self.loss, self.weight = loss, weight
+
+    def forward(self, prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
+        total = self.loss(prediction, clean, noise)
+        if prediction.departs_from is None:
+            return total
+        return total + self.weight * per_sample((prediction.departs_from - clean) ** 2)
+
+
 @runtime_checkable
 class Perceptual(Protocol):
     """Tells how different two clips look."""

@@ -118,18 +118,24 @@ class FrameChange:
             answer: (batch, time, channel + 4, height, width). After the channels come log(d / deviation) / 4, used between
                 -6 and 2 after multiplication; by how many times 4 pixels, right and down, beyond the drift, the place
                 in the last frame that a pixel is taken from is farther away than for the frame before; and half the share
-                of the last frame as it stood, used between 0 and 1.
+                of the last frame as it stood, used between 0 and 1. As many channels more are a copy, put in the last
+                frame's place and displaced like it (see `CopyAttention`); then what is departed from learns by
+                `losses.Departing` alone, as all else corrects it, and would keep it as it was.
         """
-        position, scale, motion, still = answer.split([answer.shape[2] - 4, 1, 2, 1], dim=2)
+        channels = self.noisy.shape[2]
+        position, scale, motion, still, copy = answer.split([channels, 1, 2, 1, answer.shape[2] - channels - 4], dim=2)
+        copies = bool(copy.shape[2])
         alpha, sigma = self.native.broadcast()
-        moved = displaced(self.context[:, -1:], self.drifted + STEP * motion.cumsum(dim=1))
+        moved = displaced(copy if copies else self.context[:, -1:], self.drifted + STEP * motion.cumsum(dim=1))
         # Nothing pushes further beyond 0 and 1: the many pixels that drift must not drown the few that say that they stand.
         expected = torch.lerp(moved, self.context[:, -1:], clamped(2 * still, 0.0, 1.0))
+        departs_from, expected = (expected, expected.detach()) if copies else (None, expected)
         deviation = self.deviation * clamped(STEP * scale, -6.0, 2.0).exp()
         narrow = torch.rsqrt((alpha * deviation) ** 2 + sigma**2)
         skip = alpha * sigma * (1 - deviation**2) * narrow**2
         velocity = skip * (self.video - alpha * expected) + deviation * narrow * position - sigma * expected
-        return Prediction(velocity, "velocity", self.video, self.native).seen_at(self.noisy, self.level)
+        belief = Prediction(velocity, "velocity", self.video, self.native, departs_from=departs_from)
+        return belief.seen_at(self.noisy, self.level)
 
 
 class Clamped(torch.autograd.Function):

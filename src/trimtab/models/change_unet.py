@@ -28,6 +28,9 @@ class Model(UNet3D):
         deviation: the usual change between frames.
         context_optional: whether it answers without context, too, as it then has to be trained (`forgotten` clips). A sample
             that does not know its context is shown grey frames in its place.
+        copies: whether a frame is departed from that attention puts together of the last context frame, from anywhere in it
+            (`CopyAttention`), and not only from what stood nearby. It helps where things move farther in a frame than they
+            are large.
         widths, depths, patch: of the network, as the other options (such as `text_dim`), see `UNet3D`.
     """
 
@@ -42,6 +45,7 @@ class Model(UNet3D):
         widths: Sequence[int] = (64, 96, 128),
         depths: Sequence[int] = (1, 1, 2),
         patch: int = 2,
+        copies: bool = False,
         **options: Any,
     ) -> None:
         channels = clips.frame_shape[0]
@@ -52,10 +56,11 @@ class Model(UNet3D):
             widths=widths,
             depths=depths,
             patch=patch,
+            copies=channels if copies and not residual else None,
             **options,
         )
         self.clips = (clips,)  # in a tuple, so that a prior is neither trained nor saved with it
-        self.sizes = sizes(self, deviation, depths, context_optional)
+        self.sizes = sizes(self, deviation, depths, context_optional, copies)
         self.sees_prior, self.residual = sees_prior, residual
         self.deviation, self.context_optional = deviation, context_optional
 
@@ -78,7 +83,7 @@ class Model(UNet3D):
         frames, missing = context.split(channels, dim=1), self.clips[0].num_context - num_context
         shown = [*[torch.zeros_like(noisy)] * missing, *frames[max(-missing, 0) :]]
         shown[0] = shown[0] + sum(frames[: max(-missing, 0)])
-        heard = {name: value for name, value in own.items() if name.startswith(("reads.", "gist."))}
+        heard = {name: value for name, value in own.items() if name.startswith(("reads.", "gist.", "copy."))}
         stem = torch.cat([noisy, *shown, others], dim=1).flatten(1, 2)
         inherited = heard | {**weights, "stem.weight": stem}
         shapes = [{(name, value.shape) for name, value in some.items()} for some in (own, inherited)]
@@ -99,7 +104,8 @@ class Model(UNet3D):
         ) -> tuple[Prediction, Tensor | None]:
             shown = prior if self.sees_prior else None
             change, extra = see(noisy, level), [] if shown is None else [shown.tensor]
-            answer, mask = self(change.stacked(*extra), change.angle, given.actions, known, control, text)
+            source = None if self.copy is None else change.context[:, -1]
+            answer, mask = self(change.stacked(*extra), change.angle, given.actions, known, control, text, source)
             if prior is not None and self.residual:
                 return prior.like(prior.tensor + answer), mask
             return change.belief(answer), mask
@@ -107,10 +113,12 @@ class Model(UNet3D):
         return ask
 
 
-def sizes(network: Trunk, deviation: float, depths: Sequence[int], context_optional: bool) -> dict[str, Any]:
+def sizes(
+    network: Trunk, deviation: float, depths: Sequence[int], context_optional: bool, copies: bool
+) -> dict[str, Any]:
     """The options that rebuild a model or a controller around this network."""
     text = {} if network.text_dim is None else {"text_dim": network.text_dim}
-    context = {"context_optional": True} if context_optional else {}
+    more = {"context_optional": context_optional, "copies": copies}
     widths = list(network.channels)
     return {
         "deviation": deviation,
@@ -118,7 +126,7 @@ def sizes(network: Trunk, deviation: float, depths: Sequence[int], context_optio
         "depths": list(depths),
         "patch": network.patch,
         **text,
-        **context,
+        **{name: True for name, has in more.items() if has},
     }
 
 
@@ -147,7 +155,7 @@ class Controller(Trunk):
     """The half of `Model` that looks, as a `Controller`.
 
     Args:
-        clips, deviation, context_optional, widths, depths, patch, options: as in `Model`.
+        clips, deviation, context_optional, copies, widths, depths, patch, options: as in `Model`. It copies nothing itself.
     """
 
     def __init__(
@@ -159,6 +167,7 @@ class Controller(Trunk):
         widths: Sequence[int] = (64, 96, 128),
         depths: Sequence[int] = (1, 1, 2),
         patch: int = 2,
+        copies: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -170,7 +179,7 @@ class Controller(Trunk):
             **options,
         )
         self.clips = (clips,)
-        self.sizes = sizes(self, deviation, depths, context_optional)
+        self.sizes = sizes(self, deviation, depths, context_optional, copies)
         self.deviation, self.context_optional = deviation, context_optional
         for block in self.modules():
             if isinstance(block, TemporalConv):  # zeros would learn late here, and what is added is gated anyway

@@ -203,6 +203,85 @@ class TextAttention(nn.Module):
         return frames + mixed.permute(0, 3, 1, 2)
 
 
+class CopyAttention(nn.Module):
+    """For each position of each frame a patch of another frame, the source: of where it stood there that is shown here.
+
+    Queries are made of the frames' features, keys of the source's pixels, values are these pixels. Queries and keys are
+    divided by their root mean square, and turned by their place (rotary embedding, one half of the features by column, the
+    other by row), so that a query asks for a look, for a distance, or for both. At first all ask for their own place and
+    what lies around it.
+
+    Args:
+        channels: of the frames.
+        source_channels: of the source.
+        patch: side of a patch in pixels.
+        features: of queries and keys, a multiple of 4.
+    """
+
+    PACE = 0.03
+    """Size of the weights that make queries and keys, of which the direction alone matters: the smaller, the faster it
+    turns. With those of usual size it takes thousands of steps to find what moved."""
+
+    SHARPNESS = 0.3
+    """What logits are multiplied by at first: so little that far places get a gradient, too."""
+
+    FREQUENCIES = (0.05, 1.6)
+    """Of the rotary embedding, radians a patch: lowest and highest."""
+
+    def __init__(self, channels: int, source_channels: int, patch: int, features: int = 16) -> None:
+        super().__init__()
+        self.patch = patch
+        self.query = nn.Conv2d(channels, features, 1)
+        self.look = nn.Sequential(
+            nn.Conv2d(source_channels * patch**2, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=2, dilation=2),
+            nn.SiLU(),
+        )
+        self.key = nn.Conv2d(channels, features, 1)
+        for made in (self.query, self.key):
+            assert made.bias is not None
+            with torch.no_grad():
+                made.weight.mul_(self.PACE)
+                made.bias.fill_(self.PACE)
+        self.sharper = nn.Parameter(torch.zeros(()))  # in units of PACE, for the same reason
+        self.frequencies: Tensor
+        low, high = (math.log10(frequency) for frequency in self.FREQUENCIES)
+        self.register_buffer("frequencies", torch.logspace(high, low, features // 4), persistent=False)
+
+    def forward(
+        self, frames: Frames, source: Float[Tensor, "batch source_channel source_height source_width"]
+    ) -> Float[Tensor, "frames source_channel source_height source_width"]:
+        """The copies for frames (batch * time, channel, source_height / patch, source_width / patch)."""
+        num, _, height, width = frames.shape
+        patches = functional.pixel_unshuffle(source, self.patch)
+        turn = self.turn(height, width)
+        key = turned(self.key(self.look(patches)), turn)[:, None]
+        query = turned(self.query(frames), turn).reshape(len(source), 1, -1, key.shape[-1])
+        query = query * self.SHARPNESS * (self.sharper / self.PACE).exp()
+        value = patches.float().permute(0, 2, 3, 1).flatten(1, 2)[:, None]
+        size = value.shape[-1]
+        value = functional.pad(value, (0, max(key.shape[-1] - size, 0)))  # torch is fast where sizes are equal
+        found = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :size]
+        return functional.pixel_shuffle(found.reshape(num, height, width, size).permute(0, 3, 1, 2), self.patch)
+
+    def turn(self, height: int, width: int) -> Float[Tensor, "2 position half"]:
+        """Of every position, the cosine and sine by which each pair of features is turned."""
+        device = self.frequencies.device
+        down, across = (torch.arange(side, device=device)[:, None] * self.frequencies for side in (height, width))
+        across, down = across.expand(height, -1, -1), down[:, None].expand(-1, width, -1)
+        angle = torch.cat([across, down], dim=-1).flatten(0, 1)
+        return torch.stack([angle.cos(), angle.sin()])
+
+
+def turned(features: Frames, turn: Float[Tensor, "2 position half"]) -> Float[Tensor, "frames position channel"]:
+    """Features of root mean square one, in float32, pairs of which are turned by their place."""
+    rows = features.float().permute(0, 2, 3, 1).flatten(1, 2)
+    rows = rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + 1e-8)
+    (first, second), (cos, sin) = rows.chunk(2, dim=-1), turn
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
 def mean_token(text: Float[Tensor, "batch token feature"]) -> Float[Tensor, "batch feature"]:
     """The mean over the tokens that a text has; where it has no more, they are zero."""
     has = (text != 0).any(-1, keepdim=True)

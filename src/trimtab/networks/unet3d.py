@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trimtab.networks.attention import TextAttention, mean_token
+from trimtab.networks.attention import CopyAttention, TextAttention, mean_token
 from trimtab.networks.blocks import Block, ConvToPixels, FourierEmbedding, check_action_range
 from trimtab.networks.precision import fast_products
 
@@ -212,6 +212,8 @@ class UNet3D(Trunk):
         embedding: width of the embeddings.
         mask: whether to answer a mask logit too.
         mask_bias: the mask logit of the untrained network.
+        copies: channels of a frame of which each frame's patches are copied, from wherever attention finds them; None for a
+            network that copies nothing. The copy is a part of the answer, after the `out_channels`.
     """
 
     def __init__(
@@ -229,6 +231,7 @@ class UNet3D(Trunk):
         embedding: int = 256,
         mask: bool = False,
         mask_bias: float = 0.0,
+        copies: int | None = None,
     ) -> None:
         super().__init__(
             in_channels=in_channels,
@@ -252,6 +255,7 @@ class UNet3D(Trunk):
         heads = [self.modulation, self.answer] + ([] if self.mask is None else [self.mask])
         for parameter in (parameter for head in heads for parameter in head.parameters()):
             nn.init.zeros_(parameter)
+        self.copy = None if copies is None else CopyAttention(widths[0], copies, patch)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
@@ -262,6 +266,7 @@ class UNet3D(Trunk):
         known: Bool[Tensor, " batch"] | None = None,
         control: Sequence[Tensor] | None = None,
         text: Text = NO_TEXT,
+        source: Float[Tensor, "batch source_channel height width"] | None = None,
     ) -> tuple[Float[Tensor, "batch time answer height width"], Float[Tensor, "batch time 1 height width"] | None]:
         """The answer and the mask logit (None without a mask), in float32.
 
@@ -273,11 +278,14 @@ class UNet3D(Trunk):
             known: which samples know their actions; the others get the null action, as all do when actions are None.
             control: what to add to the features of every resolution, before they are carried across, and to the middle's.
             text: the tokens of each video's text.
+            source: the frame that patches are copied from, if the network copies.
 
         Raises:
-            ValueError: a shape or dtype that the network was not built for.
+            ValueError: a shape or dtype that the network was not built for, or nothing to copy from.
         """
         self.check(video, actions, text)
+        if self.copy is not None and source is None:
+            raise ValueError("this network copies patches of a frame; pass it as source")
         batch, time = video.shape[:2]
         with fast_products(video.device):
             condition = self.condition(angle, actions, known, text, batch, time)
@@ -291,6 +299,8 @@ class UNet3D(Trunk):
             scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
             frames = functional.silu(torch.addcmul(shift, self.norm(frames), 1 + scale))
             answer, mask = self.answer(frames), None if self.mask is None else self.mask(frames)
+            if self.copy is not None:
+                answer = torch.cat([answer.float(), self.copy(frames, source).float()], dim=1)
         unfold = (batch, time)
         if mask is not None:
             mask = self.mask_bias + MASK_PACE * mask.float()

@@ -24,7 +24,7 @@ from trimtab.core.values import Fact
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
-from trimtab.diffusion.losses import DenoisingLoss
+from trimtab.diffusion.losses import DenoisingLoss, Departing, velocity_loss
 from trimtab.networks.encoders import MiniLM
 from trimtab.networks.optimizers import Kind
 from trimtab.priors.pixel_unet import PixelUNet
@@ -69,7 +69,8 @@ class Training:
 def of_videos(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tuple[nn.Module, Clips]:
     """The loss of clips and their texts, some of which are withheld."""
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
-    return DenoisingLoss(model, prior.schedule, seed=seed, forgotten=UNTOLD), clips
+    loss = Departing(velocity_loss)
+    return DenoisingLoss(model, prior.schedule, loss=loss, seed=seed, forgotten=UNTOLD), clips
 
 
 def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tuple[nn.Module, Stills]:

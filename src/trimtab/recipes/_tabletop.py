@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trimtab.core.values import Clip, Prediction, Video
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
-from trimtab.diffusion.losses import DenoisingLoss, Loss, velocity_loss
+from trimtab.diffusion.losses import DenoisingLoss, Departing, Loss, velocity_loss
 from trimtab.priors.pixel_unet import SCHEDULES, PixelUNet
 from trimtab.recipes._metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, encoder
 from trimtab.recipes.record_metaworld import metaworld_episodes
@@ -101,8 +101,12 @@ class Told(nn.Module):
     def __init__(self, prior: PixelUNet, lessons: Lessons, seed: int) -> None:
         super().__init__()
         pure = SCHEDULES["linear, zero terminal SNR"](prior.schedule.num_levels)
-        self.films = DenoisingLoss(prior, pure, loss=Paired(velocity_loss), seed=seed, forgotten={"text": UNTOLD})
-        self.stills = DenoisingLoss(prior, pure, seed=seed, forgotten={"text": UNTOLD, "context": FROM_WORDS})
+        self.films = DenoisingLoss(
+            prior, pure, loss=Paired(Departing(velocity_loss)), seed=seed, forgotten={"text": UNTOLD}
+        )
+        self.stills = DenoisingLoss(
+            prior, pure, loss=Departing(velocity_loss), seed=seed, forgotten={"text": UNTOLD, "context": FROM_WORDS}
+        )
         self.lessons = lessons
 
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:

@@ -20,6 +20,7 @@ TABLETOP = PixelUNetSettings(
         "depths": (1, 2, 4),
         "text_dim": MiniLM.dim,
         "context_optional": True,
+        "copies": True,
     },
     num_context=1,
     frame_rate=20.0,
@@ -37,6 +38,7 @@ def tabletop_prior(
     learning_rate: float = 1e-3,
     cool_down: float = 0.0,
     seed: int = 0,
+    only: str | None = None,
     initial: str | None = "procgen",
     dry_run: bool = False,
     num_episodes: int = 30,
@@ -52,6 +54,7 @@ def tabletop_prior(
         learning_rate: of the optimizer, in this piece.
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
+        only: the part of the network that is trained, such as copy, the rest left as it is; by default all.
         initial: the prior whose weights to start from, a name or a path, told texts or not; by default that of games,
             which knows how to tell a picture from noise and what moves from what stands; None for random ones.
         dry_run: only say what it will need in memory, time and disk.
@@ -61,7 +64,7 @@ def tabletop_prior(
     """
     fixed = {
         "batch_size": batch_size, "seed": seed, "initial": initial, "num_episodes": num_episodes, "datasets": datasets,
-        "optimizer": optimizer,
+        "optimizer": optimizer, "only": only,
     }  # fmt: skip
     record_settings(output, "tabletop-prior", fixed)  # the rest may differ in a piece
     torch.manual_seed(seed)
@@ -69,6 +72,12 @@ def tabletop_prior(
     prior = PixelUNet(TABLETOP)
     if initial is not None:
         prior.inherit(load(initial))
+    if only is not None:
+        for name, parameter in prior.network.named_parameters():
+            parameter.requires_grad_(name.startswith(f"{only}."))
+        if not any(parameter.requires_grad for parameter in prior.parameters()):
+            parts = ", ".join(name for name, _ in prior.network.named_children())
+            raise ValueError(f"no part {only!r} of the network; there are: {parts}")
     run = fit_or_forecast(
         dry_run,
         Told(prior, learned_from, seed),
