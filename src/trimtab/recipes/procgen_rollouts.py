@@ -263,14 +263,17 @@ def report(
         "How long can it dream?",
         f"{len(held.indices)} rollouts of {length} frames, {length // trained} times the trained length",
     )
+    alike: dict[int, list[str]] = {}
+    for name, frames in sorted(horizons.items(), key=lambda one: -one[1]):
+        alike.setdefault(frames, []).append(name)
     page.summary(
-        [f"{name} can be trusted for {frames} of {length} frames: so far its LPIPS is surely below that of repeating the "
-         "last real frame." for name, frames in horizons.items()]
-    )  # fmt: skip
+        [f"{'; '.join(names)}: trusted for {frames} of {length} frames" for frames, names in alike.items()]
+        + ["A model is trusted as long as its LPIPS is surely below that of repeating the last real frame."]
+    )
     page.section("Errors, frame by frame", f"A chunk ends every {trained} frames.")
-    frames = list(range(1, length + 1))
+    places = list(range(1, length + 1))
     for metric in ("LPIPS", "sharpness", "action accuracy (horizontal)"):
-        curves = {name: (frames, list(table.figure(name, metric).per_step)) for name in (*horizons, REPEAT_LAST_FRAME)}
+        curves = {name: (places, list(table.figure(name, metric).per_step)) for name in (*horizons, REPEAT_LAST_FRAME)}
         page.curves(curves, table.protocol["metrics"][metric], "predicted frame", metric)
     page.section("What it looks like", "The last frame of every chunk.")
     ends = slice(trained - 1, None, trained)
