@@ -99,17 +99,21 @@ class FrameChange:
         These are the change, scaled to variance one; the context frames, displaced; the last of them as it stood, and by
         how much better it agrees with the frame before if nothing drifted (in mean absolute difference); and `extra`.
         """
-        alpha, sigma = self.native.broadcast()
         back = range(self.context.shape[1] - 1, 0, -1)  # steps from each context frame to the last
         seen = [displaced(self.context[:, -1 - age, None], self.drifted + age * self.drift) for age in back]
         seen.append(self.last)
-        change = (self.video - alpha * self.last) * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
+        change = self.unlike(self.last)
         stood, before = self.context[:, -1:], self.context[:, -2:][:, :1]
         unlike, unlike_drifted = (
             (stood - some).abs().mean(2, keepdim=True) for some in (before, displaced(before, self.drift))
         )
         still = (some.expand(-1, self.video.shape[1], -1, -1, -1) for some in (stood, unlike_drifted - unlike))
         return torch.cat([change, *seen, *still, *extra], dim=2)
+
+    def unlike(self, frames: Video) -> Video:
+        """The noisy change from these frames, scaled to variance one if that from the last is as large as usual."""
+        alpha, sigma = self.native.broadcast()
+        return (self.video - alpha * frames) * torch.rsqrt((alpha * self.deviation) ** 2 + sigma**2)
 
     def belief(self, answer: Video) -> Prediction:
         """The network's answer as a belief about the noisy clip, of kind velocity.

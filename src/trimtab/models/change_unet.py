@@ -13,7 +13,7 @@ from trimtab.core.contracts import Ask, ClipSpace
 from trimtab.core.values import Conditioning, NoiseLevel, Prediction, Video
 from trimtab.diffusion.preconditioning import FrameChange, observed_drift
 from trimtab.networks.blocks import TemporalConv
-from trimtab.networks.unet3d import NO_TEXT, Text, Trunk, UNet3D
+from trimtab.networks.unet3d import NO_TEXT, Source, Text, Trunk, UNet3D
 
 TINY = {"widths": (32,), "depths": (1,), "patch": 1}
 """Sizes for tests."""
@@ -83,7 +83,11 @@ class Model(UNet3D):
         frames, missing = context.split(channels, dim=1), self.clips[0].num_context - num_context
         shown = [*[torch.zeros_like(noisy)] * missing, *frames[max(-missing, 0) :]]
         shown[0] = shown[0] + sum(frames[: max(-missing, 0)])
-        heard = {name: value for name, value in own.items() if name.startswith(("reads.", "gist.", "copy."))}
+        heard = {
+            name: value
+            for name, value in own.items()
+            if name.startswith(("reads.", "gist.", "copy.", "show.", "again."))
+        }
         stem = torch.cat([noisy, *shown, others], dim=1).flatten(1, 2)
         inherited = heard | {**weights, "stem.weight": stem}
         shapes = [{(name, value.shape) for name, value in some.items()} for some in (own, inherited)]
@@ -104,7 +108,7 @@ class Model(UNet3D):
         ) -> tuple[Prediction, Tensor | None]:
             shown = prior if self.sees_prior else None
             change, extra = see(noisy, level), [] if shown is None else [shown.tensor]
-            source = None if self.copy is None else change.context[:, -1]
+            source = None if self.copy is None else Source(change.context[:, -1], change.unlike)
             answer, mask = self(change.stacked(*extra), change.angle, given.actions, known, control, text, source)
             if prior is not None and self.residual:
                 return prior.like(prior.tensor + answer), mask

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +27,16 @@ class Text(NamedTuple):
 
 
 NO_TEXT = Text()
+
+
+class Source(NamedTuple):
+    """A frame that patches are copied from, and what is shown beside a copy: how what the network sees is unlike it.
+
+    ``unlike(copy)`` is called with a copy for each frame, (batch, time, source_channel, height, width), and answers as many.
+    """
+
+    frame: Float[Tensor, "batch source_channel height width"]
+    unlike: Callable[[Tensor], Tensor]
 
 
 class Trunk(nn.Module):
@@ -213,7 +223,8 @@ class UNet3D(Trunk):
         mask: whether to answer a mask logit too.
         mask_bias: the mask logit of the untrained network.
         copies: channels of a frame of which each frame's patches are copied, from wherever attention finds them; None for a
-            network that copies nothing. The copy is a part of the answer, after the `out_channels`.
+            network that copies nothing. The copy is a part of the answer, after the `out_channels`; for the rest of the
+            answer one block more sees it, so that it can tell where the copy is right.
     """
 
     def __init__(
@@ -256,6 +267,11 @@ class UNet3D(Trunk):
         for parameter in (parameter for head in heads for parameter in head.parameters()):
             nn.init.zeros_(parameter)
         self.copy = None if copies is None else CopyAttention(widths[0], copies, patch)
+        if copies is not None:
+            self.show = nn.Conv2d(2 * copies * patch**2, widths[0], 3, padding=1)
+            self.again = Block(widths[0], embedding)
+            for parameter in self.show.parameters():
+                nn.init.zeros_(parameter)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
@@ -266,7 +282,7 @@ class UNet3D(Trunk):
         known: Bool[Tensor, " batch"] | None = None,
         control: Sequence[Tensor] | None = None,
         text: Text = NO_TEXT,
-        source: Float[Tensor, "batch source_channel height width"] | None = None,
+        source: Source | None = None,
     ) -> tuple[Float[Tensor, "batch time answer height width"], Float[Tensor, "batch time 1 height width"] | None]:
         """The answer and the mask logit (None without a mask), in float32.
 
@@ -278,7 +294,7 @@ class UNet3D(Trunk):
             known: which samples know their actions; the others get the null action, as all do when actions are None.
             control: what to add to the features of every resolution, before they are carried across, and to the middle's.
             text: the tokens of each video's text.
-            source: the frame that patches are copied from, if the network copies.
+            source: what patches are copied from, if the network copies.
 
         Raises:
             ValueError: a shape or dtype that the network was not built for, or nothing to copy from.
@@ -296,16 +312,28 @@ class UNet3D(Trunk):
                 frames = grow(frames) + skip
                 for block in stage:  # type: ignore[attr-defined]
                     frames = block(frames, condition, time)
-            scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
-            frames = functional.silu(torch.addcmul(shift, self.norm(frames), 1 + scale))
+            copies: list[Tensor] = []
+            if self.copy is not None and source is not None:
+                copy = self.copy(self.read(frames, condition), source.frame).float()
+                copies.append(copy)
+                beside = source.unlike(copy.detach().unflatten(0, (batch, time))).flatten(0, 1)
+                shown = functional.pixel_unshuffle(torch.cat([copy.detach(), beside], dim=1), self.patch)
+                frames = self.again(
+                    frames + self.show(shown.contiguous(memory_format=torch.channels_last)), condition, time
+                )
+            frames = self.read(frames, condition)
             answer, mask = self.answer(frames), None if self.mask is None else self.mask(frames)
-            if self.copy is not None:
-                answer = torch.cat([answer.float(), self.copy(frames, source).float()], dim=1)
+            answer = torch.cat([answer.float(), *copies], dim=1)
         unfold = (batch, time)
         if mask is not None:
             mask = self.mask_bias + MASK_PACE * mask.float()
             mask = functional.interpolate(mask, scale_factor=self.patch).unflatten(0, unfold)
-        return answer.float().unflatten(0, unfold), mask
+        return answer.unflatten(0, unfold), mask
+
+    def read(self, frames: Tensor, condition: Tensor) -> Tensor:
+        """What answer and mask are made of."""
+        scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+        return functional.silu(torch.addcmul(shift, self.norm(frames), 1 + scale))
 
 
 def blocks(depth: int, width: int, embedding: int) -> nn.ModuleList:
