@@ -220,7 +220,7 @@ class CopyAttention(nn.Module):
 
     PACE = 0.03
     """Size of the weights that make queries and keys, of which the direction alone matters: the smaller, the faster it
-    turns. With those of usual size it takes thousands of steps to find what moved."""
+    turns at the same learning rate. At usual size they find what moved about as fast at ten times that of the rest."""
 
     SHARPNESS = 0.3
     """What logits are multiplied by at first: so little that far places get a gradient, too."""
