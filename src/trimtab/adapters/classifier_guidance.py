@@ -5,7 +5,6 @@ Dhariwal and Nichol, arXiv 2105.05233, as AVID compares itself with it (arXiv 24
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -183,7 +182,7 @@ class ClassifierGuidance:
             # Every kind is linear in the noise: what is added to it, as the belief's own kind, is added to the belief.
             added = Prediction(-sigma * wanted * gradient, "noise", torch.zeros_like(noisy), level).as_kind(belief.kind)
             is_clear = (alpha > 0) & (alpha >= self.least_alpha * torch.hypot(alpha, sigma))
-            return replace(belief, tensor=belief.tensor.float() + torch.where(is_clear, added.tensor, 0.0))
+            return belief.like(belief.tensor.float() + torch.where(is_clear, added.tensor, 0.0))
 
         return denoise
 

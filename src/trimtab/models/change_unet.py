@@ -30,7 +30,7 @@ class Model(UNet3D):
             that does not know its context is shown grey frames in its place.
         copies: whether a frame is departed from that attention puts together of the last context frame, from anywhere in it
             (`CopyAttention`), and not only from what stood nearby. It helps where things move farther in a frame than they
-            are large.
+            are large. A residual model departs from its prior instead, and never copies.
         widths, depths, patch: of the network, as the other options (such as `text_dim`), see `UNet3D`.
     """
 
@@ -68,7 +68,8 @@ class Model(UNet3D):
         """Begin with what another network of these sizes learned, told texts or not, and shown `num_context` frames.
 
         Shown fewer frames than it was, this one answers as that one does if the first of them stood there before. Shown
-        more, it does not heed the older ones; nor, at first, a text that the other could not hear.
+        more, it does not heed the older ones; nor, at first, a text that the other could not hear. If it copies and the
+        other did not, it answers otherwise until it has learned to.
 
         Raises ValueError for the weights of any other network.
         """
@@ -83,13 +84,10 @@ class Model(UNet3D):
         frames, missing = context.split(channels, dim=1), self.clips[0].num_context - num_context
         shown = [*[torch.zeros_like(noisy)] * missing, *frames[max(-missing, 0) :]]
         shown[0] = shown[0] + sum(frames[: max(-missing, 0)])
-        heard = {
-            name: value
-            for name, value in own.items()
-            if name.startswith(("reads.", "gist.", "copy.", "show.", "again."))
-        }
+        may_lack = ("reads.", "gist.", "copy.", "show.", "again.")
+        lacked = {name: value for name, value in own.items() if name.startswith(may_lack)}
         stem = torch.cat([noisy, *shown, others], dim=1).flatten(1, 2)
-        inherited = heard | {**weights, "stem.weight": stem}
+        inherited = lacked | {**weights, "stem.weight": stem}
         shapes = [{(name, value.shape) for name, value in some.items()} for some in (own, inherited)]
         if unlike := sorted({name for name, _ in shapes[0] ^ shapes[1]}):
             raise ValueError(f"these are another network's weights: {unlike} are missing, too many or of another shape")

@@ -312,26 +312,26 @@ class UNet3D(Trunk):
                 frames = grow(frames) + skip
                 for block in stage:  # type: ignore[attr-defined]
                     frames = block(frames, condition, time)
-            copies: list[Tensor] = []
+            carried: list[Tensor] = []
             if self.copy is not None and source is not None:
-                copy = self.copy(self.read(frames, condition), source.frame).float()
-                copies.append(copy)
+                copy = self.copy(self.head(frames, condition), source.frame).float()
+                carried.append(copy)
                 beside = source.unlike(copy.detach().unflatten(0, (batch, time))).flatten(0, 1)
                 shown = functional.pixel_unshuffle(torch.cat([copy.detach(), beside], dim=1), self.patch)
                 frames = self.again(
                     frames + self.show(shown.contiguous(memory_format=torch.channels_last)), condition, time
                 )
-            frames = self.read(frames, condition)
+            frames = self.head(frames, condition)
             answer, mask = self.answer(frames), None if self.mask is None else self.mask(frames)
-            answer = torch.cat([answer.float(), *copies], dim=1)
+            answer = torch.cat([answer.float(), *carried], dim=1)
         unfold = (batch, time)
         if mask is not None:
             mask = self.mask_bias + MASK_PACE * mask.float()
             mask = functional.interpolate(mask, scale_factor=self.patch).unflatten(0, unfold)
         return answer.unflatten(0, unfold), mask
 
-    def read(self, frames: Tensor, condition: Tensor) -> Tensor:
-        """What answer and mask are made of."""
+    def head(self, frames: Tensor, condition: Tensor) -> Tensor:
+        """What answer, mask and queries for a copy are made of: features of the finest resolution, normed and modulated."""
         scale, shift = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
         return functional.silu(torch.addcmul(shift, self.norm(frames), 1 + scale))
 

@@ -182,16 +182,18 @@ class Bench:
 
     @contextmanager
     def claim(self, name: str, seed: int, wait: bool) -> Iterator[bool]:
-        """Whether no other process is at work on what this method and seed needs trained; none is until the context ends."""
+        """Whether no other process is at work on what this method and seed needs trained; none is until the context ends.
+
+        With `wait` for those that are, so that it always is true then.
+        """
         folder = self.output / "claims" / f"{self.methods[name].training or slug(name)}-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
+            claimed = True
             try:
                 stack.enter_context(alone_in(folder, wait=wait))
             except ValueError:
                 claimed = False
-            else:
-                claimed = True
             yield claimed
 
     def forecast(self, missing: Sequence[tuple[str, int]]) -> None:

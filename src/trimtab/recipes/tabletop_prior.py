@@ -61,14 +61,15 @@ def tabletop_prior(
         num_episodes: of each task, three in a look.
         datasets: where the recorded episodes are, or will be.
         output: run folder; prior.safetensors in it is the result.
+
+    Raises:
+        ValueError: the network has no such part, or cannot begin with what `initial` learned; nothing is recorded then.
     """
     fixed = {
         "batch_size": batch_size, "seed": seed, "initial": initial, "num_episodes": num_episodes, "datasets": datasets,
         "optimizer": optimizer, "only": only,
     }  # fmt: skip
-    record_settings(output, "tabletop-prior", fixed)  # the rest may differ in a piece
     torch.manual_seed(seed)
-    learned_from = lessons(datasets, num_episodes)
     prior = PixelUNet(TABLETOP)
     if initial is not None:
         prior.inherit(load(initial))
@@ -78,6 +79,8 @@ def tabletop_prior(
         if not any(parameter.requires_grad for parameter in prior.parameters()):
             parts = ", ".join(name for name, _ in prior.network.named_children())
             raise ValueError(f"no part {only!r} of the network; there are: {parts}")
+    record_settings(output, "tabletop-prior", fixed)  # the rest may differ in a piece
+    learned_from = lessons(datasets, num_episodes)
     run = fit_or_forecast(
         dry_run,
         Told(prior, learned_from, seed),
