@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trimtab.networks.attention import CopyAttention
+from trimtab.networks.attention import CopyAttention, Source
 
 
 def layer(channels: int = 12, **options: int) -> CopyAttention:
@@ -18,13 +18,24 @@ def noise(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
+def unseen(frame: Tensor, num_frames: int) -> Source:
+    """A source of frames that are pure noise, which says nothing of them."""
+    noisy = noise(len(frame), num_frames, *frame.shape[1:])
+    return seen(frame, noisy, alpha=0.0, sigma=1.0)
+
+
+def seen(frame: Tensor, noisy: Tensor, alpha: float, sigma: float) -> Source:
+    levels = (torch.full((len(frame), 1, 1, 1, 1), value) for value in (alpha, sigma))
+    return Source(frame, noisy, *levels, unlike=lambda copy: noisy - copy)
+
+
 def test_a_copy_is_a_mean_of_patches_by_how_queries_and_keys_agree_when_turned_by_their_places() -> None:
     copy, frames, source = layer(features=8), noise(2 * 3, 12, 4, 5), noise(2, 3, 8, 10)
     with torch.no_grad():
         copy.query.weight.mul_(30)
         copy.key.weight.mul_(30)
         copy.sharper.fill_(0.03)
-        found = copy(frames, source)
+        found = copy(frames, unseen(source, 3))
         patches = functional.pixel_unshuffle(source, 2)
         queries, keys = copy.query(frames), copy.key(copy.look(patches))
 
@@ -49,9 +60,9 @@ def test_at_first_each_place_copies_from_around_itself() -> None:
     copy, source = layer(), torch.zeros(1, 3, 32, 32)
     source[..., 16:18, 10:12] = 1.0
     with torch.no_grad():
-        found = functional.avg_pool2d(copy(noise(1, 12, 16, 16), source)[0].mean(0, keepdim=True), 2)[0]
+        found = functional.avg_pool2d(copy(noise(1, 12, 16, 16), unseen(source, 1))[0].mean(0, keepdim=True), 2)[0]
         copy.sharper.fill_(0.1)
-        sharp = copy(noise(1, 12, 16, 16), source)
+        sharp = copy(noise(1, 12, 16, 16), unseen(source, 1))
     row, column = divmod(int(found.argmax()), 16)
     assert abs(row - 8) <= 1
     assert abs(column - 5) <= 1
@@ -72,7 +83,7 @@ def test_it_learns_to_find_what_moved_by_its_look_and_in_pictures_that_it_never_
 
     def error() -> Tensor:
         picture, target = moved()
-        return (copy(functional.pixel_unshuffle(target, 2), picture) - target).square().mean()
+        return (copy(functional.pixel_unshuffle(target, 2), unseen(picture, 1)) - target).square().mean()
 
     with torch.no_grad():
         before = torch.stack([error() for _ in range(8)]).mean()
@@ -85,7 +96,51 @@ def test_it_learns_to_find_what_moved_by_its_look_and_in_pictures_that_it_never_
     assert after < 0.3 * before
 
 
+def test_without_a_guess_a_copy_is_the_posterior_mean_of_the_patch_that_is_seen_in_noise() -> None:
+    """By Bayes' rule, patch by patch, as the means of all pixels of a frame are known to be one of its patches."""
+    copy, frame, noisy, alpha, sigma = layer(), noise(1, 3, 8, 10), noise(1, 2, 3, 8, 10), 0.8, 0.6
+    with torch.no_grad():
+        copy.sharper.fill_(-1.0)  # any patch, before one looks
+        copy.heed.bias.copy_(torch.tensor([0.0, -100.0]))  # and only at the patch itself
+        found = functional.pixel_unshuffle(copy(noise(2, 12, 4, 5), seen(frame, noisy, alpha, sigma)), 2)
+    patches = functional.pixel_unshuffle(frame[0], 2).flatten(1).t()
+    deviation = math.hypot(sigma, alpha * copy.UNLIKENESS)
+    for number, row, column in ((0, 0, 0), (1, 3, 2)):
+        shown = functional.pixel_unshuffle(noisy[0, number], 2)[:, row, column]
+        likely = torch.distributions.Normal(alpha * patches, deviation).log_prob(shown).sum(1).softmax(0)
+        torch.testing.assert_close(found[number, :, row, column], likely @ patches, rtol=1e-3, atol=1e-4)
+
+
+def test_what_is_around_a_patch_tells_apart_patches_that_look_alike() -> None:
+    """Two grey squares, of which one has a bright border; what is seen is the latter, elsewhere and in noise."""
+    frame = torch.zeros(1, 3, 24, 24)
+    frame[..., 2:8, 2:8] = 1.0
+    frame[..., 4:6, 4:6] = 0.5
+    frame[..., 16:18, 16:18] = 0.6
+    moved = frame.roll((8, 6), (-2, -1))
+    noisy = 0.8 * moved + 0.3 * noise(1, 1, 3, 24, 24)
+    copy = layer()
+    with torch.no_grad():
+        copy.sharper.fill_(-1.0)
+        found = {}
+        for heed in (-100.0, 0.0):
+            copy.heed.bias.copy_(torch.tensor([0.0, heed]))
+            found[heed] = copy(noise(1, 12, 12, 12), seen(frame, noisy, 0.8, 0.3))[0, :, 12:14, 10:12].mean()
+    assert abs(found[0.0] - 0.5) < 0.5 * abs(found[-100.0] - 0.5)
+
+
+def test_each_frame_has_its_own_noise() -> None:
+    copy, frame, noisy = layer(), noise(1, 3, 8, 8), noise(1, 2, 3, 8, 8)
+    features = noise(2, 12, 4, 4)
+    alpha, sigma = (torch.tensor(pair).view(1, 2, 1, 1, 1) for pair in ((0.6, 0.0), (0.8, 1.0)))
+    with torch.no_grad():
+        both = copy(features, Source(frame, noisy, alpha, sigma, unlike=lambda copy: copy))
+        for number in range(2):
+            alone = seen(frame, noisy[:, [number]], alpha[0, number].item(), sigma[0, number].item())
+            torch.testing.assert_close(both[[number]], copy(features[[number]], alone))
+
+
 def test_gradients_reach_every_weight() -> None:
     copy = layer()
-    copy(noise(2, 12, 4, 4), noise(1, 3, 8, 8)).square().mean().backward()
+    copy(noise(2, 12, 4, 4), seen(noise(1, 3, 8, 8), noise(1, 2, 3, 8, 8), 0.8, 0.6)).square().mean().backward()
     assert [name for name, value in copy.named_parameters() if value.grad is None or not value.grad.any()] == []

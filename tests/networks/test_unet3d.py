@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from trimtab.networks import precision
-from trimtab.networks.attention import TextAttention
+from trimtab.networks.attention import Source, TextAttention
 from trimtab.networks.blocks import Block, FourierEmbedding, TemporalConv
 from trimtab.networks.precision import exact_products, fast_products, matrix_dtype
-from trimtab.networks.unet3d import Source, Text, UNet3D
+from trimtab.networks.unet3d import Text, UNet3D
 
 pytestmark = pytest.mark.usefixtures("exact_products")
 
@@ -189,12 +189,13 @@ def test_what_it_was_not_built_for_is_refused(
 
 def test_a_copy_is_a_part_of_the_answer_of_a_network_that_copies_and_the_rest_sees_it() -> None:
     built, frame, seen = network(copies=3), torch.randn(2, 3, 8, 8), video()
-    answer = built(seen, angles(2), source=Source(frame, lambda copy: seen - copy))[0]
+    levels = (torch.zeros(2, 1, 1, 1, 1), torch.ones(2, 1, 1, 1, 1))
+    answer = built(seen, angles(2), source=Source(frame, seen, *levels, lambda copy: seen - copy))[0]
     assert answer.shape == (2, 8, 6, 8, 8)
-    bright = built(seen, angles(2), source=Source(frame + 1, lambda copy: seen - copy))[0]
+    bright = built(seen, angles(2), source=Source(frame + 1, seen, *levels, lambda copy: seen - copy))[0]
     assert (bright - answer)[:, :, 3:].mean() > 0.5
     assert (bright - answer)[:, :, :3].abs().max() > 1e-3
-    other = built(seen, angles(2), source=Source(frame, lambda copy: seen + copy))[0]
+    other = built(seen, angles(2), source=Source(frame, seen, *levels, lambda copy: seen + copy))[0]
     assert torch.equal(other[:, :, 3:], answer[:, :, 3:])
     assert (other - answer)[:, :, :3].abs().max() > 1e-3
     with pytest.raises(ValueError, match="pass it as source"):

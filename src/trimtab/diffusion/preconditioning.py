@@ -122,15 +122,16 @@ class FrameChange:
             answer: (batch, time, channel + 4, height, width). After the channels come log(d / deviation) / 4, used between
                 -6 and 2 after multiplication; by how many times 4 pixels, right and down, beyond the drift, the place
                 in the last frame that a pixel is taken from is farther away than for the frame before; and half the share
-                of the last frame as it stood, used between 0 and 1. As many channels more are a copy, put in the last
-                frame's place and displaced like it (see `CopyAttention`); then what is departed from learns by
+                of the last frame as it stood, used between 0 and 1. As many channels more are a copy, put in the place of
+                the last frame as it drifted (see `CopyAttention`); then what is departed from learns by
                 `losses.Departing` alone, as all else corrects it, and would keep it as it was.
         """
         channels = self.noisy.shape[2]
         position, scale, motion, still, copy = answer.split([channels, 1, 2, 1, answer.shape[2] - channels - 4], dim=2)
         copies = bool(copy.shape[2])
         alpha, sigma = self.native.broadcast()
-        moved = displaced(copy if copies else self.context[:, -1:], self.drifted + STEP * motion.cumsum(dim=1))
+        besides = STEP * motion.cumsum(dim=1)
+        moved = displaced(copy, besides) if copies else displaced(self.context[:, -1:], self.drifted + besides)
         # Nothing pushes further beyond 0 and 1: the many pixels that drift must not drown the few that say that they stand.
         expected = torch.lerp(moved, self.context[:, -1:], clamped(2 * still, 0.0, 1.0))
         departs_from, expected = (expected, expected.detach()) if copies else (None, expected)

@@ -12,8 +12,9 @@ from trimtab.core.checks import checked_context, optional_context
 from trimtab.core.contracts import Ask, ClipSpace
 from trimtab.core.values import Conditioning, NoiseLevel, Prediction, Video
 from trimtab.diffusion.preconditioning import FrameChange, observed_drift
+from trimtab.networks.attention import Source
 from trimtab.networks.blocks import TemporalConv
-from trimtab.networks.unet3d import NO_TEXT, Source, Text, Trunk, UNet3D
+from trimtab.networks.unet3d import NO_TEXT, Text, Trunk, UNet3D
 
 TINY = {"widths": (32,), "depths": (1,), "patch": 1}
 """Sizes for tests."""
@@ -106,7 +107,7 @@ class Model(UNet3D):
         ) -> tuple[Prediction, Tensor | None]:
             shown = prior if self.sees_prior else None
             change, extra = see(noisy, level), [] if shown is None else [shown.tensor]
-            source = None if self.copy is None else Source(change.context[:, -1], change.unlike)
+            source = None if self.copy is None else source_of(change)
             answer, mask = self(change.stacked(*extra), change.angle, given.actions, known, control, text, source)
             if prior is not None and self.residual:
                 return prior.like(prior.tensor + answer), mask
@@ -144,6 +145,11 @@ def eye(
         return FrameChange(noisy, level, grey if context is None else context, deviation, drift)
 
     return see
+
+
+def source_of(change: FrameChange) -> Source:
+    """The last context frame, to be copied from into a noisy clip."""
+    return Source(change.context[:, -1], change.video, *change.native.broadcast(), change.unlike)
 
 
 def told_text(network: Trunk, given: Conditioning) -> Text:

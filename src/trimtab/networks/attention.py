@@ -7,6 +7,7 @@ channels lie together and every projection is one matrix product without a copy.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -203,13 +204,34 @@ class TextAttention(nn.Module):
         return frames + mixed.permute(0, 3, 1, 2)
 
 
+class Source(NamedTuple):
+    """A frame that patches are copied from, and what is known of the frames that are put together of them.
+
+    Attributes:
+        frame: (batch, source_channel, height, width), clean.
+        noisy: (batch, time, source_channel, height, width), those frames as far as they are seen: ``alpha`` times what they
+            are, and noise of deviation ``sigma``.
+        alpha, sigma: (batch, 1 or time, 1, 1, 1).
+        unlike: called with a copy for each frame, of the shape of `noisy`, answers how what is seen is unlike it, likewise.
+    """
+
+    frame: Float[Tensor, "batch source_channel height width"]
+    noisy: Float[Tensor, "batch time source_channel height width"]
+    alpha: Tensor
+    sigma: Tensor
+    unlike: Callable[[Tensor], Tensor]
+
+
 class CopyAttention(nn.Module):
     """For each position of each frame a patch of another frame, the source: of where it stood there that is shown here.
 
-    Queries are made of the frames' features, keys of the source's pixels, values are these pixels. Queries and keys are
-    divided by their root mean square, and turned by their place (rotary embedding, one half of the features by column, the
-    other by row), so that a query asks for a look, for a distance, or for both. At first all ask for their own place and
-    what lies around it.
+    This is a posterior mean. Which patch is shown, before one looks, is for attention to learn: queries are made of the
+    frames' features, keys of the source's pixels. They are divided by their root mean square, and turned by their place
+    (rotary embedding, one half of the features by column, the other by row), so that a query asks for a look, for a
+    distance, or for both; at first all ask for their own place and what lies around it. To these logits comes how likely
+    what is seen there in noise would be if it were that patch, ``-|seen - alpha * patch|^2 / 2 variance`` with a variance of
+    ``sigma^2 + (alpha * UNLIKENESS)^2``, up to what is the same for all patches; over the pixels of the patch, and over the
+    means of the eight around it. That needs no learning; how much it is heeded, each position learns.
 
     Args:
         channels: of the frames.
@@ -228,6 +250,13 @@ class CopyAttention(nn.Module):
     FREQUENCIES = (0.05, 1.6)
     """Of the rotary embedding, radians a patch: lowest and highest."""
 
+    UNLIKENESS = 0.1
+    """Deviation of a pixel from that of the right patch, as things turn and their light changes."""
+
+    HEED = (1.0, 0.15)
+    """How much the likelihood counts at first of the patch's own pixels, and of those around it, which may belong to
+    something else: of what is tried by matching alone, this is best over all noise levels."""
+
     def __init__(self, channels: int, source_channels: int, patch: int, features: int = 16) -> None:
         super().__init__()
         self.patch = patch
@@ -245,25 +274,58 @@ class CopyAttention(nn.Module):
                 made.weight.mul_(self.PACE)
                 made.bias.fill_(self.PACE)
         self.sharper = nn.Parameter(torch.zeros(()))  # in units of PACE, for the same reason
+        self.heed = nn.Conv2d(channels, len(self.HEED), 1)
+        for parameter in self.heed.parameters():
+            nn.init.zeros_(parameter)
         self.frequencies: Tensor
         low, high = (math.log10(frequency) for frequency in self.FREQUENCIES)
         self.register_buffer("frequencies", torch.logspace(high, low, features // 4), persistent=False)
 
     def forward(
-        self, frames: Frames, source: Float[Tensor, "batch source_channel source_height source_width"]
+        self, frames: Frames, source: Source
     ) -> Float[Tensor, "frames source_channel source_height source_width"]:
         """The copies for frames (batch * time, channel, source_height / patch, source_width / patch)."""
         num, _, height, width = frames.shape
-        patches = functional.pixel_unshuffle(source, self.patch)
-        turn = self.turn(height, width)
-        key = turned(self.key(self.look(patches)), turn)[:, None]
-        query = turned(self.query(frames), turn).reshape(len(source), 1, -1, key.shape[-1])
-        query = query * self.SHARPNESS * (self.sharper / self.PACE).exp()
-        value = patches.float().permute(0, 2, 3, 1).flatten(1, 2)[:, None]
-        size = value.shape[-1]
-        value = functional.pad(value, (0, max(key.shape[-1] - size, 0)))  # torch is fast where sizes are equal
-        found = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :size]
+        patches, turn = functional.pixel_unshuffle(source.frame, self.patch), self.turn(height, width)
+        key, query = self.key(self.look(patches)), self.query(frames)
+        heed = self.heed(frames).float().exp() * query.new_tensor(self.HEED, dtype=torch.float32)[:, None, None]
+        with torch.autocast(frames.device.type, enabled=False):  # large numbers, of whose differences it depends
+            key = torch.cat([turned(key, turn), *self.looks(source.frame)], dim=-1)[:, None]
+            query = turned(query, turn) * self.SHARPNESS * (self.sharper / self.PACE).exp()
+            query = torch.cat([query, *self.sights(source, heed)], dim=-1)
+            query = query.reshape(len(source.frame), 1, -1, key.shape[-1])
+            value = patches.float().permute(0, 2, 3, 1).flatten(1, 2)[:, None]
+            size = value.shape[-1]
+            value = functional.pad(value, (0, key.shape[-1] - size))  # torch is fast where sizes are equal
+            found = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :size]
         return functional.pixel_shuffle(found.reshape(num, height, width, size).permute(0, 3, 1, 2), self.patch)
+
+    def looks(self, frames: Frames) -> list[Float[Tensor, "frames position number"]]:
+        """Of each patch its pixels, their squared length, and the same of the patches around it."""
+        parts = []
+        for numbers in self.numbers(frames):
+            parts += [numbers, numbers.square().sum(-1, keepdim=True)]
+        return parts
+
+    def sights(self, source: Source, heed: Frames) -> list[Float[Tensor, "frames position number"]]:
+        """What multiplies `looks` to be the logarithm of the likelihood, beside what is the same for all patches."""
+        alpha, sigma = (
+            some.expand(*source.noisy.shape[:2], 1, 1, 1).reshape(-1, 1, 1) for some in (source.alpha, source.sigma)
+        )
+        sharp = alpha / (sigma**2 + (alpha * self.UNLIKENESS) ** 2)
+        parts = []
+        for numbers, much in zip(self.numbers(source.noisy.flatten(0, 1)), heed.flatten(2).unbind(1), strict=True):
+            weight = sharp * much[..., None]
+            parts += [weight * numbers, -0.5 * alpha * weight]
+        return parts
+
+    def numbers(self, frames: Frames) -> tuple[Tensor, Tensor]:
+        """Of each patch the pixels, and the means of the eight around it, scaled so that noise in them is as large."""
+        own = functional.pixel_unshuffle(frames, self.patch)
+        means = self.patch * functional.avg_pool2d(frames, self.patch)
+        near = functional.unfold(functional.pad(means, (1, 1, 1, 1), mode="replicate"), 3).unflatten(1, (-1, 9))
+        around = torch.cat([near[:, :, :4], near[:, :, 5:]], dim=2).flatten(1, 2)
+        return own.flatten(2).transpose(1, 2).float(), around.transpose(1, 2).float()
 
     def turn(self, height: int, width: int) -> Float[Tensor, "2 position half"]:
         """Of every position, the cosine and sine by which each pair of features is turned."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Num
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trimtab.networks.attention import CopyAttention, TextAttention, mean_token
+from trimtab.networks.attention import CopyAttention, Source, TextAttention, mean_token
 from trimtab.networks.blocks import Block, ConvToPixels, FourierEmbedding, check_action_range
 from trimtab.networks.precision import fast_products
 
@@ -27,16 +27,6 @@ class Text(NamedTuple):
 
 
 NO_TEXT = Text()
-
-
-class Source(NamedTuple):
-    """A frame that patches are copied from, and what is shown beside a copy: how what the network sees is unlike it.
-
-    ``unlike(copy)`` is called with a copy for each frame, (batch, time, source_channel, height, width), and answers as many.
-    """
-
-    frame: Float[Tensor, "batch source_channel height width"]
-    unlike: Callable[[Tensor], Tensor]
 
 
 class Trunk(nn.Module):
@@ -314,7 +304,7 @@ class UNet3D(Trunk):
                     frames = block(frames, condition, time)
             carried: list[Tensor] = []
             if self.copy is not None and source is not None:
-                copy = self.copy(self.head(frames, condition), source.frame).float()
+                copy = self.copy(self.head(frames, condition), source).float()
                 carried.append(copy)
                 beside = source.unlike(copy.detach().unflatten(0, (batch, time))).flatten(0, 1)
                 shown = functional.pixel_unshuffle(torch.cat([copy.detach(), beside], dim=1), self.patch)
