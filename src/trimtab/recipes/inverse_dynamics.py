@@ -58,7 +58,7 @@ def inverse_dynamics(
     num_steps: int = 4000,
     batch_size: int = 64,
     learning_rate: float = 1e-3,
-    width: int = 32,
+    width: int = 64,
     encoder: str | None = None,
     encoder_weights: Path | None = None,
     shift: int = 4,
