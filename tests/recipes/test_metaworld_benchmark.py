@@ -17,12 +17,13 @@ from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.actions import VECTORS, ActionJudge, JudgeFile
 from trimtab.metrics.evaluation import REPEAT_LAST_FRAME
 from trimtab.networks import storage
+from trimtab.networks.attention import CopyAttention
 from trimtab.priors import pixel_unet
 from trimtab.recipes import _metaworld
 from trimtab.recipes import metaworld_benchmark as recipe
 from trimtab.recipes._benchmark import cells_in
 from trimtab.recipes._methods import METHODS
-from trimtab.recipes._robot_benchmark import ROBOT_METHODS, SCHEDULE, held_of, patch_of, robot_trainings
+from trimtab.recipes._robot_benchmark import ROBOT_METHODS, SCHEDULE, copies_of, held_of, patch_of, robot_trainings
 from trimtab.recipes.metaworld_benchmark import SCALES, metaworld_benchmark, seeds_of
 
 TASKS = ("door-open", "drawer-open")
@@ -170,6 +171,19 @@ def test_all_methods_but_the_variations_are_there(finished: Finished) -> None:
     prior = pixel_unet.load(finished.settings["prior"])
     for training in robot_trainings(patch_of(prior)).values():
         training.assembled(prior, 0, {"action_dim": 4})
+
+
+def test_beside_a_prior_that_copies_what_is_trained_can_do_so_too() -> None:
+    prior = tabletop.prior()
+    trainings = robot_trainings(patch_of(prior), copies=copies_of(prior))
+    fitting = trainings.keys() - {"controlnet-small"}  # which is not of this prior's depth
+    models = {name: trainings[name].assembled(prior, 0, {"action_dim": 4})[0] for name in fitting}
+    copying = {
+        name for name, model in models.items() if any(isinstance(part, CopyAttention) for part in model.modules())
+    }
+    adapters = {"scratch", "forgetful", "avid", "avid-blind"}  # without a mask, AVID departs from its prior
+    assert copying == adapters | {"finetune", "finetune-language", "lora"}
+    assert not copies_of(tabletop.prior({**tabletop.SIZES, "copies": False}))
 
 
 def test_a_model_is_told_one_frame_of_those_that_the_judge_sees(finished: Finished, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ def velocity_task(denoiser: Any, schedule: Schedule, seed: int, **options: Any) 
 def robot_trainings(
     patch: int,
     *,
+    copies: bool = False,
     learn: Callable[..., nn.Module] = frames_task,
     read: Callable[..., nn.Module] = reading_task,
     rate: float = 1e-3,
@@ -67,6 +68,7 @@ def robot_trainings(
 
     Args:
         patch: of the prior's network, in which what is trained beside it looks at frames, too.
+        copies: whether the prior's network copies patches of the last frame; then what learns beside it and alone does, too.
         learn: called as ``learn(model, schedule, seed)``, gives the loss; by default that of the embedded models, the change
             in pixels and LPIPS, and not AVID's `velocity_task`.
         read: likewise, of the classifier.
@@ -74,8 +76,9 @@ def robot_trainings(
         finetuning: learning rate where all weights of the prior are trained; AVID's is a fifth of its others.
         passes: how often AVID is trained on each batch.
     """
-    own, rates = {"patch": patch}, (rate,)
-    small = {"widths": (64, 96, 160), "depths": (1, 1, 2), **own}
+    look, rates = {"patch": patch}, (rate,)
+    own = {**look, "copies": copies}
+    small = {"widths": (64, 96, 160), "depths": (1, 1, 2), **look}
     beside = partial(Training, AVID, task=learn, rates=rates, passes=passes)
     untold: dict[str, Any] = {"num_actions": None, "action_dim": None}
     return {
@@ -86,7 +89,7 @@ def robot_trainings(
         "finetune": Training(Finetune, {}, learn, (finetuning,)),
         "finetune-language": Training(Finetune, untold, learn, (finetuning,)),
         "lora": Training(Finetune, {"rank": 40}, learn, rates),
-        "classifier": Training(ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2), **own}, read, rates),
+        "classifier": Training(ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2), **look}, read, rates),
         "avid": beside(own),
         "avid-no-mask": beside({"learn_mask": False, **own}),
         "avid-blind": beside({"see_prior": False, **own}),
@@ -101,6 +104,11 @@ def patch_of(prior: PixelUNet) -> int:
         raise ValueError(f"this benchmark needs a prior of change_unet, this one is of {prior.settings.model}")
     patch: int = sizes["patch"]
     return patch
+
+
+def copies_of(prior: PixelUNet) -> bool:
+    """Whether the prior's network copies patches of the last frame."""
+    return bool(prior.network.sizes.get("copies"))
 
 
 def only(name: str, training: Training) -> float:

@@ -18,6 +18,7 @@ from trimtab.recipes._robot_benchmark import (
     SCHEDULE,
     SMOKE,
     checked_judge,
+    copies_of,
     only,
     patch_of,
     robot,
@@ -98,7 +99,9 @@ def metaworld_benchmark(
     judge_file = checked_judge(
         judge, frozen.frame_shape[1:], len(ACTION), "train one by `trimtab metaworld-judge` and pass it as --judge"
     )
-    trainings = robot_trainings(patch_of(frozen), rate=learning_rate, finetuning=finetuning_rate)
+    trainings = robot_trainings(
+        patch_of(frozen), copies=copies_of(frozen), rate=learning_rate, finetuning=finetuning_rate
+    )
     size = SCALES[scale].but({**own, "trainings": trainings})
     training = at_play(datasets / "metaworld-play", seed=TRAINING_SEED, num_episodes=NUM_EPISODES)
     validation = held_out(VALIDATION_SEED, size.num_choosing, datasets)

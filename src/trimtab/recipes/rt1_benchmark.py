@@ -26,6 +26,7 @@ from trimtab.recipes._robot_benchmark import (
     SCHEDULE,
     SMOKE,
     checked_judge,
+    copies_of,
     only,
     patch_of,
     robot,
@@ -159,7 +160,7 @@ def check_units(judge_file: JudgeFile, training: Episodes) -> None:
 def trainings_beside(prior: PixelUNet, scale: Literal["smoke", "paper"]) -> dict[str, Training]:
     """As the embedded models are trained, or as AVID's latent models are (methods 1.11, 2.7)."""
     if scale == "smoke":
-        return robot_trainings(patch_of(prior))
+        return robot_trainings(patch_of(prior), copies=copies_of(prior))
     learn = partial(velocity_task, codec=prior.codec)
     read = partial(reading_task, codec=prior.codec)
     return robot_trainings(patch_of(prior), learn=learn, read=read, rate=1e-4, finetuning=2e-5, passes=1)
