@@ -255,7 +255,7 @@ class CopyAttention(nn.Module):
 
     HEED = (1.0, 0.15)
     """How much the likelihood counts at first of the patch's own pixels, and of those around it, which may belong to
-    something else: of what is tried by matching alone, this is best over all noise levels."""
+    something else. Found by matching alone, without a guess, over all noise levels."""
 
     def __init__(self, channels: int, source_channels: int, patch: int, features: int = 16) -> None:
         super().__init__()
