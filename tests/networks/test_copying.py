@@ -97,7 +97,7 @@ def test_it_learns_to_find_what_moved_by_its_look_and_in_pictures_that_it_never_
 
 
 def test_without_a_guess_a_copy_is_the_posterior_mean_of_the_patch_that_is_seen_in_noise() -> None:
-    """By Bayes' rule, patch by patch, as the means of all pixels of a frame are known to be one of its patches."""
+    """By Bayes' rule, if every patch is as likely as another before one looks, and the noise is of known deviation."""
     copy, frame, noisy, alpha, sigma = layer(), noise(1, 3, 8, 10), noise(1, 2, 3, 8, 10), 0.8, 0.6
     with torch.no_grad():
         copy.sharper.fill_(-1.0)  # any patch, before one looks

@@ -290,9 +290,9 @@ class CopyAttention(nn.Module):
         key, query = self.key(self.look(patches)), self.query(frames)
         heed = self.heed(frames).float().exp() * query.new_tensor(self.HEED, dtype=torch.float32)[:, None, None]
         with torch.autocast(frames.device.type, enabled=False):  # large numbers, of whose differences it depends
-            key = torch.cat([turned(key, turn), *self.looks(source.frame)], dim=-1)[:, None]
+            key = torch.cat([turned(key, turn), *self.likelihood_keys(source.frame)], dim=-1)[:, None]
             query = turned(query, turn) * self.SHARPNESS * (self.sharper / self.PACE).exp()
-            query = torch.cat([query, *self.sights(source, heed)], dim=-1)
+            query = torch.cat([query, *self.likelihood_queries(source, heed)], dim=-1)
             query = query.reshape(len(source.frame), 1, -1, key.shape[-1])
             value = patches.float().permute(0, 2, 3, 1).flatten(1, 2)[:, None]
             size = value.shape[-1]
@@ -300,26 +300,26 @@ class CopyAttention(nn.Module):
             found = functional.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :size]
         return functional.pixel_shuffle(found.reshape(num, height, width, size).permute(0, 3, 1, 2), self.patch)
 
-    def looks(self, frames: Frames) -> list[Float[Tensor, "frames position number"]]:
+    def likelihood_keys(self, frames: Frames) -> list[Float[Tensor, "frames position number"]]:
         """Of each patch its pixels, their squared length, and the same of the patches around it."""
         parts = []
-        for numbers in self.numbers(frames):
+        for numbers in self.appearance(frames):
             parts += [numbers, numbers.square().sum(-1, keepdim=True)]
         return parts
 
-    def sights(self, source: Source, heed: Frames) -> list[Float[Tensor, "frames position number"]]:
-        """What multiplies `looks` to be the logarithm of the likelihood, beside what is the same for all patches."""
+    def likelihood_queries(self, source: Source, heed: Frames) -> list[Float[Tensor, "frames position number"]]:
+        """What multiplies `likelihood_keys` to be the log likelihood, beside what is the same for all patches."""
         alpha, sigma = (
             some.expand(*source.noisy.shape[:2], 1, 1, 1).reshape(-1, 1, 1) for some in (source.alpha, source.sigma)
         )
         sharp = alpha / (sigma**2 + (alpha * self.UNLIKENESS) ** 2)
         parts = []
-        for numbers, much in zip(self.numbers(source.noisy.flatten(0, 1)), heed.flatten(2).unbind(1), strict=True):
+        for numbers, much in zip(self.appearance(source.noisy.flatten(0, 1)), heed.flatten(2).unbind(1), strict=True):
             weight = sharp * much[..., None]
             parts += [weight * numbers, -0.5 * alpha * weight]
         return parts
 
-    def numbers(self, frames: Frames) -> tuple[Tensor, Tensor]:
+    def appearance(self, frames: Frames) -> tuple[Tensor, Tensor]:
         """Of each patch the pixels, and the means of the eight around it, scaled so that noise in them is as large."""
         own = functional.pixel_unshuffle(frames, self.patch)
         means = self.patch * functional.avg_pool2d(frames, self.patch)
