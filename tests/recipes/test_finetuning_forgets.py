@@ -12,13 +12,13 @@ from tiny import tabletop
 from trimtab import forecast
 from trimtab.control.inverse_dynamics import InverseDynamics
 from trimtab.data.episodes import Episodes
-from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.intervals import Interval
 from trimtab.metrics.text_match import TextMatch
 from trimtab.recipes import _planning, tabletop_prior_card
 from trimtab.recipes import finetuning_forgets as recipe
 from trimtab.recipes._planning import Bench
 from trimtab.recipes._planning_scales import Scale
+from trimtab.recipes._tabletop import WORDS
 from trimtab.recipes.finetuning_forgets import BEFORE, DIVERSITIES, OwnDomain, finetuned, finetuning_forgets, plot
 
 
@@ -36,7 +36,7 @@ def test_the_one_task_is_demonstrated_and_measured() -> None:
 
 def test_the_prior_has_forgotten_nothing(bench: Bench) -> None:
     own = OwnDomain.of(bench, TextMatch().eval(), 4, seed=0)
-    assert sorted(own.asked.unique().tolist()) == [list(TEXTS).index(task) for task in ("door-close", "door-open")]
+    assert sorted(own.asked.unique().tolist()) == [list(WORDS).index(task) for task in ("door-close", "door-open")]
     figures = own.figures(bench.prior)
     assert figures["loss"].mean > 0
     assert (figures["loss less the prior's"].low, figures["loss less the prior's"].high) == (0, 0)

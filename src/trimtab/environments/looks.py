@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -24,16 +24,23 @@ class Look:
     """
 
     seed: int | None
-    turn: float = 20.0
-    tilt: float = 8.0
-    distance: float = 0.15
-    colours: float = 0.8
-    lights: float = 0.5
+    turn: float = 8.0
+    tilt: float = 4.0
+    distance: float = 0.06
+    colours: float = 0.5
+    lights: float = 0.3
 
     def __post_init__(self) -> None:
         shares = (self.distance, self.colours, self.lights)
         if (self.seed is not None and self.seed < 0) or min(self.turn, self.tilt, *shares) < 0 or max(shares) > 1:
             raise ValueError(f"a look has a seed >= 0, angles >= 0 and shares in 0 .. 1, got {self}")
+
+    @classmethod
+    def ranges(cls) -> dict[str, float]:
+        """By how much looks differ that say nothing else of it, by name."""
+        ranges = asdict(cls.plain())
+        del ranges["seed"]
+        return ranges
 
     @classmethod
     def plain(cls) -> Look:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trimtab.networks.blocks import Frames
+from trimtab.networks.precision import whole_products
 
 PLACES = 512
 """How many positions attend over time at once: so many that what is worked out for them stays in the processor's cache."""
@@ -289,7 +290,7 @@ class CopyAttention(nn.Module):
         patches, turn = functional.pixel_unshuffle(source.frame, self.patch), self.turn(height, width)
         key, query = self.key(self.look(patches)), self.query(frames)
         heed = self.heed(frames).float().exp() * query.new_tensor(self.HEED, dtype=torch.float32)[:, None, None]
-        with torch.autocast(frames.device.type, enabled=False):  # large numbers, of whose differences it depends
+        with whole_products(frames.device):  # large numbers, of whose differences it depends
             key = torch.cat([turned(key, turn), *self.likelihood_keys(source.frame)], dim=-1)[:, None]
             query = turned(query, turn) * self.SHARPNESS * (self.sharper / self.PACE).exp()
             query = torch.cat([query, *self.likelihood_queries(source, heed)], dim=-1)

@@ -47,6 +47,13 @@ def fast_products(device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
+def whole_products(device: torch.device) -> AbstractContextManager[Any]:
+    """A context within `fast_products` in which everything is multiplied in the format that it has."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def compile_frozen(network: nn.Module) -> None:
     """Let torch compile a network whose weights will not change again, such as those of a world model.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,15 @@ from trimtab.core.values import Clip, Prediction, Video
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion.losses import DenoisingLoss, Departing, Loss, velocity_loss
+from trimtab.environments.metaworld import OPPOSITES, TEXTS
 from trimtab.priors.pixel_unet import SCHEDULES, PixelUNet
 from trimtab.recipes._metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, encoder
 from trimtab.recipes.record_metaworld import metaworld_episodes
+
+TASKS = (*chain(*OPPOSITES), "button-press", "button-press-topdown", "coffee-push", "soccer")
+"""What the prior knows: few enough for a prior that is trained for hours on one small machine to know them well."""
+
+WORDS = {task: TEXTS[task] for task in TASKS}
 
 UNTOLD, FROM_WORDS = 0.1, 0.3
 """The share of the clips whose text is withheld, as both are asked for when models are composed; and of the stills that are
@@ -36,7 +43,7 @@ EARLY = 3
 
 
 class Lessons:
-    """Clips to learn words from, as a `ClipSource`: half of a batch are of all tasks, each from anywhere in an episode; half
+    """Clips to learn words from, as a `ClipSource`: most of a batch are of all tasks, each from anywhere in an episode; some
     are pairs of opposite tasks that begin alike, from near their beginnings, where words tell what follows.
 
     Args:
@@ -83,7 +90,7 @@ class Lessons:
 
 def singles_of(num: int) -> int:
     """How many of a batch of so many are no pairs."""
-    return num - 2 * (num // 4)
+    return num - 2 * (num // 8)
 
 
 class Told(nn.Module):
@@ -114,7 +121,7 @@ class Told(nn.Module):
         numbers = self.lessons.alike(samples)
         pairs = numbers[singles_of(len(numbers)) :].unflatten(0, (-1, 2))
         if not torch.equal(pairs[:, 0], pairs[:, 1]):
-            raise ValueError("the last half of a batch is pairs that begin alike, side by side; train in one process")
+            raise ValueError("a batch ends in pairs that begin alike, side by side; train in one process")
         task, weight = (self.stills, STILLS) if clip.video.shape[1] == 1 else (self.films, 1.0)
         return weight * task(clip, step=step, samples=numbers)
 
@@ -153,7 +160,7 @@ def lessons(datasets: Path, num_episodes: int = 30) -> Lessons:
 
 
 def tabletop_episodes(*, num_episodes: int = 30, first_look: int = 1, seed: int = 0, folder: Path) -> Episodes:
-    """MetaWorld's experts at every task, a third as many looks of a task as episodes, and no two tasks in the same.
+    """MetaWorld's experts at every one of TASKS, each episode in a look of its own.
 
     Raises:
         ValueError: another set is in the same place; or a setting is out of range.
@@ -165,22 +172,26 @@ def halfway_episodes(
     *, num_episodes: int = 30, first_look: int = 100_001, seed: int = 100_000, folder: Path
 ) -> Episodes:
     """The experts of opposite tasks from the same first frames, in which what they move is half way: only words tell what
-    follows. So many episodes of each task in each scene that it shares, three in a look.
+    follows. So many episodes of each task in each scene that it shares, each in a look of its own, and no longer than words
+    decide what follows.
 
     Raises:
         ValueError: another set is in the same place; or a setting is out of range.
     """
-    return _experts(num_episodes, first_look, seed, folder, halfway=True)
+    return _experts(num_episodes, first_look, seed, folder, max_steps=EARLY, halfway=True)
 
 
-def _experts(num_episodes: int, first_look: int, seed: int, folder: Path, *, halfway: bool = False) -> Episodes:
+def _experts(
+    num_episodes: int, first_look: int, seed: int, folder: Path, *, max_steps: int = MAX_STEPS, halfway: bool = False
+) -> Episodes:
     return metaworld_episodes(
+        tasks=TASKS,
         num_episodes=num_episodes,
-        num_looks=-(-num_episodes // 3),
+        num_looks=num_episodes,
         first_look=first_look,
         seed=seed,
         action_repeat=ACTION_REPEAT,
-        max_episode_steps=MAX_STEPS,
+        max_episode_steps=max_steps,
         linger=LINGER,
         halfway=halfway,
         output=folder,

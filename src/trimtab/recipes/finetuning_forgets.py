@@ -16,7 +16,6 @@ from torch import Tensor
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
 from trimtab.data.episodes import Episodes
-from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.metrics.text_match import TextMatch, prefers, which_text
 from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, FINETUNED
@@ -25,6 +24,7 @@ from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import LINGER, SEEN, VALIDATION, encoder, place
 from trimtab.recipes._planning import Bench
 from trimtab.recipes._planning_scales import counted
+from trimtab.recipes._tabletop import WORDS
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_alignment import recorded
 from trimtab.recipes.score_voices import keep, kept, share, success, table
@@ -169,9 +169,9 @@ class OwnDomain:
     @classmethod
     def of(cls, bench: Bench, judge: TextMatch, num_clips: int, seed: int) -> OwnDomain:
         """The set that the prior's card measures words on."""
-        held, texts = of_two_tasks(bench.prior, num_clips, bench.datasets), encoder()(list(TEXTS.values()))
+        held, texts = of_two_tasks(bench.prior, num_clips, bench.datasets), encoder()(list(WORDS.values()))
         asked = which_text(told(held), texts)
-        other = opposite(asked, list(TEXTS))
+        other = opposite(asked, list(WORDS))
         loss = held_out_loss(bench.prior, bench.prior, held, num_draws=2)
         return cls(bench, held, judge, texts, asked, other, loss, seed)
 

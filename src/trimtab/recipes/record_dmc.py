@@ -119,6 +119,7 @@ def dmc_episodes(
         "samples_a_side": SAMPLES,
         "first_look": first_look,
         "num_looks": num_looks,
+        **({"looks": Look.ranges()} if num_looks else {}),
     }
     folder = output or Path("datasets") / f"dmc-{task}-{round(100 * random_share)}-{seed}"
 

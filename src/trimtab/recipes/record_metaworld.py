@@ -132,6 +132,7 @@ def metaworld_episodes(
         "linger": linger,
         "first_look": first_look,
         "num_looks": num_looks,
+        **({"looks": Look.ranges()} if num_looks else {}),
         "halfway": halfway,
         "samples_a_side": SAMPLES,
         **settings,

@@ -1,4 +1,4 @@
-"""Pretrain the embedded text-to-video prior: an arm at 32 tasks, in many looks, never in the one that robots are seen in."""
+"""Pretrain the embedded text-to-video prior: an arm at 16 tasks, in many looks, never in the one that robots are seen in."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def tabletop_prior(
         initial: the prior whose weights to start from, a name or a path, told texts or not; by default that of games,
             which knows how to tell a picture from noise and what moves from what stands; None for random ones.
         dry_run: only say what it will need in memory, time and disk.
-        num_episodes: of each task, three in a look.
+        num_episodes: of each task.
         datasets: where the recorded episodes are, or will be.
         output: run folder; prior.safetensors in it is the result.
 
@@ -92,7 +92,7 @@ def tabletop_prior(
         optimizer=optimizer,
         learning_rate=learning_rate,
         cool_down=cool_down,
-        average_decay=0.999,
+        average_decay=0.995,
         lengths=LENGTHS,
         seed=seed,
     )

@@ -21,7 +21,7 @@ from trimtab.core.markdown import markdown_table
 from trimtab.core.values import Conditioning, Video
 from trimtab.data.clips import Clips, spread
 from trimtab.diffusion import sampling
-from trimtab.environments.metaworld import OPPOSITES, TEXTS
+from trimtab.environments.metaworld import OPPOSITES
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics import text_match
 from trimtab.metrics.frames import Lpips, sharpness
@@ -32,7 +32,7 @@ from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import TEMPERATURE, encoder
-from trimtab.recipes._tabletop import halfway_episodes, lessons, tabletop_episodes
+from trimtab.recipes._tabletop import WORDS, halfway_episodes, lessons, tabletop_episodes
 from trimtab.report import film_strip
 from trimtab.training import Budget
 
@@ -84,12 +84,12 @@ def tabletop_prior_card(
     if dry_run:
         return
     episodes = tabletop_episodes(
-        num_episodes=3, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=datasets / "tabletop-heldout"
+        num_episodes=6, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=datasets / "tabletop-heldout"
     )
     clips = Clips(episodes, model.num_context, model.num_frames, encode=encoder())
     held = Held.of(clips, clips.evenly(num_clips, per_level=None))
-    tasks = list(TEXTS)
-    texts = encoder()(list(TEXTS.values()))
+    tasks = list(WORDS)
+    texts = encoder()(list(WORDS.values()))
     asked = which_text(told(held), texts)
     imagine = partial(imagined, model, num_steps, guidance, temperature, seed)
     video = imagine(held, told(held))
@@ -148,7 +148,7 @@ def tabletop_prior_card(
     }
     output.mkdir(parents=True, exist_ok=True)
     shown = np.linspace(0, len(own) - 1, 5).astype(int).tolist()
-    labels = [f"{TEXTS[tasks[own[clip]]]}; {TEXTS[tasks[other[clip]]]}" for clip in shown]
+    labels = [f"{WORDS[tasks[own[clip]]]}; {WORDS[tasks[other[clip]]]}" for clip in shown]
     film_strip(rows, given=two.context, clips=shown, labels=labels, scale=1).save(
         output / "tabletop.png", optimize=True
     )
@@ -164,7 +164,7 @@ def trained_judge(
     if dry_run or not path.exists():
         torch.manual_seed(seed)
         judge = TextMatch()
-        task = Matching(judge, encoder()(list(TEXTS.values())))
+        task = Matching(judge, encoder()(list(WORDS.values())))
         run = fit_or_forecast(
             dry_run, task, lessons(datasets, num_episodes), Budget(steps=num_steps), folder=path.parent,
             title="judge of texts", batch_size=64, lengths=(8,), warm_up=num_steps // 10, cool_down=0.9, seed=seed,
@@ -234,7 +234,7 @@ def card_text(card: dict[str, Any]) -> str:
             "A small text-to-video diffusion model in pixel space: 1 to 8 frames of 64 x 64 from one and a sentence, or "
             "one from a sentence alone, velocity prediction.",
             "",
-            f"Data: {training['num_episodes']} episodes of each of {len(TEXTS)} MetaWorld tasks by their scripted experts, "
+            f"Data: {training['num_episodes']} episodes of each of {len(WORDS)} MetaWorld tasks by their scripted experts, "
             "in looks (camera, colours, lights, background) that never are the simulator's own. Training: "
             f"from {'the weights of ' + str(training['initial']) if training['initial'] else 'random weights'}, "
             f"{training['steps']} steps of {training['batch_size']} clips, {training['hours']} hours; "
