@@ -27,7 +27,7 @@ class Look:
     turn: float = 8.0
     tilt: float = 4.0
     distance: float = 0.06
-    colours: float = 0.5
+    colours: float = 0.2
     lights: float = 0.3
 
     def __post_init__(self) -> None:

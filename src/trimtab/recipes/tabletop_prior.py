@@ -16,8 +16,8 @@ from trimtab.training import Budget, record_settings
 
 TABLETOP = PixelUNetSettings(
     sizes={
-        "widths": (64, 128, 256),
-        "depths": (1, 2, 4),
+        "widths": (64, 96, 192),
+        "depths": (1, 1, 4),
         "text_dim": MiniLM.dim,
         "context_optional": True,
         "copies": True,
@@ -34,12 +34,12 @@ def tabletop_prior(
     *,
     minutes: float = 240.0,
     batch_size: int = 16,
-    optimizer: Kind = "adamw",
-    learning_rate: float = 1e-3,
+    optimizer: Kind = "muon",
+    learning_rate: float = 4e-3,
     cool_down: float = 0.0,
     seed: int = 0,
     only: str | None = None,
-    initial: str | None = "procgen",
+    initial: str | None = None,
     dry_run: bool = False,
     num_episodes: int = 30,
     datasets: Path = Path("datasets"),
@@ -50,13 +50,13 @@ def tabletop_prior(
     Args:
         minutes: of training in all, earlier pieces included.
         batch_size: clips in a step.
-        optimizer: of the weights; muon wants a learning rate of its own.
+        optimizer: of the weights; adamw wants a learning rate of about 0.001.
         learning_rate: of the optimizer, in this piece.
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
         only: the part of the network that is trained, such as copy, the rest left as it is; by default all.
-        initial: the prior whose weights to start from, a name or a path, told texts or not; by default that of games,
-            which knows how to tell a picture from noise and what moves from what stands; None for random ones.
+        initial: the prior of these sizes whose weights to start from, a name or a path, told texts or not; by default
+            random ones.
         dry_run: only say what it will need in memory, time and disk.
         num_episodes: of each task.
         datasets: where the recorded episodes are, or will be.
