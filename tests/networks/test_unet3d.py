@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trimtab.networks import precision
 from trimtab.networks.attention import Source, TextAttention
 from trimtab.networks.blocks import Block, FourierEmbedding, TemporalConv
-from trimtab.networks.precision import exact_products, fast_products, matrix_dtype
+from trimtab.networks.precision import exact_products, fast_products, matrix_dtype, whole_products
 from trimtab.networks.unet3d import Text, UNet3D
 
 pytestmark = pytest.mark.usefixtures("exact_products")
@@ -247,6 +247,9 @@ def test_the_processor_decides_the_number_format(
     monkeypatch.setattr(precision, "matrix_dtype", fresh)
     with fast_products(torch.device("cpu")):
         assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == dtype
+        for kind in ("cpu", "meta"):  # the second has no such contexts here, and needs none
+            with whole_products(torch.device(kind)):
+                assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == (torch.float32 if kind == "cpu" else dtype)
     with exact_products(), fast_products(torch.device("cpu")):
         assert torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)).dtype == torch.float32
 
