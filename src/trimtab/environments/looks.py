@@ -37,10 +37,8 @@ class Look:
 
     @classmethod
     def ranges(cls) -> dict[str, float]:
-        """By how much looks differ that say nothing else of it, by name."""
-        ranges = asdict(cls.plain())
-        del ranges["seed"]
-        return ranges
+        """How far looks vary unless told otherwise, in degrees and shares, by the names of the arguments."""
+        return {name: value for name, value in asdict(cls.plain()).items() if name != "seed"}
 
     @classmethod
     def plain(cls) -> Look:

@@ -89,7 +89,7 @@ class Lessons:
 
 
 def singles_of(num: int) -> int:
-    """How many of a batch of so many are no pairs."""
+    """How many of a batch of so many are no pairs; a batch of fewer than 8 has none."""
     return num - 2 * (num // 8)
 
 
