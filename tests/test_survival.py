@@ -40,7 +40,10 @@ fit(
     lengths=(1, 3),
     log_every=1,
     save_every_seconds=0.0,
-    evaluate=lambda: {"weights": sum(float(value.sum()) for value in trained.parameters())},
+    evaluate=lambda: {
+        "weights": sum(float(value.sum()) for value in trained.parameters()),
+        "processes": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
+    },
     evaluate_every=5,
     split="split" in sys.argv,
 )
@@ -63,6 +66,8 @@ def environment(gpu: bool = False) -> dict[str, str]:
 def train(script: Path, folder: Path, steps: int, *launcher: str, how: Sequence[str] = (), gpu: bool = False) -> None:
     command = [sys.executable, *launcher, script, folder, str(steps), *how]
     subprocess.run(command, check=True, env=environment(gpu), timeout=600)
+    logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["processes"] for line in logged if "processes" in line][-1] == (2 if launcher else 1)
 
 
 def losses(folder: Path) -> list[float]:
@@ -92,11 +97,8 @@ def test_a_run_killed_at_ten_random_moments_ends_as_if_nothing_had_happened(scri
     assert losses(tmp_path / "whole") == losses(folder)
 
 
-TWO = (
-    *("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"),
-    *("--mixed_precision", "no", "--dynamo_backend", "no"),
-)
-"""Starts two processes."""
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+"""Starts two processes; accelerate's own launcher starts one where there is no GPU, whatever it is told."""
 
 
 def same(one: Path, two: Path) -> None:

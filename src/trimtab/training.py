@@ -131,7 +131,7 @@ def fit(
         save_every_seconds: between two saves of the state.
         evaluate: figures for the log, measured on the averaged weights every `evaluate_every` steps.
         split: keep only a share of the trained weights, their gradients, optimizer state and average in each process of
-            `accelerate launch`. An interrupted run then goes on from its last save.
+            `torchrun`. An interrupted run then goes on from its last save.
         optimizer: "adamw"; or "muon", which makes the updates of linear maps orthogonal, and of which every process needs
             whole weights.
 
@@ -224,17 +224,17 @@ def fit(
                 if run.seconds - last_save > save_every_seconds:
                     save(state, run, trained, descent, accelerator)
                     last_save = run.seconds
-            if split:
-                save(state, run, trained, descent, accelerator)
+            save(state, run, trained, descent, accelerator)
+            between_steps = False
+            with torch.no_grad():
+                for name, value in trained.items():
+                    value.copy_(run.average[name])
+            put_together(task, home)
+            run.average = {name: whole(value).to(home) for name, value in run.average.items()}
         finally:  # Ctrl-C, too, keeps what was done; amid the update of the weights, what was saved last
             if between_steps and not split:
                 save(state, run, trained, descent, accelerator)
-            accelerator.end_training()
-    with torch.no_grad():
-        for name, value in trained.items():
-            value.copy_(run.average[name])
-    put_together(task, home)
-    run.average = {name: whole(value).to(home) for name, value in run.average.items()}
+            accelerator.end_training()  # after which processes can gather nothing more
     task.eval()
     return run
 

@@ -18,7 +18,6 @@ from trimtab.core.values import Clip, Conditioning, NoiseLevel, Video
 from trimtab.data import samples
 from trimtab.data.clips import Clips
 from trimtab.diffusion.losses import DenoisingLoss
-from trimtab.models import avid_unet
 from trimtab.networks import storage
 from trimtab.networks.precision import exact_products
 from trimtab.priors import pixel_unet
@@ -254,58 +253,6 @@ def test_a_prior_that_needs_no_context_comes_back_as_one_and_its_controller_need
         assert torch.equal(control(noisy, level, given).tensor, again(noisy, level, given).tensor)
     with pytest.raises(ValueError, match=r"got \(2, 1, 3, 8, 8\)"):
         prior.bind(Conditioning(context=torch.zeros(2, 1, 3, 8, 8)))
-
-
-def test_a_prior_that_copies_comes_back_as_one_and_its_controller_does_without(tmp_path: Path) -> None:
-    sizes = {"widths": (32,), "depths": (1,), "copies": True}
-    prior = small(sizes=sizes)
-    prior.save(tmp_path / "prior")
-    again = load(tmp_path / "prior")
-    assert again.settings.sizes["copies"]
-    noisy, level, context = question(prior)
-    control = ControlNet(again, num_actions=3)
-    given = Conditioning(context)
-    assert torch.equal(control(noisy, level, given).tensor, again(noisy, level, given).tensor)
-
-
-def test_a_prior_can_begin_to_copy_with_what_one_learned_that_does_not() -> None:
-    other = small(num_context=1)
-    prior = PixelUNet(replace(other.settings, sizes={**other.settings.sizes, "copies": True}))
-    prior.inherit(other)
-    noisy, level, context = question(prior)
-    with torch.no_grad():
-        prior.network.copy.sharper.fill_(1.0)  # each place copies itself
-        expected, found = (some(noisy, level, Conditioning(context)).tensor for some in (other, prior))
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match=r"copy\.key\.bias"):
-        other.inherit(prior)
-
-
-@pytest.mark.usefixtures("exact_products")
-@pytest.mark.parametrize("num_context", [1, 2, 3])
-def test_a_prior_begins_with_what_another_learned(num_context: int) -> None:
-    other = small(num_context=2)
-    sizes = {"widths": (32,), "depths": (1,), "text_dim": 5, "context_optional": True}
-    prior = PixelUNet(replace(other.settings, num_context=num_context, sizes=sizes))
-    prior.inherit(other)
-    noisy, level, context = question(prior)
-    seen = context[:, -2:] if num_context > 1 else context.expand(-1, 2, -1, -1, -1)
-    expected = other.bind(Conditioning(seen.contiguous()))(noisy, level).tensor
-    for text in (None, torch.randn(2, 4, 5)):
-        found = prior.bind(Conditioning(context, text=text))(noisy, level).tensor
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("sizes", [{"widths": (64,)}, {"depths": (2,)}, {"patch": 1}, {"patch": 4}])
-def test_a_prior_of_other_sizes_is_nothing_to_begin_with(sizes: dict[str, Any]) -> None:
-    other = small()
-    prior = PixelUNet(replace(other.settings, sizes={**other.settings.sizes, **sizes}))
-    with pytest.raises(ValueError, match="another network's weights"):
-        prior.inherit(other)
-    avid = PixelUNet(replace(other.settings, model="avid_unet", sizes=avid_unet.TINY))
-    for first, second in ((prior, avid), (avid, prior), (avid, avid)):
-        with pytest.raises(ValueError, match="two of change_unet can"):
-            first.inherit(second)
 
 
 def test_it_is_trained_on_clips_whose_context_is_forgotten() -> None:

@@ -1,7 +1,6 @@
 """The text-to-video prior and its card from end to end at toy size; a drawn dot stands for the robot."""
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,11 +61,12 @@ def test_training_leaves_a_prior_with_a_card(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recipe, "Budget", lambda seconds: Budget(steps=8))  # enough to hear words on any machine
-    silent = {name: size for name, size in SMALL.sizes.items() if name not in ("text_dim", "context_optional")}
-    PixelUNet(replace(SMALL, sizes=silent, num_context=2)).save(first := tmp_path / "first.safetensors")
+    PixelUNet(SMALL).save(first := tmp_path / "first.safetensors")
     run = partial(tabletop_prior, batch_size=2, initial=str(first), datasets=tmp_path, output=tmp_path / "run")
     run(dry_run=True)
     assert "will need" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="where this training has"):
+        run(initial="procgen")
     run(learning_rate=1e-2)
     prior = pixel_unet.load(tmp_path / "run" / "prior.safetensors")
     assert prior.settings == SMALL
@@ -87,20 +87,6 @@ def test_training_leaves_a_prior_with_a_card(
     assert prior.fingerprint in text
     assert str(first) in text
     assert (tmp_path / "card" / "tabletop.png").stat().st_size > 1000
-
-
-def test_a_part_can_be_trained_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recipe, "Budget", lambda seconds: Budget(steps=2))
-    torch.manual_seed(0)
-    PixelUNet(SMALL).save(first := tmp_path / "first.safetensors")
-    run = partial(tabletop_prior, batch_size=4, initial=str(first), datasets=tmp_path)
-    run(only="copy", output=tmp_path / "run")
-    before, after = (pixel_unet.load(path).state_dict() for path in (first, tmp_path / "run" / "prior.safetensors"))
-    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    assert changed
-    assert all(name.startswith("network.copy.") for name in changed)
-    with pytest.raises(ValueError, match=r"no part 'copies' of the network; there are: level, .* copy"):
-        run(only="copies", output=tmp_path / "other")
 
 
 def test_an_opposite_undoes_what_is_asked() -> None:

@@ -123,16 +123,6 @@ class PixelUNet(nn.Module):
             half.adopt(self.network.state_dict())
         return half
 
-    def inherit(self, other: PixelUNet) -> None:
-        """Begin with what another prior of equal sizes learned, told texts or not, and shown as many frames or not.
-
-        Raises ValueError for a prior of other sizes, or of a model that cannot.
-        """
-        own, model = self.settings.model, other.settings.model
-        if own != model or not hasattr(self.network, "inherit"):
-            raise ValueError(f"a prior of {own} cannot begin with what one of {model} learned; two of change_unet can")
-        self.network.inherit(other.network.state_dict(), other.num_context)
-
     def frozen(self) -> PixelUNet:
         """This prior in eval mode, without gradients, its weights in the number format that products run in."""
         self.eval().requires_grad_(False)

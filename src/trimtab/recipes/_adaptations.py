@@ -84,7 +84,7 @@ def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tu
 
 TRAININGS: dict[str, Training] = {
     "in-domain": Training(
-        FromScratch, of_videos, {"text_dim": MiniLM.dim, "copies": True}, optimizer="muon", learning_rate=4e-3
+        FromScratch, of_videos, {"text_dim": MiniLM.dim, "widths": (32, 96, 128)}, optimizer="muon", learning_rate=4e-3
     ),
     "temporal": Training(Finetune, of_videos, {"temporal": True}),
     "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,), most=MOST_STEPS_ON_STILLS),

@@ -57,7 +57,7 @@ class Scale:
     num_seeds: int = 3
     num_starts: int = 10
     num_clips: int = 64
-    teraflops: float = 200.0
+    teraflops: float = 80.0
     sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
     num_steps: int = 4
     temperature: float = TEMPERATURE
@@ -66,7 +66,7 @@ class Scale:
     horizon: int = 4
     action_repeat: int = ACTION_REPEAT
     max_steps: int = MAX_STEPS
-    batch_size: int = 16
+    batch_size: int = 8
     lengths: Sequence[int] = (1, 2, 4, 4, 4, 8)
     adaptations: Mapping[str, Adaptation] = field(default_factory=lambda: ADAPTATIONS)
 
@@ -102,13 +102,13 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale(num_seeds=1, num_starts=4, teraflops=40.0),
+    "smoke": Scale(num_seeds=1, num_starts=4, teraflops=16.0),
     "tiny": Scale(),
     "paper": Scale(
         tasks=("button-press", "window-open", *NOVEL_OF_THE_PAPER),
         methods=(*TRUTHS, *NORMALISED[: -len(AS_WRITTEN)], *AS_WRITTEN),
         num_starts=30, teraflops=1e6, sample=sampling.ddim, num_steps=25, replan_every=1, horizon=8, action_repeat=2,
-        max_steps=200, lengths=(8,), temperature=1.0, adaptations=PAPER,
+        max_steps=200, batch_size=16, lengths=(8,), temperature=1.0, adaptations=PAPER,
     ),
 }  # fmt: skip
 

@@ -58,7 +58,7 @@ def procgen_prior(
         seed: of weights and draws.
         initial: start from the weights of this prior, a name or a path, instead of random ones.
         dry_run: only say what it will need in memory, time and disk.
-        split: under `accelerate launch`, keep only a share of what is trained in each process.
+        split: under `torchrun`, keep only a share of what is trained in each process.
         size: of the prior: the embedded one, or AVID's base model with its schedule and loss, for GPUs; take its batch of 64
             and rate of 1e-4 for it, too.
         data: where the recorded games are, or will be.

@@ -16,8 +16,8 @@ from trimtab.training import Budget, record_settings
 
 TABLETOP = PixelUNetSettings(
     sizes={
-        "widths": (64, 96, 192),
-        "depths": (1, 1, 4),
+        "widths": (32, 96, 192),
+        "depths": (1, 1, 3),
         "text_dim": MiniLM.dim,
         "context_optional": True,
         "copies": True,
@@ -33,12 +33,11 @@ LENGTHS = (1, 2, 4, 4, 4, 8)
 def tabletop_prior(
     *,
     minutes: float = 240.0,
-    batch_size: int = 16,
+    batch_size: int = 8,
     optimizer: Kind = "muon",
     learning_rate: float = 4e-3,
     cool_down: float = 0.0,
     seed: int = 0,
-    only: str | None = None,
     initial: str | None = None,
     dry_run: bool = False,
     num_episodes: int = 30,
@@ -54,36 +53,33 @@ def tabletop_prior(
         learning_rate: of the optimizer, in this piece.
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
-        only: the part of the network that is trained, such as copy, the rest left as it is; by default all.
-        initial: the prior of these sizes whose weights to start from, a name or a path, told texts or not; by default
-            random ones.
+        initial: the prior of these sizes whose weights to start from, a name or a path; by default random ones.
         dry_run: only say what it will need in memory, time and disk.
         num_episodes: of each task.
         datasets: where the recorded episodes are, or will be.
         output: run folder; prior.safetensors in it is the result.
 
     Raises:
-        ValueError: the network has no such part, or cannot begin with what `initial` learned; nothing is recorded then.
+        ValueError: `initial` is of other sizes; nothing is recorded then.
     """
     fixed = {
         "batch_size": batch_size, "seed": seed, "initial": initial, "num_episodes": num_episodes, "datasets": datasets,
-        "optimizer": optimizer, "only": only,
+        "optimizer": optimizer,
     }  # fmt: skip
     torch.manual_seed(seed)
     prior = PixelUNet(TABLETOP)
     if initial is not None:
-        prior.inherit(load(initial))
-    if only is not None:
-        for name, parameter in prior.network.named_parameters():
-            parameter.requires_grad_(name.startswith(f"{only}."))
-        if not any(parameter.requires_grad for parameter in prior.parameters()):
-            parts = ", ".join(name for name, _ in prior.network.named_children())
-            raise ValueError(f"no part {only!r} of the network; there are: {parts}")
+        other = load(initial)
+        if other.settings != TABLETOP:
+            raise ValueError(
+                f"the prior {initial} has {other.settings}, where this training has {TABLETOP}; leave it out"
+            )
+        prior.load_state_dict(other.state_dict())
     record_settings(output, "tabletop-prior", fixed)  # the rest may differ in a piece
     learned_from = lessons(datasets, num_episodes)
     run = fit_or_forecast(
         dry_run,
-        Told(prior, learned_from, seed),
+        Told(prior, seed),
         learned_from,
         Budget(seconds=minutes * 60),
         folder=output,
