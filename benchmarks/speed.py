@@ -47,6 +47,7 @@ from trimtab.networks.precision import compile_frozen, keep_freed_memory, matrix
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.priors.remembering import Remembering
+from trimtab.recipes._adaptations import TRAININGS
 from trimtab.recipes._metaworld import NUM_TOKENS
 from trimtab.recipes._methods import PASSES
 from trimtab.recipes.procgen_prior import frames_task
@@ -282,7 +283,7 @@ def compositions(batch: int = 8, rounds: int = 12) -> None:
 def adaptations(batch: int = 8, rounds: int = 12) -> None:
     """As `compositions`, of three voices that hear a text: a prior of the tabletop's size, and a small in-domain model."""
     prior, clips = PixelUNet(TABLETOP).frozen(), Clips(samples.coinrun(), num_context=TABLETOP.num_context)
-    small = FromScratch(prior, text_dim=MiniLM.dim).eval()
+    small = FromScratch(prior, **TRAININGS["in-domain"].options).eval()
     text = torch.randn(batch, NUM_TOKENS, MiniLM.dim)
     given = replace(clips.batch(clips.draw(0, 0, batch)).given.without("actions"), text=text)
     noisy = torch.randn(batch, prior.num_frames, *prior.frame_shape)
