@@ -255,6 +255,18 @@ def test_a_prior_that_needs_no_context_comes_back_as_one_and_its_controller_need
         prior.bind(Conditioning(context=torch.zeros(2, 1, 3, 8, 8)))
 
 
+def test_a_prior_that_copies_comes_back_as_one_and_its_controller_does_without(tmp_path: Path) -> None:
+    sizes = {"widths": (32,), "depths": (1,), "copies": True}
+    prior = small(sizes=sizes)
+    prior.save(tmp_path / "prior")
+    again = load(tmp_path / "prior")
+    assert again.settings.sizes["copies"]
+    noisy, level, context = question(prior)
+    control = ControlNet(again, num_actions=3)
+    given = Conditioning(context)
+    assert torch.equal(control(noisy, level, given).tensor, again(noisy, level, given).tensor)
+
+
 def test_it_is_trained_on_clips_whose_context_is_forgotten() -> None:
     prior = PixelUNet(optional().settings)
     noisy, _, context = question(prior, batch=8)

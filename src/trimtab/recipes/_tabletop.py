@@ -47,7 +47,7 @@ class Lessons:
 
     Args:
         all_tasks: episodes of every task, from its own beginning.
-        halfway: episodes of opposite tasks, of which two at least begin with the same frame.
+        halfway: episodes of opposite tasks, some of which begin with the same frame.
     """
 
     def __init__(self, all_tasks: Episodes, halfway: Episodes) -> None:
