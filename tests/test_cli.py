@@ -40,7 +40,13 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
     def sail(
-        *, knots: float = 5.0, crew: int = 2, flag: bool = False, chart: Path = Path("chart"), log: Path | None = None
+        *,
+        knots: float = 5.0,
+        crew: int = 2,
+        flag: bool = False,
+        chart: Path = Path("chart"),
+        log: Path | None = None,
+        ports: tuple[Path, ...] = (),
     ) -> None:
         """Sail somewhere.
 
@@ -53,14 +59,14 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             raise KeyboardInterrupt
         if crew == 13:
             raise ModuleNotFoundError("the ship is not installed; pip install ship")
-        calls.append({"knots": knots, "crew": crew, "flag": flag, "chart": chart, "log": log})
+        calls.append({"knots": knots, "crew": crew, "flag": flag, "chart": chart, "log": log, "ports": ports})
 
     monkeypatch.setattr(cli, "commands", lambda: {"sail": "Sails."})
     monkeypatch.setattr(cli, "recipe", lambda command: {"sail": sail}[command])
     return calls
 
 
-DEFAULTS = {"knots": 5.0, "crew": 2, "flag": False, "chart": Path("chart"), "log": None}
+DEFAULTS = {"knots": 5.0, "crew": 2, "flag": False, "chart": Path("chart"), "log": None, "ports": ()}
 
 
 def settings_file(folder: Path, **settings: Any) -> Path:
@@ -124,14 +130,15 @@ def test_listing_the_commands_imports_none_of_them() -> None:
 def test_flags_become_typed_arguments(run: Callable[..., Any], ran: list[dict[str, Any]]) -> None:
     code, _ = run("sail", "--knots", "7.5", "--flag", "--chart", "a/b", "--log", "c")
     assert code is None
-    assert ran == [{"knots": 7.5, "crew": 2, "flag": True, "chart": Path("a/b"), "log": Path("c")}]
+    assert ran == [{**DEFAULTS, "knots": 7.5, "flag": True, "chart": Path("a/b"), "log": Path("c")}]
 
 
 def test_settings_run_it_again_and_flags_go_before_them(
     run: Callable[..., Any], ran: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    path = settings_file(tmp_path, knots=9.0, flag=True, chart="far/away", log="book")
-    expected = {"knots": 9.0, "crew": 2, "flag": True, "chart": Path("far/away"), "log": Path("book")}
+    path = settings_file(tmp_path, knots=9.0, flag=True, chart="far/away", log="book", ports=["a", "b/c"])
+    told = {"chart": Path("far/away"), "log": Path("book"), "ports": (Path("a"), Path("b/c"))}
+    expected = {**DEFAULTS, "knots": 9.0, "flag": True, **told}
     assert run("sail", "--settings", path)[0] is None
     assert run("sail", "--crew", "4", "--settings", path, "--knots", "1")[0] is None
     assert ran == [expected, {**expected, "knots": 1.0, "crew": 4}]

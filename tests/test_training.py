@@ -480,6 +480,7 @@ def test_tensorboard_shows_what_the_log_says(tmp_path: Path) -> None:
 
 def test_settings_are_kept_and_others_refused(tmp_path: Path) -> None:
     settings = {"seconds": 3.0, "output": tmp_path / "run", "widths": (32, 64), "prior": None}
+    record_settings(tmp_path / "run", "demo", {**settings, "seconds": 1.0}, dry_run=True)
     record_settings(tmp_path / "run", "demo", settings)
     kept = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert kept["command"] == "demo"
@@ -487,5 +488,5 @@ def test_settings_are_kept_and_others_refused(tmp_path: Path) -> None:
     assert {"trimtab", "torch", "numpy"} <= set(kept["versions"])
     record_settings(tmp_path / "run", "demo", settings)
     with pytest.raises(ValueError, match=r"other settings \(seconds 3.0, not 4.0\)"):
-        record_settings(tmp_path / "run", "demo", {**settings, "seconds": 4.0})
+        record_settings(tmp_path / "run", "demo", {**settings, "seconds": 4.0}, dry_run=True)
     assert json.loads((tmp_path / "run" / "settings.json").read_text()) == kept

@@ -46,8 +46,14 @@ def with_settings(function: Any, path: Path) -> Any:
         raise ValueError(f"{path} has settings that this command does not know: {', '.join(unknown)}")
     hints = get_type_hints(function)
     paths = {name for name in settings if Path in (hints[name], *get_args(hints[name]))}
-    values = {name: Path(value) if name in paths and value is not None else value for name, value in settings.items()}
-    return partial(function, **values)
+    return partial(function, **{n: as_paths(value) if n in paths else value for n, value in settings.items()})
+
+
+def as_paths(value: Any) -> Any:
+    """A path, several, or None, of what stands for it in JSON."""
+    if isinstance(value, list):
+        return tuple(map(Path, value))
+    return None if value is None else Path(value)
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from trimtab.core.files import write_whole
 from trimtab.training import Budget, ClipSource, Run, fit
 
+FORECAST = "forecast.json"
+
 TRIED = 12
 """Steps that are tried, after a first."""
 
@@ -47,6 +49,21 @@ class Needs:
         )
 
 
+def together(needs: Sequence[Needs]) -> Needs:
+    """Of several trainings, one after another."""
+    return Needs(
+        memory=max((some.memory for some in needs), default=0),
+        seconds=sum((some.seconds for some in needs), 0.0),
+        steps=sum(some.steps for some in needs),
+        disk=sum(some.disk for some in needs),
+    )
+
+
+def told(folder: Path) -> Needs:
+    """What was forecast for a training in this folder, in a dry run."""
+    return Needs(**json.loads((folder / FORECAST).read_text()))
+
+
 def fit_or_forecast(
     dry_run: bool, task: nn.Module, clips: ClipSource, budget: Budget, *, folder: Path, **options: Any
 ) -> Run | None:
@@ -54,10 +71,9 @@ def fit_or_forecast(
 
     The options are those of `fit`.
     """
-    told = folder / "forecast.json"
     if dry_run:
         needs = forecast(task, clips, budget, **options)
-        write_whole(told, json.dumps(asdict(needs), indent=1) + "\n")
+        write_whole(folder / FORECAST, json.dumps(asdict(needs), indent=1) + "\n")
         print(f"{options.get('title', 'training')} will need: {needs}")
         return None
     run = fit(task, clips, budget, folder=folder, **options)
@@ -67,8 +83,8 @@ def fit_or_forecast(
     if path.exists() and json.loads(path.read_text())["steps"] == run.step:
         return run  # nothing was left to do, which needs next to nothing
     write_whole(path, json.dumps(asdict(needs), indent=1) + "\n")
-    if told.exists():
-        print(f"forecast: {Needs(**json.loads(told.read_text()))}\nneeded:   {needs}")
+    if (folder / FORECAST).exists():
+        print(f"forecast: {told(folder)}\nneeded:   {needs}")
     return run
 
 

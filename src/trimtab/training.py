@@ -379,8 +379,8 @@ def writable(folder: Path) -> Path:
     return folder
 
 
-def record_settings(folder: Path, command: str, settings: Mapping[str, Any]) -> None:
-    """Write settings.json, from which `trimtab <command> --settings` repeats a run.
+def record_settings(folder: Path, command: str, settings: Mapping[str, Any], *, dry_run: bool = False) -> None:
+    """Write settings.json, which `trimtab <command> --settings` takes for defaults; not in a dry run.
 
     Raises ValueError if the folder cannot be written to, or holds a run of other settings.
     """
@@ -394,6 +394,6 @@ def record_settings(folder: Path, command: str, settings: Mapping[str, Any]) -> 
             raise ValueError(
                 f"{folder} holds a run with other settings ({', '.join(changed)}); choose another output folder"
             )
-        return
-    versions = {name: version(name) for name in ("trimtab", "torch", "numpy", "accelerate")}
-    write_whole(path, json.dumps({"command": command, "settings": plain, "versions": versions}, indent=2) + "\n")
+    elif not dry_run:
+        versions = {name: version(name) for name in ("trimtab", "torch", "numpy", "accelerate")}
+        write_whole(path, json.dumps({"command": command, "settings": plain, "versions": versions}, indent=2) + "\n")

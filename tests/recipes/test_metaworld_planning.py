@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,22 @@ from trimtab.metrics.intervals import Interval
 from trimtab.networks.encoders import MiniLM
 from trimtab.networks.vision_transformer import VisionTransformer
 from trimtab.recipes import _continuations, _metaworld, _planning, record_metaworld
-from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, INVERSE, NORMALISED, PAPER, PRIOR, TRAININGS
+from trimtab.recipes._adaptations import (
+    ADAPTATIONS,
+    AS_WRITTEN,
+    IN_DOMAIN,
+    INVERSE,
+    NORMALISED,
+    PAPER,
+    PRIOR,
+    TRAININGS,
+)
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import FIRST_VALIDATION, PLAYED, SEEN, UNPLAYED, VALIDATION, encoder
-from trimtab.recipes._planning import Bench, reading
+from trimtab.recipes._planning import Bench
 from trimtab.recipes._planning_report import TRUTHS
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
+from trimtab.recipes._reading import reading
 from trimtab.recipes._tabletop import halfway_episodes, tabletop_episodes
 from trimtab.recipes.metaworld_planning import metaworld_planning, methods_of
 from trimtab.recipes.record_metaworld import metaworld_episodes
@@ -60,7 +71,7 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
 
     def run(teraflops: float = 0.02) -> None:
         metaworld_planning(
-            methods=METHODS, tasks=("window-open", "door-open"), num_starts=2, num_clips=4, num_steps=1,
+            methods=METHODS, tasks=("window-open", "door-open"), num_starts=2, num_clips=20, num_steps=1,
             teraflops=teraflops, choices=tmp_path / "choices.json",
             prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / "reader.safetensors", output=tmp_path / "run",
         )  # fmt: skip
@@ -119,6 +130,33 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         metaworld_planning(prior="procgen", output=tmp_path / "three")
 
 
+def test_a_dry_run_counts_what_is_missing_and_binds_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tabletop.prior().save(tmp_path / "prior.safetensors")
+    few = metaworld_episodes(
+        tasks=("drawer-close",), num_episodes=1, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
+    )
+    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
+    run = partial(
+        metaworld_planning, methods=(PRIOR, IN_DOMAIN, INVERSE), seeds=(1, 2, 3), teraflops=0.02, output=tmp_path / "run",
+        prior=str(tmp_path / "prior.safetensors"),
+    )  # fmt: skip
+    done = tmp_path / "run" / "trainings" / "in-domain-2-0"
+    done.mkdir(parents=True)
+    (done / "config.json").write_text("{}")
+    run(dry_run=True)
+    said = capsys.readouterr().out
+    assert said.count("will need") == 2
+    assert "2 trainings, one after another" in said
+    for seed in (1, 3):
+        (tmp_path / "run" / "trainings" / f"in-domain-{seed}-0").mkdir(exist_ok=True)
+        (tmp_path / "run" / "trainings" / f"in-domain-{seed}-0" / "config.json").write_text("{}")
+    run(dry_run=True, num_starts=3)
+    assert "all trainings are done" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "settings.json").exists()
+
+
 @pytest.mark.parametrize(
     ("option", "because"),
     [
@@ -131,6 +169,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         ({"teraflops": 0.0}, "teraflops are above 0, got 0.0"),
         ({"teraflops": -1.0}, "teraflops are above 0, got -1.0"),
         *(({name: 0}, f"{name} is at least 1, got 0") for name in COUNTS),
+        ({"num_clips": 19}, "num_clips of 20 or more, got 19"),
     ],
 )
 def test_what_has_no_sense_is_refused_before_it_is_recorded(

@@ -38,7 +38,7 @@ class Voice:
                 f"a negative text of token states {tuple(self.text.shape)} takes the place of a text of as many, not "
                 f"{shape}; encode both to the same length"
             )
-        return replace(known.without("text"), text=self.text.expand_as(given.text))
+        return replace(known.without("text"), text=self.text.to(given.text).expand_as(given.text))
 
 
 class Composition:

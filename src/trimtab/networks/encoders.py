@@ -35,7 +35,7 @@ class MiniLM:
         num_tokens: of every answer; a sentence takes one a word or piece of a word, and two more.
 
     Raises:
-        ImportError: transformers is missing.
+        ModuleNotFoundError: transformers is missing.
         FileNotFoundError: the package that carries the weights is missing.
     """
 
@@ -70,7 +70,9 @@ def _minilm() -> tuple[Any, Any]:
         from tokenizers import Tokenizer
         from transformers import BertConfig, BertModel
     except ImportError as error:
-        raise ImportError(f'texts are encoded by transformers ({error}); pip install "trimtab[backbones]"') from error
+        raise ModuleNotFoundError(
+            f'texts are encoded by transformers ({error}); pip install "trimtab[backbones]"'
+        ) from error
     tokenizer = Tokenizer.from_str(MINILM["tokenizer.json"].read().decode())
     tokenizer.no_padding()
     tokenizer.no_truncation()

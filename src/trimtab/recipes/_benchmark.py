@@ -24,7 +24,7 @@ from trimtab.core.files import alone_in, write_whole
 from trimtab.core.values import Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
-from trimtab.forecast import Needs
+from trimtab.forecast import Needs, together, told
 from trimtab.metrics.actions import JudgeFile
 from trimtab.metrics.evaluation import evaluate
 from trimtab.metrics.frames import Lpips
@@ -207,17 +207,10 @@ class Bench:
         for training, seeds in trainings.items():
             seed, name = next(iter(seeds.items()))
             self.train(name, seed, dry_run=True)
-            told = json.loads((self.folder(training, seed) / "forecast.json").read_text())
-            needs += [Needs(**told)] * len(seeds)
-        whole = Needs(
-            memory=max((some.memory for some in needs), default=0),
-            seconds=sum((some.seconds for some in needs), 0.0),
-            steps=sum(some.steps for some in needs),
-            disk=sum(some.disk for some in needs),
-        )
+            needs += [told(self.folder(training, seed))] * len(seeds)
         print(
-            f"{len(needs)} trainings, one after another, will need: {whole}; sampling and measuring {len(missing)} cells "
-            "comes on top"
+            f"{len(needs)} trainings, one after another, will need: {together(needs)}; sampling and measuring "
+            f"{len(missing)} cells comes on top"
         )
 
     @property

@@ -24,8 +24,11 @@ from trimtab.recipes.record_metaworld import metaworld_episodes
 PART = 16
 """Clips that are imagined together."""
 
+LEAST_EPISODES = 20
+"""That clips must come from for FVD, whose interval needs as many."""
+
 NUM_EPISODES = 24
-"""Of each task; an interval of a distance needs twenty start states."""
+"""Of each task that are recorded."""
 
 
 def expert_clips(

@@ -119,12 +119,13 @@ def sampler(
     is where the noise was.
     """
     clamp = (-1.0, 1.0) if prior.codec.space == PixelFrames.space else None
-    return partial(_sampled, sample, pairs=sampling.pairs(prior.schedule, num_steps), clamp=clamp)
+    return partial(sampled, sample, pairs=sampling.pairs(prior.schedule, num_steps), clamp=clamp)
 
 
-def _sampled(
+def sampled(
     sample: Callable[..., Video], denoiser: Denoiser, noise: Video, given: Conditioning, **options: Any
 ) -> Video:
+    """``sample(denoiser, noise, given, **options)`` on `device()`; the video is where the noise was."""
     with moved(denoiser) as place:
         return sample(denoiser, noise.to(place), given.map(lambda value: value.to(place)), **options).to(noise.device)
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import print
 
 from trimtab import checkpoints
-from trimtab.control import inverse_dynamics
 from trimtab.control.blame import Continuation, Expert
 from trimtab.control.episodes import Episode, Player, run_episodes
 from trimtab.control.video_planner import Imagination, VideoPlanner
@@ -23,17 +23,18 @@ from trimtab.core.values import Video
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
 from trimtab.environments.metaworld import MetaWorld, check_scene
-from trimtab.forecast import fit_or_forecast, operations_per_step
+from trimtab.forecast import Needs, fit_or_forecast, operations_per_step, together, told
 from trimtab.metrics.intervals import mean_interval
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN, TRAININGS, Adaptation, Training
 from trimtab.recipes._continuations import continued, expert_clips, video_distance
-from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes._metaworld import SEEN, SIZE, VALIDATION, demonstrations, place
+from trimtab.recipes._held import Held, device, held_out_loss, modules_of, sampled
+from trimtab.recipes._metaworld import SEEN, VALIDATION, demonstrations, place
 from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
+from trimtab.recipes._reading import reading
 from trimtab.training import Budget
 
 FIRST_START = 600_000
@@ -228,7 +229,12 @@ class Bench:
         return self.planner(how.denoiser(self.prior, trained), seed, how), facts
 
     def planner(self, denoiser: Denoiser, seed: int, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> VideoPlanner:
-        """Plans by what a denoiser imagines, which is told and sampled from as that adaptation is."""
+        """Plans by what a denoiser imagines, which is told and sampled from as that adaptation is.
+
+        What imagines stays on `device()`, as thousands of plans are asked of it.
+        """
+        for module in modules_of(denoiser):
+            module.to(device())
         imagine = Imagination(
             denoiser, self.prior, self.sampler(how), encode=how.words(), horizon=self.size.horizon,
             num_plans=self.size.num_plans, seed=seed,
@@ -250,7 +256,7 @@ class Bench:
         """From noise of variance one to a video; what is believed is clamped unless weights do not sum to one."""
         steps, temperature = sampling.pairs(self.prior.schedule, self.size.num_steps), self.size.temperature
         sample = partial(self.size.sample, pairs=steps, clamp=(-1.0, 1.0) if how.normalise else None)
-        return lambda denoiser, noise, given: sample(denoiser, temperature * noise, given)
+        return lambda denoiser, noise, given: sampled(sample, denoiser, temperature * noise, given)
 
     def scene(self, task: str, num_envs: int) -> MetaWorld:
         return scene(task, num_envs, **self.scenery)
@@ -280,7 +286,7 @@ class Bench:
         if name is None:
             return None, {}
         training = TRAININGS[name]
-        folder = self.output / "trainings" / f"{name}-{seed}-{round(100 * self.random_share)}"
+        folder = self.folder(name, seed)
         if (folder / checkpoints.CONFIG).exists():
             facts = json.loads((folder / checkpoints.CONFIG).read_text())["facts"]
             steps, step = facts["steps"], facts["teraflops a step"]
@@ -315,6 +321,23 @@ class Bench:
         checkpoints.save(folder, model, self.prior, facts=facts)
         return model.eval(), facts
 
+    def folder(self, name: str, seed: int) -> Path:
+        """Of a training."""
+        return self.output / "trainings" / f"{name}-{seed}-{round(100 * self.random_share)}"
+
+    def forecast(self, names: Iterable[str | None], seeds: Iterable[int]) -> None:
+        """Say what the trainings of these names and seeds will need that are not done, each tried with one seed."""
+        needs: list[Needs] = []
+        for name in filter(None, dict.fromkeys(names)):
+            missing = [seed for seed in seeds if not (self.folder(name, seed) / checkpoints.CONFIG).exists()]
+            if missing:
+                self.train(name, missing[0], dry_run=True)
+                needs += [told(self.folder(name, missing[0]))] * len(missing)
+        if needs:
+            print(f"{len(needs)} trainings, one after another, will need: {together(needs)}; all else comes on top")
+        else:
+            print("all trainings are done")
+
     def steps(self, training: Training, teraflops: float) -> int:
         """Of a training whose steps take so many operations, in 10^12."""
         paid = max(1, round(self.size.teraflops / teraflops))
@@ -340,51 +363,3 @@ class Bench:
 def scene(task: str, num_envs: int, action_repeat: int, max_steps: int, size: int) -> MetaWorld:
     """The robot at a task; built once, as that takes a second a copy."""
     return MetaWorld(task, num_envs, size=size, action_repeat=action_repeat, max_episode_steps=max_steps)
-
-
-@cache
-def reading(
-    path: Path, action_repeat: int, side: int = SIZE, weights: Path | None = None
-) -> tuple[Callable[..., torch.Tensor], str]:
-    """Inverse dynamics from their file, and a fingerprint of it.
-
-    Args:
-        path: of the file.
-        action_repeat: for how many of the simulator's steps an action is held between two frames.
-        side: of the frames, in pixels.
-        weights: of the encoder, a file, if they were trained with one whose weights no package carries.
-
-    Raises:
-        ValueError: there are none; they learned another pace, several, or frames of another size; or weights are missing,
-            or not asked for.
-        FileNotFoundError: there is no file of weights.
-    """
-    if not path.is_file():
-        raise ValueError(f"no inverse dynamics in {path}; train them first: trimtab inverse-dynamics")
-    trained, config = storage.read(path)
-    known, seen = config.get("facts", {}).get("action_repeat", action_repeat), config.get("frame_size", side)
-    again = f"trimtab inverse-dynamics --action-repeat {action_repeat} --max-steps .. --size {side} --output .."
-    if known is None:
-        raise ValueError(
-            f"{path} was trained on sets of different paces, so that nobody knows what an action of it is worth; train it "
-            f"on sets of one pace: {again}"
-        )
-    if known != action_repeat:
-        raise ValueError(
-            f"{path} reads what was done in {known} steps of the simulator, and here an action is held for {action_repeat}; "
-            f"pass one of that pace: {again}"
-        )
-    if seen != side:
-        raise ValueError(
-            f"{path} reads frames of {seen} x {seen}, and the prior's are {side} x {side}; pass one of that size: {again}"
-        )
-    encoder = config.get("encoder")
-    if encoder in inverse_dynamics.ABSENT and weights is None:
-        raise ValueError(
-            f"{path} sees by {encoder}, whose weights no package carries; pass their file as --reader-weights"
-        )
-    if encoder not in inverse_dynamics.ABSENT and weights is not None:
-        raise ValueError(
-            f"{path} names no encoder that needs weights; leave out --reader-weights, or train a reader with such an encoder"
-        )
-    return inverse_dynamics.load(path, weights=weights).act, storage.checksum(trained, config)[:16]

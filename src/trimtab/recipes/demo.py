@@ -84,7 +84,7 @@ def demo(
     """
     started, console = time.perf_counter(), Console()
     settings = {name: value for name, value in locals().items() if name not in UNSAID}
-    record_settings(output, "demo", settings)
+    record_settings(output, "demo", settings, dry_run=dry_run)
     frozen = pixel_unet.load(prior)
     clips = training_clips(frozen, num_frames, datasets)
     held = held_out(frozen, num_clips, datasets)

@@ -44,7 +44,7 @@ def dmc_policy(
 
     Args:
         task: such as walker-walk or cartpole-swingup.
-        num_steps: in all, earlier pieces included; an action and an update each.
+        num_steps: in all, earlier pieces included; an action each, and after the first, random ones an update.
         action_repeat: for how many control steps of the suite an action is held.
         max_episode_steps: after which an episode is cut; the suite's own have 1000 control steps.
         still: begin episodes at rest in the model's own pose, not in a random one.

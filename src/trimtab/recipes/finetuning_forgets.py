@@ -88,14 +88,17 @@ def finetuning_forgets(
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "choices": choices}
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices, reader_weights)
     # More numbers of demonstrations may be asked for later.
-    record_settings(output, "finetuning-forgets", {**settings, "reader": reader, "reader_weights": reader_weights})
+    record_settings(
+        output, "finetuning-forgets", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
+    )
+    todo = [(BEFORE, 0), *((diversity, number) for diversity in DIVERSITIES for number in demonstrations)]
     if dry_run:
-        bench.train(ADAPTATIONS[METHOD].training, seed, dry_run=True)  # all are of one length
+        for diversity, number in todo[1:]:
+            shown_to(bench, diversity, number, output).forecast([ADAPTATIONS[METHOD].training], [seed])
         return
     protocol = {**bench.protocol, **counts, **bench.adaptations[METHOD].own()}
     own = OwnDomain.of(bench, trained_judge(matcher, datasets, matching_steps, seed), num_clips, seed)
     found: dict[str, dict[str, Interval]] = {}
-    todo = [(BEFORE, 0), *((diversity, number) for diversity in DIVERSITIES for number in demonstrations)]
     for diversity, number in todo:
         name = f"{diversity}, {number}"
         path = output / "cells" / f"{name.replace(', ', '-').replace(' ', '-')}.json"
@@ -118,11 +121,15 @@ def finetuned(bench: Bench, diversity: str, number: int, seed: int, output: Path
     """The prior after so many demonstrations of each task, or before any."""
     if diversity == BEFORE:
         return bench.prior
+    return shown_to(bench, diversity, number, output).train(ADAPTATIONS[METHOD].training, seed)[0]
+
+
+def shown_to(bench: Bench, diversity: str, number: int, output: Path) -> Bench:
+    """That trains on so many demonstrations of each task; on the whole set it is planning's own."""
     tasks = DIVERSITIES[diversity]
-    if (tasks, number) != (SEEN, WHOLE):
-        shown = demonstrated(bench, tasks, number)
-        bench = replace(bench, output=output / f"{len(tasks)}x{number}", episodes=shown)
-    return bench.train(ADAPTATIONS[METHOD].training, seed)[0]
+    if (tasks, number) == (SEEN, WHOLE):
+        return bench
+    return replace(bench, output=output / f"{len(tasks)}x{number}", episodes=demonstrated(bench, tasks, number))
 
 
 def guided(bench: Bench, denoiser: Denoiser) -> Denoiser:

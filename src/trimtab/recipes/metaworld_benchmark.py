@@ -94,7 +94,7 @@ def metaworld_benchmark(
         "prior": prior,
         "judge": judge,
     }
-    record_settings(output, "metaworld-benchmark", settings)
+    record_settings(output, "metaworld-benchmark", settings, dry_run=dry_run)
     frozen = pixel_unet.load(prior, schedule=SCHEDULE)
     judge_file = checked_judge(
         judge, frozen.frame_shape[1:], len(ACTION), "train one by `trimtab metaworld-judge` and pass it as --judge"

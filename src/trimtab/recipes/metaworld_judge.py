@@ -69,7 +69,7 @@ def metaworld_judge(
         output: run folder; judge.safetensors in it, with its card beside it, is the result.
     """
     settings = {name: value for name, value in locals().items() if name != "dry_run"}
-    record_settings(output, "metaworld-judge", settings)
+    record_settings(output, "metaworld-judge", settings, dry_run=dry_run)
     folder = datasets / "metaworld-judge"
     episodes = Episodes.open(data) if data else at_play(folder, seed=FIRST_SEED, num_episodes=num_episodes)
     if episodes.num_actions is not None:

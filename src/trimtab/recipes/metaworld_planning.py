@@ -14,6 +14,7 @@ from trimtab.core.files import write_whole
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
 from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN
+from trimtab.recipes._continuations import LEAST_EPISODES
 from trimtab.recipes._metaworld import PLAYED, SEEN
 from trimtab.recipes._planning import Bench, cell_name
 from trimtab.recipes._planning_report import TRUTHS, Results, check_alike, name_of, settings, shared, write_report
@@ -54,14 +55,16 @@ def metaworld_planning(
         scale: smoke has one seed and four start states, tiny three and ten; paper has the tasks that arXiv 2504.15369 names,
             its pace, step limit, sampling, replanning and weights that are not normalised, for GPUs, a prior of its size,
             and inverse dynamics that were trained at its pace.
-        methods: only these, or more; a composition "as written" is not normalised. By default the scale's, and with random
+        methods: only these, or more, in quotes, such as "in-domain only" "inverse probabilistic adaptation"; the tables name
+            all, and a composition "as written" is not normalised. By default the scale's, and with random
             actions only those of them that train something, as the others see no demonstrations.
-        tasks: only these, or others of MetaWorld's; those that no demonstration shows count as novel.
+        tasks: only these, or others of the 32 that are recorded; those that no demonstration shows count as novel. The card
+            of the prior that ships names the 16 that it has seen.
         seeds: only these, of weights and batches.
         random_share: of the demonstrations' actions, 0 to 1, that are random instead of the expert's.
         teraflops: operations of one training, in 10^12, instead of the scale's.
         num_starts: start states of each task, instead of the scale's.
-        num_clips: clips of the experts that videos are compared with, instead of the scale's.
+        num_clips: clips of the experts that videos are compared with, 20 or more, instead of the scale's.
         num_steps: sampling steps of a plan, instead of the scale's.
         temperature: the noise that a video starts from is scaled by it, 0 to 1, instead of the scale's.
         num_plans: videos that are imagined at once, of which the one is followed whose actions are nearest to the mean, so
@@ -83,6 +86,8 @@ def metaworld_planning(
         "temperature": temperature, "num_plans": num_plans, "replan_every": replan_every, "horizon": horizon,
     }  # fmt: skip
     size, output = SCALES[scale].but(own), output or Path(f"runs/metaworld-planning-{scale}")
+    if size.num_clips < LEAST_EPISODES:
+        raise ValueError(f"FVD and its interval need num_clips of {LEAST_EPISODES} or more, got {size.num_clips}")
     cells = cells or output / "cells"
     for kind, names, known in (("methods", methods, (*TRUTHS, *ADAPTATIONS)), ("tasks", tasks, tuple(TEXTS))):
         if unknown := [name for name in names or () if name not in known]:
@@ -94,13 +99,17 @@ def metaworld_planning(
     # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.
     place = output / f"random-{round(100 * random_share)}" if random_share else output
     of_all = {"scale": scale, **own, "prior": prior, "reader": reader, "reader_weights": reader_weights}
-    record_settings(place, "metaworld-planning", {**of_all, "choices": choices, "random_share": random_share})
+    record_settings(
+        place, "metaworld-planning", {**of_all, "choices": choices, "random_share": random_share}, dry_run=dry_run
+    )
     names = methods_of(size, random_share) if methods is None else methods
+    numbers = range(size.num_seeds) if seeds is None else seeds
     trained = {name: ADAPTATIONS[name].training for name in names if name in ADAPTATIONS}
     if dry_run:
-        for training in dict.fromkeys(trained.values()):
-            bench.train(training, 0, dry_run=True)
+        bench.forecast(trained.values(), numbers)
         return
+    ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
+    console.print(f"Guidance and strength are those chosen in {choices} of: {', '.join(ours) or 'no method'}.")
     bench.reading()  # refused before hours are spent, if no reader fits
     if played := [task for task in tasks or () if task in PLAYED and task not in SEEN]:
         console.print(
@@ -110,7 +119,6 @@ def metaworld_planning(
         expected = bench.record(cell["method"])  # before hours are spent on what could not stand beside it
         for part in (shared, settings):
             check_alike(name_of(cell), part(cell), "what is asked for", part(expected))
-    numbers = range(size.num_seeds) if seeds is None else seeds
     pieces = [(method, seed) for method in names for seed in numbers if trained.get(method) or not seed]
     todo: list[tuple[Path, str, Callable[[], dict[str, Any]]]] = [
         (

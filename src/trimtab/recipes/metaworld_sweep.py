@@ -1,4 +1,4 @@
-"""Chooses guidance and strength of every way of adapting a prior, on tasks and start states that nothing else measures."""
+"""Chooses guidance and strength of every way of adapting a prior, from start states that no plan is measured from."""
 
 from __future__ import annotations
 
@@ -18,13 +18,12 @@ from torch import Tensor
 from trimtab.core.files import write_whole
 from trimtab.metrics.frames import Lpips
 from trimtab.recipes._adaptations import ADAPTATIONS, NORMALISED, Adaptation
-from trimtab.recipes._continuations import continued, video_distance
+from trimtab.recipes._continuations import LEAST_EPISODES, continued, video_distance
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION
 from trimtab.recipes._planning import Bench, slug
 from trimtab.recipes._planning_report import check_alike
 from trimtab.recipes._planning_scales import counted
-from trimtab.recipes.score_voices import LEAST_EPISODES
 from trimtab.training import record_settings
 
 FVD = "FVD with given frames"
@@ -56,12 +55,12 @@ def metaworld_sweep(
     """Plan validation tasks with every guidance and strength, and keep the best; draw what was found as heat maps.
 
     The best of a method succeeds most often; of those that do equally often, its videos are nearest to the experts'. One of
-    the tasks is among the demonstrations and one is not, and neither start states nor the second task are used to measure
-    anything else. What is finished is not done again.
+    the tasks is among the demonstrations and one is not; planning measures the first from other start states, and the second
+    not at all. What is finished is not done again.
 
     Args:
         methods: only these, or more; strengths are tried for those that have one.
-        guidances: how far the answer goes beyond the untold one.
+        guidances: how far the answer goes beyond the untold one, from 1 on, where it is the told one.
         strengths: of the second voice.
         num_starts: start states of each task that are planned from.
         num_clips: recorded clips whose continuation is imagined; of 20 start states or more for FVD, else LPIPS counts.
@@ -90,10 +89,11 @@ def metaworld_sweep(
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior}
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, reader_weights=reader_weights)
     # More methods, guidances and strengths may be tried later.
-    record_settings(output, "metaworld-sweep", {**settings, "reader": reader, "reader_weights": reader_weights})
+    record_settings(
+        output, "metaworld-sweep", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
+    )
     if dry_run:
-        for training in dict.fromkeys(ADAPTATIONS[name].training for name in methods):
-            bench.train(training, seed, dry_run=True)
+        bench.forecast([ADAPTATIONS[name].training for name in methods], [seed])
         return
     protocol = {**bench.protocol, **counts, "tasks": list(VALIDATION)}
     for name in methods:
@@ -116,6 +116,7 @@ def metaworld_sweep(
             write_whole(path, json.dumps(known | {name: found}, indent=1) + "\n")
         draw(tried, name, output / f"{slug(name)}.png")
         print(f"{name}: guidance {place[0]}, strength {place[1]}; picture in {output / f'{slug(name)}.png'}")
+    print(f"plan by what was chosen: trimtab metaworld-planning --choices {output / 'choices.json'}")
 
 
 def trial(bench: Bench, name: str, how: Adaptation, protocol: Mapping[str, Any], cells: Path) -> Cell:

@@ -68,11 +68,12 @@ def motion_isolation(
     """
     settings = {**counted(num_clips=num_clips), "scale": scale, "teraflops": teraflops, "seed": seed}
     bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops, choices)  # nothing is planned or read
-    record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices})
+    record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices}, dry_run=dry_run)
     customised = bench.adaptations[CUSTOMIZED]
-    trained, _ = bench.train(customised.training, seed, dry_run=dry_run)
     if dry_run:
+        bench.forecast([customised.training], [seed])
         return
+    trained, _ = bench.train(customised.training, seed)
     held = bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
     named = retold(held, customised.naming)
     alone = customised.denoiser(bench.prior, bench.prior)

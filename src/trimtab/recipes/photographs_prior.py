@@ -47,7 +47,7 @@ def photographs_prior(
         output: run folder; prior.safetensors in it is the result.
     """
     fixed = {"batch_size": batch_size, "seed": seed, "initial": initial, "num_levels": num_levels, "data": data}
-    record_settings(output, "photographs-prior", fixed)  # the rest may differ in a piece
+    record_settings(output, "photographs-prior", fixed, dry_run=dry_run)  # the rest may differ in a piece
     torch.manual_seed(seed)
     clips, prior = Clips(photographs_episodes(num_levels=num_levels, folder=data)), PixelUNet()
     if initial is not None:

@@ -93,7 +93,7 @@ def procgen_benchmark(
         "batch_size": batch_size,
     }  # fmt: skip
     output = output or Path(f"runs/procgen-benchmark-{scale}")
-    record_settings(output, "procgen-benchmark", {"scale": scale, **own, "prior": prior})
+    record_settings(output, "procgen-benchmark", {"scale": scale, **own, "prior": prior}, dry_run=dry_run)
     frozen = pixel_unet.load(prior)
     size = SCALES[scale].but(own)
     domain = coinrun(frozen, datasets, POLICIES[scale], size.num_frames or 0)

@@ -63,7 +63,7 @@ def procgen_choices(
     if unknown := sorted(set(trainings) - set(CHOSEN)):
         raise ValueError(f"no trainings {unknown}; there are: {', '.join(CHOSEN)}")
     settings = {"teraflops": teraflops, "num_clips": num_clips, "num_frames": num_frames, "batch_size": batch_size}
-    record_settings(output, "procgen-choices", {**settings, "prior": prior, "seed": seed})
+    record_settings(output, "procgen-choices", {**settings, "prior": prior, "seed": seed}, dry_run=dry_run)
     frozen = pixel_unet.load(prior)
     clips, held = training_clips(frozen, num_frames, datasets), validation(frozen, num_clips, datasets)
     protocol = {**settings, "prior": frozen.fingerprint, "seed": seed, "levels": VALIDATION_LEVELS}

@@ -64,7 +64,7 @@ def procgen_judge(
         output: run folder; coinrun.safetensors in it, with its card beside it, is the result.
     """
     settings = {name: value for name, value in locals().items() if name != "dry_run"}
-    record_settings(output, "procgen-judge", settings)
+    record_settings(output, "procgen-judge", settings, dry_run=dry_run)
     train = coinrun_triples(20_000, 10_000, num_frames, episode_frames, datasets / "coinrun-judge-train")
     test = coinrun_triples(10_000, 1_000, num_test_frames, episode_frames, datasets / "coinrun-judge-test")
     torch.manual_seed(seed)

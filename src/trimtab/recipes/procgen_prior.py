@@ -71,7 +71,7 @@ def procgen_prior(
         "size": size,
         "data": data,
     }  # the rest may differ in a piece
-    record_settings(output, "procgen-prior", fixed)
+    record_settings(output, "procgen-prior", fixed, dry_run=dry_run)
     torch.manual_seed(seed)
     clips = Clips([recorded(game, data, size) for game in PRETRAINING])
     prior = PixelUNet(PAPER if size == "paper" else None)

@@ -43,8 +43,8 @@ def record_metaworld(
     Args:
         tasks: such as door-close drawer-open; all by default.
         num_episodes: of each task.
-        random_share: of the actions, 0 to 1, that are uniformly random instead of the expert's.
-        random_hold: for how many steps each is chosen, random or the expert's; a held random action shows better what an
+        random_share: of the choices, 0 to 1, that are uniformly random instead of the expert's.
+        random_hold: for how many steps each is held, random or the expert's; a held random action shows better what an
             action does, as the arm lags behind.
         seed: of the first episode of each task; the next have the next seeds.
         camera: close, corner, corner2, corner3 or topview.
@@ -57,7 +57,8 @@ def record_metaworld(
         num_looks: how many colours, lights and places of the camera the episodes of a task take in turn, no two tasks the
             same; 0 is MetaWorld's own look.
         halfway: whether, of the tasks that have an opposite, each is recorded in every scene that the two share, beginning
-            with what is moved in the middle of its way, both in the same looks, so that only words tell them apart.
+            with what is moved in the middle of its way, both in the same looks, so that only words tell them apart; others
+            are left out, and num_episodes are of each task in each such scene.
         output: the folder of the set; by default datasets/metaworld-<percent random>-<seed>.
     """
     episodes = metaworld_episodes(

@@ -1,4 +1,4 @@
-"""AVID's methods on RT1, or any set of robot episodes in RLDS form, at equal compute: a toy, or AVID's own experiment."""
+"""AVID's methods on RT1, or a set in RLDS form with its fields, at equal compute: a toy, or AVID's own experiment."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def rt1_benchmark(
         raise ValueError(f"num_episodes is at least 1, got {num_episodes}; leave it out for the scale's own")
     output = output or Path(f"runs/rt1-benchmark-{scale}")
     settings = {"folder": folder, "scale": scale, **own, "num_episodes": num_episodes, "prior": prior, "judge": judge}
-    record_settings(output, "rt1-benchmark", settings)
+    record_settings(output, "rt1-benchmark", settings, dry_run=dry_run)
     frozen = pixel_unet.load(prior, schedule=SCHEDULE)
     check_fits(frozen, FRAMES[scale], max(SCALES[scale].lengths))
     remedy = "pass another as --judge, or none"

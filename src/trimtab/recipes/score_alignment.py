@@ -71,10 +71,11 @@ def score_alignment(
     counts = counted(num_levels=num_levels, num_clips=num_clips)
     settings = {**counts, "scale": scale, "teraflops": teraflops, "seed": seed}
     bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops)  # nothing is planned or read
-    record_settings(output, "score-alignment", {**settings, "prior": prior})
-    trained, _ = bench.train("in-domain", seed, dry_run=dry_run)
+    record_settings(output, "score-alignment", {**settings, "prior": prior}, dry_run=dry_run)
     if dry_run:
+        bench.forecast(["in-domain"], [seed])
         return
+    trained, _ = bench.train("in-domain", seed)
     held = bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)
     indices = spread(bench.prior.schedule.num_levels, num_levels)
     found = alignment(bench.prior, trained, held, indices.tolist(), seed)

@@ -23,7 +23,7 @@ from trimtab.metrics.frames import Lpips
 from trimtab.metrics.i3d import I3D
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, INVERSE, PROBABILISTIC, Adaptation
-from trimtab.recipes._continuations import continued
+from trimtab.recipes._continuations import LEAST_EPISODES, continued
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import VALIDATION
 from trimtab.recipes._planning import FIRST_CHECK, Bench, slug
@@ -31,9 +31,6 @@ from trimtab.recipes._planning_report import check_alike
 from trimtab.recipes._planning_scales import counted
 from trimtab.recipes.score_alignment import recorded
 from trimtab.training import record_settings
-
-LEAST_EPISODES = 20
-"""That clips must come from for FVD, whose interval needs as many."""
 
 PARTS = ("prior, untold", "prior, told", "in-domain, untold", "in-domain, told")
 """The voices, in the order of the weights below."""
@@ -98,10 +95,13 @@ def score_voices(
     counts = counted(num_starts=num_starts, num_clips=num_clips) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "choices": choices}
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices, reader_weights)
-    record_settings(output, "score-voices", {**settings, "reader": reader, "reader_weights": reader_weights})
-    trained, _ = bench.train("in-domain", seed, dry_run=dry_run)
+    record_settings(
+        output, "score-voices", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
+    )
     if dry_run:
+        bench.forecast(["in-domain"], [seed])
         return
+    trained, _ = bench.train("in-domain", seed)
     held = bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
     found: dict[str, dict[str, Interval]] = {}
     compared = weights_of_voices(bench.adaptations)

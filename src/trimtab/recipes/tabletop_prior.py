@@ -55,7 +55,7 @@ def tabletop_prior(
         seed: of weights and draws.
         initial: the prior of these sizes whose weights to start from, a name or a path; by default random ones.
         dry_run: only say what it will need in memory, time and disk.
-        num_episodes: of each task.
+        num_episodes: of each task, and of each of two opposite tasks begun half way.
         datasets: where the recorded episodes are, or will be.
         output: run folder; prior.safetensors in it is the result.
 
@@ -75,7 +75,7 @@ def tabletop_prior(
                 f"the prior {initial} has {other.settings}, where this training has {TABLETOP}; leave it out"
             )
         prior.load_state_dict(other.state_dict())
-    record_settings(output, "tabletop-prior", fixed)  # the rest may differ in a piece
+    record_settings(output, "tabletop-prior", fixed, dry_run=dry_run)  # the rest may differ in a piece
     learned_from = lessons(datasets, num_episodes)
     run = fit_or_forecast(
         dry_run,

@@ -64,10 +64,10 @@ def tabletop_prior_card(
 
     Args:
         prior: the name of a prior that ships with the package, or the path of one.
-        run: where it was trained, for steps and curve.
+        run: where it was trained, a folder, for settings, steps and hours.
         num_clips: held-out clips.
         num_steps: sampling steps.
-        guidance: how far the answer goes beyond the untold one.
+        guidance: how far the answer goes beyond the untold one; 1 is the told one.
         temperature: the noise that a video starts from is scaled by it, 0 to 1; by default as in planning.
         matching_steps: optimizer steps of the judge.
         seed: of the samples, and of the judge.
@@ -235,7 +235,9 @@ def card_text(card: dict[str, Any]) -> str:
             "one from a sentence alone, velocity prediction.",
             "",
             f"Data: {training['num_episodes']} episodes of each of {len(WORDS)} MetaWorld tasks by their scripted experts, "
-            "in looks (camera, colours, lights, background) that never are the simulator's own. Training: "
+            "and as many short ones of each of two opposite tasks in each scene that they share, begun half way, which are "
+            "a quarter of each batch; all in looks (camera, colours, lights, background) that never are the simulator's "
+            f"own. Tasks: {', '.join(WORDS)}. Training: "
             f"from {'the weights of ' + str(training['initial']) if training['initial'] else 'random weights'}, "
             f"{training['steps']} steps of {training['batch_size']} clips, {training['hours']} hours; "
             f"`trimtab tabletop-prior`, seed {training['seed']}. {training['note']}".strip(),

@@ -69,7 +69,7 @@ def why_not_multiply(
         output: run folder; why_not_multiply.png and why_not_multiply.json in it are the result.
     """
     settings = {"minutes": minutes, "seed": seed}
-    record_settings(output, "why-not-multiply", settings)
+    record_settings(output, "why-not-multiply", settings, dry_run=dry_run)
     target, prior = worlds()
     clips = TargetClips(target)
     avid, expert = (trained(build, prior, clips, minutes, seed, output, dry_run) for build in (AVID, FromScratch))
