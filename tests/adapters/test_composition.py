@@ -87,22 +87,38 @@ def test_guidance_outside_sense_is_refused() -> None:
         classifier_free_guidance(EXPERT, 2.0, untold=("text",))
 
 
+class Counted:
+    """The expert; how many clips it was asked about in each call."""
+
+    uses, space = EXPERT.uses, EXPERT.space
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def bind(self, given: Conditioning):  # type: ignore[no-untyped-def]
+        ask = EXPERT.bind(given)
+
+        def denoise(noisy: Video, level: NoiseLevel) -> Prediction:
+            self.calls.append(len(noisy))
+            return ask(noisy, level)
+
+        return denoise
+
+
 def test_told_and_untold_are_asked_at_once() -> None:
-    class Counted:
-        uses, space, calls = EXPERT.uses, EXPERT.space, 0
-
-        def bind(self, given: Conditioning):  # type: ignore[no-untyped-def]
-            ask = EXPERT.bind(given)
-
-            def denoise(noisy: Video, level: NoiseLevel) -> Prediction:
-                self.calls += 1
-                return ask(noisy, level)
-
-            return denoise
-
     expert = Counted()
     action_guidance(PRIOR, expert, 1.0).bind(GIVEN)(NOISY, at(10))
-    assert expert.calls == 1
+    assert expert.calls == [4]
+
+
+def test_who_has_no_weight_at_a_level_is_not_asked() -> None:
+    expert = Counted()
+    for weight, calls in ((0.0, [2]), (1.0, [2]), (2.0, [4])):
+        expert.calls.clear()
+        classifier_free_guidance(expert, weight).bind(GIVEN)(NOISY, at(400))
+        assert expert.calls == calls
+    nobody = Composition([Voice(expert), Voice(expert)], lambda level: Weights((0.0, 0.0), 1.0))
+    assert nobody.bind(GIVEN)(NOISY, at(0)).noise.isfinite().all()
 
 
 def test_a_product_is_sampled_into_what_both_expect() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 
 import torch
 from jaxtyping import Float
@@ -44,10 +44,10 @@ class Voice:
 class Composition:
     """A `Denoiser` whose belief is the weighted sum of its voices'.
 
-    Several voices of one denoiser, told and untold, are asked in one batch.
+    Several voices of one denoiser, told and untold, are asked in one batch; one whose weight is the number 0 is not asked.
 
     Args:
-        voices: the answer is of the first one's kind.
+        voices: the answer is of the kind of the first that has a weight.
         weights: of the voices, at a noise level.
         normalise: divide the weights by their sum.
 
@@ -70,25 +70,32 @@ class Composition:
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
         apart = [voice.told(given) for voice in self.voices]
-        of_denoiser: dict[int, list[int]] = {}
-        for number, voice in enumerate(self.voices):
-            of_denoiser.setdefault(id(voice.denoiser), []).append(number)
-        asked = [
-            (numbers, self.voices[numbers[0]].denoiser.bind(stack([apart[number] for number in numbers])))
-            for numbers in of_denoiser.values()
-        ]
+
+        @cache
+        def asked(speaking: tuple[int, ...]) -> list[tuple[list[int], BoundDenoiser]]:
+            of_denoiser: dict[int, list[int]] = {}
+            for number in speaking:
+                of_denoiser.setdefault(id(self.voices[number].denoiser), []).append(number)
+            return [
+                (numbers, self.voices[numbers[0]].denoiser.bind(stack([apart[number] for number in numbers])))
+                for numbers in of_denoiser.values()
+            ]
 
         def denoise(noisy: Video, level: NoiseLevel) -> Prediction:
-            beliefs: dict[int, Prediction] = {}
-            for numbers, ask in asked:
-                together = ask(*repeated(noisy, level, len(numbers)))
-                for number, part in zip(numbers, together.tensor.chunk(len(numbers)), strict=True):
-                    beliefs[number] = replace(together, tensor=part, noisy=noisy, level=level, departs_from=None)
-            voices, weights = [beliefs[number] for number in range(len(self.voices))], self.weights(level)
+            weights = self.weights(level)
             for weight in weights.values:
                 if isinstance(weight, Tensor) and weight.ndim > 3 and weight.shape[-4] not in (1, noisy.shape[1]):
                     raise ValueError(f"weights of {weight.shape[-4]} frames do not fit a video of {noisy.shape[1]}")
-            return combine(voices, weights, normalise=self.normalise)
+            speaking = tuple(n for n, weight in enumerate(weights.values) if isinstance(weight, Tensor) or weight) or (
+                0,
+            )
+            beliefs: dict[int, Prediction] = {}
+            for numbers, ask in asked(speaking):
+                together = ask(*repeated(noisy, level, len(numbers)))
+                for number, part in zip(numbers, together.tensor.chunk(len(numbers)), strict=True):
+                    beliefs[number] = replace(together, tensor=part, noisy=noisy, level=level, departs_from=None)
+            heard = Weights(tuple(weights.values[number] for number in speaking), weights.total)
+            return combine([beliefs[number] for number in speaking], heard, normalise=self.normalise)
 
         return denoise
 
