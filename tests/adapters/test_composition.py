@@ -182,6 +182,26 @@ def test_probabilistic_adaptation_and_its_inverse_are_the_paper_s_equations(inde
     assert normalised.weights_sum_to_one
 
 
+def test_the_in_domain_voice_may_be_silent_above_a_level() -> None:
+    options = {"guidance": 2.5, "in_domain_strength": 0.5}
+    alone = classifier_free_guidance(BIG, 2.5, ("text",))
+    for normalise in (False, True):
+        late = inverse_probabilistic_adaptation(SMALL, BIG, normalise=normalise, off_above=400, **options)
+        whole = inverse_probabilistic_adaptation(SMALL, BIG, normalise=normalise, **options)
+        for indices, expected in (
+            ((401, 999), (alone, alone)),
+            ((0, 400), (whole, whole)),
+            ((401, 400), (alone, whole)),
+        ):
+            level = SHARED.level(torch.tensor(indices))
+            found = late.bind(TOLD)(NOISY, level)
+            one, other = (form.bind(TOLD)(NOISY, level).noise for form in expected)
+            torch.testing.assert_close(found.noise, torch.stack([one[0], other[1]]), rtol=1e-3, atol=1e-3)
+    for wrong in (-1, 1000):
+        with pytest.raises(ValueError, match=f"off_above is a level, 0 .. 999, got {wrong}"):
+            inverse_probabilistic_adaptation(SMALL, BIG, off_above=wrong, **options)
+
+
 @pytest.mark.parametrize("index", [0, 400, 999])
 def test_the_conditioning_frame_is_the_prior_s_alone(index: int) -> None:
     """Frame 0 is drawn by the prior's own guidance in both forms, as in the paper's code, the others by the equations."""

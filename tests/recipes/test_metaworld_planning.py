@@ -28,6 +28,7 @@ from trimtab.recipes._adaptations import (
     AS_WRITTEN,
     IN_DOMAIN,
     INVERSE,
+    LATE,
     NORMALISED,
     PAPER,
     PRIOR,
@@ -93,7 +94,8 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
     assert {cell["task"]: cell["novel"] for cell in cells} == {"window-open": False, "door-open": True}
     own = {cell["method"]: cell["protocol"]["own"] for cell in cells}
     assert own[INVERSE] == {
-        "guidance": 3.0, "strength": 1.5, "naming": "", "negative": None, "normalise": True, "chosen": True,
+        "guidance": 3.0, "strength": 1.5, "naming": "", "negative": None, "normalise": True, "off_above": None,
+        "chosen": True,
     }  # fmt: skip
     assert not own["in-domain only"]["chosen"]
     assert {cell["protocol"]["reader"] for cell in cells} == {reading(tmp_path / "reader.safetensors", 4)[1]}
@@ -312,7 +314,7 @@ def test_the_papers_scale_is_the_papers() -> None:
     guidances = {name: how.guidance for name, how in paper.adaptations.items() if how.guidance != 2.5}
     assert guidances == {"vanilla prior": 7.5, "direct finetuning": 8.0, "subject customization": 7.5}
     negative = {name for name, how in paper.adaptations.items() if how.negative == "bad quality, worse quality"}
-    assert negative == {*guidances, INVERSE, AS_WRITTEN[1]}  # the prior is untold there
+    assert negative == {*guidances, INVERSE, LATE, AS_WRITTEN[1]}  # the prior is untold there
     assert paper.adaptations.keys() == ADAPTATIONS.keys()
 
 

@@ -226,6 +226,7 @@ def inverse_probabilistic_adaptation(
     in_domain_strength: Strength,
     negative: Float[Tensor, "token feature"] | None = None,
     normalise: bool = False,
+    off_above: int | None = None,
 ) -> Composition:
     """A large prior's guided belief, with a small in-domain model's voice: untold + a (told + g in_domain - untold).
 
@@ -240,11 +241,28 @@ def inverse_probabilistic_adaptation(
             code.
         negative: token states of a text that stands for "untold", as "bad quality" in the paper; nothing by default.
         normalise: as in `probabilistic_adaptation`.
+        off_above: level of the prior's schedule (of 0 .. num_levels - 1) above which the prior is alone: it then says where
+            things go, and the in-domain model, which has seen fewer tasks, how they look. By default both speak at all, as
+            in the paper.
 
     Raises:
         ValueError: as `probabilistic_adaptation`.
     """
-    return adaptation(prior, in_domain, prior, guidance, in_domain_strength, normalise, negative)
+    composed = adaptation(prior, in_domain, prior, guidance, in_domain_strength, normalise, negative)
+    if off_above is None:
+        return composed
+    if not 0 <= off_above < prior.schedule.num_levels:
+        raise ValueError(f"off_above is a level, 0 .. {prior.schedule.num_levels - 1}, got {off_above}")
+
+    def weights(level: NoiseLevel) -> Weights:
+        speaks = prior.schedule.index_of(level) <= off_above
+        if not speaks.any():
+            return Weights((1 - guidance, guidance, 0.0), 1.0)
+        untold, told, added = composed.weights(level).values
+        added = added * speaks.float().reshape(*speaks.shape, *(1,) * (5 - speaks.ndim))
+        return Weights((untold, told, added), 1 + added)
+
+    return Composition(composed.voices, weights, normalise=normalise)
 
 
 Strength = float | Float[Tensor, " time"]

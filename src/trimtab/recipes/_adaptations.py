@@ -103,6 +103,7 @@ class Adaptation:
         naming: what is added to each task's text.
         negative: a text that the prior is told where it would else be untold.
         normalise: divide the weights of a composition by their sum; else samples are not clamped, either.
+        off_above: level of the prior's schedule above which the second voice is silent; None if it never is.
         chosen: whether guidance and strength were chosen on validation tasks, by `trimtab metaworld-sweep`.
     """
 
@@ -113,6 +114,7 @@ class Adaptation:
     naming: str = ""
     negative: str | None = None
     normalise: bool = True
+    off_above: int | None = None
     chosen: bool = False
 
     def denoiser(self, prior: PixelUNet, trained: Any) -> Denoiser:
@@ -130,9 +132,8 @@ class Adaptation:
 
     def own(self) -> dict[str, Any]:
         """What is this method's own, in the protocol of a cell."""
-        return {
-            name: vars(self)[name] for name in ("guidance", "strength", "naming", "negative", "normalise", "chosen")
-        }
+        names = ("guidance", "strength", "naming", "negative", "normalise", "off_above", "chosen")
+        return {name: vars(self)[name] for name in names}
 
 
 def guided_prior(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
@@ -152,13 +153,16 @@ def probabilistic(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
 def inverse(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
     return inverse_probabilistic_adaptation(
         trained, prior, guidance=how.guidance, in_domain_strength=how.strength or 0.0, negative=how.untold(),
-        normalise=how.normalise,
+        normalise=how.normalise, off_above=how.off_above,
     )  # fmt: skip
 
 
 PRIOR, IN_DOMAIN = "vanilla prior", "in-domain only"
 FINETUNED, CUSTOMIZED = "direct finetuning", "subject customization"
 PROBABILISTIC, INVERSE = "probabilistic adaptation", "inverse probabilistic adaptation"
+LATE = f"{INVERSE}, low noise"
+"""The inverse form in which the in-domain model is silent until the noise is low: where things go is the prior's to say."""
+
 AS_WRITTEN = (f"{PROBABILISTIC}, as written", f"{INVERSE}, as written")
 """The two compositions with the paper's weights, which sum to 1 + guidance x strength."""
 
@@ -169,6 +173,7 @@ ADAPTATIONS: dict[str, Adaptation] = {
     CUSTOMIZED: Adaptation("dreambooth", guided, naming=f" with {SUBJECT}"),
     PROBABILISTIC: Adaptation("in-domain", probabilistic, strength=0.1),
     INVERSE: Adaptation("in-domain", inverse, strength=0.5),
+    LATE: Adaptation("in-domain", inverse, strength=0.5, off_above=250),
     AS_WRITTEN[0]: Adaptation("in-domain", probabilistic, strength=0.1, normalise=False),
     AS_WRITTEN[1]: Adaptation("in-domain", inverse, strength=0.5, normalise=False),
 }
@@ -178,7 +183,7 @@ PAPER: dict[str, Adaptation] = {
     name: replace(
         how,
         guidance={PRIOR: 7.5, FINETUNED: 8.0, CUSTOMIZED: 7.5}.get(name, how.guidance),
-        negative=NEGATIVE if name in (PRIOR, FINETUNED, CUSTOMIZED, INVERSE, AS_WRITTEN[1]) else None,
+        negative=NEGATIVE if name in (PRIOR, FINETUNED, CUSTOMIZED, INVERSE, LATE, AS_WRITTEN[1]) else None,
     )
     for name, how in ADAPTATIONS.items()
 }

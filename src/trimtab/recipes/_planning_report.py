@@ -16,7 +16,7 @@ from trimtab.core.files import write_whole
 from trimtab.core.markdown import markdown_table
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
 from trimtab.networks import storage
-from trimtab.recipes._adaptations import AS_WRITTEN, IN_DOMAIN, INVERSE, PRIOR
+from trimtab.recipes._adaptations import AS_WRITTEN, IN_DOMAIN, INVERSE, LATE, PRIOR
 from trimtab.recipes._benchmark_results import mean_of
 from trimtab.report import Report
 
@@ -215,7 +215,7 @@ def findings(results: Results) -> list[str]:
             beyond = f", {above} above {REFERENCE}" + ("" if above.low > 0 else ", which is within the interval")
         said.append(f"Most success on novel tasks: {best}, {planned[best]}{beyond}.")
     for name in planned:
-        if name in (INVERSE, AS_WRITTEN[1]):
+        if name in (INVERSE, LATE, AS_WRITTEN[1]):
             done = {task: mean(results.rate(method=name, task=task, random_share=share)) for task in results.tasks}
             most = ", ".join(task for task, rate in done.items() if rate > BAR)
             below = ", ".join(task for task, rate in done.items() if rate <= BAR)

@@ -11,7 +11,17 @@ from typing import Any
 from trimtab.core.values import Video
 from trimtab.diffusion import sampling
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._adaptations import ADAPTATIONS, AS_WRITTEN, NORMALISED, PAPER, Adaptation
+from trimtab.recipes._adaptations import (
+    ADAPTATIONS,
+    AS_WRITTEN,
+    CUSTOMIZED,
+    FINETUNED,
+    IN_DOMAIN,
+    NORMALISED,
+    PAPER,
+    PRIOR,
+    Adaptation,
+)
 from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, NOVEL_OF_THE_PAPER, SEEN, TEMPERATURE
 from trimtab.recipes._planning_report import TRUTHS
 
@@ -106,7 +116,7 @@ SCALES = {
     "tiny": Scale(),
     "paper": Scale(
         tasks=("button-press", "window-open", *NOVEL_OF_THE_PAPER),
-        methods=(*TRUTHS, *NORMALISED[: -len(AS_WRITTEN)], *AS_WRITTEN),
+        methods=(*TRUTHS, PRIOR, IN_DOMAIN, FINETUNED, CUSTOMIZED, *AS_WRITTEN),
         num_starts=30, teraflops=1e6, sample=sampling.ddim, num_steps=25, replan_every=1, horizon=8, action_repeat=2,
         max_steps=200, batch_size=16, lengths=(8,), temperature=1.0, adaptations=PAPER,
     ),
