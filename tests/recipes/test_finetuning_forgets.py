@@ -43,9 +43,7 @@ def test_the_prior_has_forgotten_nothing(bench: Bench) -> None:
     assert all(figures[name].num_clusters == 4 for name in figures)
 
 
-def test_sets_are_trained_on_apart_and_the_whole_one_is_plannings(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sets_are_trained_on_apart(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[tuple[str, ...], int]] = []
 
     def demonstrated(bench: Bench, tasks: tuple[str, ...], number: int) -> Episodes:
@@ -53,14 +51,13 @@ def test_sets_are_trained_on_apart_and_the_whole_one_is_plannings(
         return tabletop.dots(tmp_path / "dots")
 
     monkeypatch.setattr(recipe, "demonstrated", demonstrated)
-    monkeypatch.setattr(_planning, "demonstrations", lambda *_, **pace: tabletop.dots(tmp_path / "dots"))
     one, every = DIVERSITIES
     assert finetuned(bench, BEFORE, 0, 0, tmp_path / "out") is bench.prior
     changed = finetuned(bench, one, 3, 0, tmp_path / "out")
     finetuned(bench, every, 25, 0, tmp_path / "out")
-    assert asked == [(DIVERSITIES[one], 3)]
-    assert (tmp_path / "out" / "1x3" / "trainings" / "temporal-0-0").is_dir()
-    assert (tmp_path / "planning" / "trainings" / "temporal-0-0").is_dir()
+    assert asked == [(DIVERSITIES[one], 3), (DIVERSITIES[every], 25)]
+    for place in ("1x3", "3x25"):
+        assert (tmp_path / "out" / place / "trainings" / "temporal-0-0").is_dir()
     own = OwnDomain.of(bench, TextMatch().eval(), 4, seed=0)
     assert own.figures(changed)["loss less the prior's"].mean != 0
 
@@ -98,7 +95,7 @@ def test_few_and_many_demonstrations_end_to_end(bench: Bench, tmp_path: Path, mo
     for _ in range(2):
         finetuning_forgets(
             demonstrations=(1, 2), num_starts=1, num_clips=4, prior=str(tmp_path / "prior.safetensors"),
-            reader=bench.reader, datasets=tmp_path, planning=tmp_path / "planning",
+            reader=bench.reader, datasets=tmp_path,
             matcher=tmp_path / "judge.safetensors", output=tmp_path / "out",
         )  # fmt: skip
     written = json.loads((tmp_path / "out" / "finetuning_forgets.json").read_text())

@@ -43,6 +43,10 @@ UNTOLD: Mapping[Fact, float] = {"text": 0.1}
 """The share of clips whose text is withheld, as in arXiv 2504.15369."""
 
 
+Demonstrations = Episodes | Sequence[Episodes]
+"""One recorded set, or several."""
+
+
 @dataclass(frozen=True)
 class Training:
     """Something that is trained on the robot's demonstrations.
@@ -58,7 +62,7 @@ class Training:
     """
 
     build: type[Any]
-    lesson: Callable[[Any, PixelUNet, Episodes, int], tuple[nn.Module, ClipSource]]
+    lesson: Callable[[Any, PixelUNet, Demonstrations, int], tuple[nn.Module, ClipSource]]
     options: Mapping[str, Any] = field(default_factory=dict)
     lengths: Sequence[int] | None = None
     optimizer: Kind = "adamw"
@@ -66,19 +70,20 @@ class Training:
     most: int | None = None
 
 
-def of_videos(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tuple[nn.Module, Clips]:
+def of_videos(model: Any, prior: PixelUNet, episodes: Demonstrations, seed: int) -> tuple[nn.Module, Clips]:
     """The loss of clips and their texts, some of which are withheld."""
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
     loss = Departing(velocity_loss)
     return DenoisingLoss(model, prior.schedule, loss=loss, seed=seed, forgotten=UNTOLD), clips
 
 
-def of_stills(model: Any, prior: PixelUNet, episodes: Episodes, seed: int) -> tuple[nn.Module, Stills]:
+def of_stills(model: Any, prior: PixelUNet, episodes: Demonstrations, seed: int) -> tuple[nn.Module, Stills]:
     """The loss of a few stills of the robot, and of those that the prior draws for its class."""
     texts = encoder()([SUBJECT, CLASS])
     sample = partial(sampling.dpm_solver_pp_2m, pairs=sampling.pairs(prior.schedule, STILL_STEPS), clamp=(-1.0, 1.0))
     others = drawn(prior, texts[1], NUM_PRESERVED, sample, seed=seed)
-    stills = Stills(evenly(episodes.frames, NUM_STILLS), others, texts)
+    first = episodes if isinstance(episodes, Episodes) else episodes[0]
+    stills = Stills(evenly(first.frames, NUM_STILLS), others, texts)
     return Preserving(DenoisingLoss(model, prior.schedule, seed=seed), stills), stills
 
 

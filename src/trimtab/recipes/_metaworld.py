@@ -22,7 +22,7 @@ plans begin wherever a robot may be before it is done."""
 
 SEEN = ("button-press", "drawer-close", "window-open")
 NOVEL = ("door-close", "handle-press", "window-close")
-"""Tasks that the in-domain set shows, and tasks that it does not. The prior saw all of them, never in this look."""
+"""Tasks that the in-domain set shows most, and that it does not show. The prior saw all of them, never in this look."""
 
 NOVEL_OF_THE_PAPER = ("door-close", "door-open", "coffee-push", "soccer")
 """Those of the tasks that arXiv 2504.15369 names which the in-domain set does not show."""
@@ -38,6 +38,10 @@ UNPLAYED = tuple(task for task in TEXTS if task in {*NOVEL, *NOVEL_OF_THE_PAPER,
 
 PLAYED = tuple(task for task in TEXTS if task not in UNPLAYED)
 """All others."""
+
+NUM_SEEN, NUM_OTHERS = 25, 5
+"""Demonstrations of each seen task, and of each other one that is played. Of three tasks alone a small model learns three
+places by heart: in any other it draws what happens in those, however little noise is left."""
 
 NUM_TOKENS = 24
 """Of a text, for the tabletop prior and all that is composed with it."""
@@ -55,23 +59,27 @@ def encoder() -> MiniLM:
 def demonstrations(
     random_share: float,
     datasets: Path,
-    num_episodes: int = 25,
     *,
     action_repeat: int = ACTION_REPEAT,
     max_steps: int = MAX_STEPS,
     size: int = SIZE,
-) -> Episodes:
-    """The in-domain set: the seen tasks in the robot's own look, with a share of random actions."""
-    return metaworld_episodes(
-        tasks=SEEN,
-        num_episodes=num_episodes,
-        random_share=random_share,
-        action_repeat=action_repeat,
-        max_episode_steps=max_steps,
-        size=size,
-        linger=LINGER,
-        output=place(datasets, f"seen-{round(100 * random_share)}", action_repeat, max_steps, size),
+) -> tuple[Episodes, Episodes]:
+    """The in-domain set, in the robot's own look, with a share of random actions: the seen tasks, and less of the others."""
+    others = tuple(task for task in PLAYED if task not in SEEN)
+    seen, more = (
+        metaworld_episodes(
+            tasks=tasks,
+            num_episodes=num_episodes,
+            random_share=random_share,
+            action_repeat=action_repeat,
+            max_episode_steps=max_steps,
+            size=size,
+            linger=LINGER,
+            output=place(datasets, f"{name}-{round(100 * random_share)}", action_repeat, max_steps, size),
+        )
+        for name, tasks, num_episodes in (("seen", SEEN, NUM_SEEN), ("others", others, NUM_OTHERS))
     )
+    return seen, more
 
 
 def place(datasets: Path, name: str, action_repeat: int, max_steps: int, size: int = SIZE) -> Path:

@@ -28,10 +28,18 @@ from trimtab.metrics.intervals import mean_interval
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN, TRAININGS, Adaptation, Training
+from trimtab.recipes._adaptations import (
+    ADAPTATIONS,
+    CHOICES,
+    IN_DOMAIN,
+    TRAININGS,
+    Adaptation,
+    Demonstrations,
+    Training,
+)
 from trimtab.recipes._continuations import continued, expert_clips, video_distance
 from trimtab.recipes._held import Held, device, held_out_loss, modules_of, sampled
-from trimtab.recipes._metaworld import SEEN, VALIDATION, demonstrations, place
+from trimtab.recipes._metaworld import PLAYED, SEEN, VALIDATION, demonstrations, place
 from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.recipes._reading import reading
@@ -90,7 +98,7 @@ class Bench:
     datasets: Path
     output: Path
     reader_weights: Path | None = None
-    episodes: Episodes | None = None
+    episodes: Demonstrations | None = None
     adaptations: Mapping[str, Adaptation] = field(default_factory=ADAPTATIONS.copy)
 
     def __post_init__(self) -> None:
@@ -151,7 +159,7 @@ class Bench:
             "method": method,
             "seed": seed,
             "random_share": self.random_share,
-            "novel": task not in SEEN,
+            "novel": task not in PLAYED,
             "starts": starts,
             "success": [episode.success for episode in played],
             "steps": [episode.num_steps for episode in played],
@@ -275,7 +283,7 @@ class Bench:
             self.prior, tasks, num_clips, first_start=first_start, folder=folder, words=how.words(), **self.scenery
         )
 
-    def demonstrations(self) -> Episodes:
+    def demonstrations(self) -> Demonstrations:
         return demonstrations(self.random_share, self.datasets, **self.scenery)
 
     def train(self, name: str | None, seed: int, *, dry_run: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -316,7 +324,7 @@ class Bench:
             "seconds": run.seconds,
             "optimizer": training.optimizer,
             "learning_rate": training.learning_rate,
-            "demonstrations": len(episodes),
+            "demonstrations": sum(map(len, [episodes] if isinstance(episodes, Episodes) else episodes)),
         }
         checkpoints.save(folder, model, self.prior, facts=facts)
         return model.eval(), facts

@@ -22,7 +22,7 @@ from trimtab.recipes._adaptations import (
     PRIOR,
     Adaptation,
 )
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, NOVEL_OF_THE_PAPER, SEEN, TEMPERATURE
+from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, NOVEL_OF_THE_PAPER, PLAYED, SEEN, TEMPERATURE
 from trimtab.recipes._planning_report import TRUTHS
 
 
@@ -67,7 +67,7 @@ class Scale:
     num_seeds: int = 3
     num_starts: int = 10
     num_clips: int = 64
-    teraflops: float = 50.0
+    teraflops: float = 100.0
     sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
     num_steps: int = 4
     temperature: float = TEMPERATURE
@@ -108,7 +108,7 @@ class Scale:
 
     @property
     def novel(self) -> tuple[str, ...]:
-        return tuple(task for task in self.tasks if task not in SEEN)
+        return tuple(task for task in self.tasks if task not in PLAYED)
 
 
 SCALES = {

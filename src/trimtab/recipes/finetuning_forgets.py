@@ -31,11 +31,8 @@ from trimtab.recipes.score_voices import keep, kept, share, success, table
 from trimtab.recipes.tabletop_prior_card import of_two_tasks, opposite, told, trained_judge
 from trimtab.training import record_settings
 
-DIVERSITIES = {"one task": tuple(task for task in SEEN if task in VALIDATION), "all seen tasks": SEEN}
+DIVERSITIES = {"one task": tuple(task for task in SEEN if task in VALIDATION), "three tasks": SEEN}
 """Which tasks are demonstrated; the one is that which plans are measured on, too."""
-
-WHOLE = 25
-"""Demonstrations a task that `trimtab metaworld-planning` trains on."""
 
 METHOD, BEFORE = FINETUNED, "the prior"
 
@@ -55,7 +52,6 @@ def finetuning_forgets(
     choices: Path = CHOICES,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
-    planning: Path | None = None,
     matcher: Path = Path("runs/text-match/text_match.safetensors"),
     output: Path = Path("runs/finetuning-forgets"),
 ) -> None:
@@ -79,14 +75,12 @@ def finetuning_forgets(
             are made and sampled as at this scale, a file.
         dry_run: only say what each finetuning will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
-        planning: the folder in which `trimtab metaworld-planning` trained on the whole set, or in which it will find it; by
-            default that of the scale.
         matcher: the judge, a file.
         output: run folder; finetuning_forgets.png and finetuning_forgets.json in it are the result.
     """
     counts = counted(num_starts=num_starts, num_clips=num_clips) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "choices": choices}
-    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices, reader_weights)
+    bench = Bench.opened(scale, prior, reader, datasets, output, teraflops, choices, reader_weights)
     # More numbers of demonstrations may be asked for later.
     record_settings(
         output, "finetuning-forgets", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
@@ -125,10 +119,8 @@ def finetuned(bench: Bench, diversity: str, number: int, seed: int, output: Path
 
 
 def shown_to(bench: Bench, diversity: str, number: int, output: Path) -> Bench:
-    """That trains on so many demonstrations of each task; on the whole set it is planning's own."""
+    """That trains on so many demonstrations of each task."""
     tasks = DIVERSITIES[diversity]
-    if (tasks, number) == (SEEN, WHOLE):
-        return bench
     return replace(bench, output=output / f"{len(tasks)}x{number}", episodes=demonstrated(bench, tasks, number))
 
 

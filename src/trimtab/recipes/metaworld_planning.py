@@ -15,7 +15,6 @@ from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
 from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN
 from trimtab.recipes._continuations import LEAST_EPISODES
-from trimtab.recipes._metaworld import PLAYED, SEEN
 from trimtab.recipes._planning import Bench, cell_name
 from trimtab.recipes._planning_report import TRUTHS, Results, check_alike, name_of, settings, shared, write_report
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
@@ -111,10 +110,6 @@ def metaworld_planning(
     ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
     console.print(f"Guidance and strength are those chosen in {choices} of: {', '.join(ours) or 'no method'}.")
     bench.reading()  # refused before hours are spent, if no reader fits
-    if played := [task for task in tasks or () if task in PLAYED and task not in SEEN]:
-        console.print(
-            f"The usual reader has seen {', '.join(played)} done at play, so that success there says less of what is novel."
-        )
     for cell in (*cells_in(cells), *cells_in(cells / "videos"), *cells_in(cells / "losses")):
         expected = bench.record(cell["method"])  # before hours are spent on what could not stand beside it
         for part in (shared, settings):
