@@ -36,6 +36,9 @@ NUM_STILLS, NUM_PRESERVED = 20, 200
 MOST_STEPS_ON_STILLS = 1000
 """As in DreamBooth: so few stills are soon known by heart."""
 
+MOST_STEPS_OF_FINETUNING = 1500
+"""What was trained before needs fewer; a step of a prior that copies takes twice the time that its operations say."""
+
 STILL_STEPS = 16
 """Sampling steps of the class's stills."""
 
@@ -91,7 +94,7 @@ TRAININGS: dict[str, Training] = {
     "in-domain": Training(
         FromScratch, of_videos, {"text_dim": MiniLM.dim, "widths": (32, 96, 128)}, optimizer="muon", learning_rate=4e-3
     ),
-    "temporal": Training(Finetune, of_videos, {"temporal": True}),
+    "temporal": Training(Finetune, of_videos, {"temporal": True}, most=MOST_STEPS_OF_FINETUNING),
     "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,), most=MOST_STEPS_ON_STILLS),
 }
 
