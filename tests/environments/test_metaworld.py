@@ -11,7 +11,8 @@ from trimtab.data.clips import Clips
 from trimtab.data.layout import TASKS_PATH
 from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import CAMERAS, SCENES, SIMULATOR_RATE, TEXTS, MetaWorld, import_metaworld
-from trimtab.recipes.record_metaworld import metaworld_episodes, record_metaworld
+from trimtab.recipes._planning import scene
+from trimtab.recipes.record_metaworld import ROBOT, metaworld_episodes, record_metaworld
 
 pytestmark = pytest.mark.slow  # and needs libEGL, which not every machine has
 
@@ -243,6 +244,20 @@ def test_a_set_is_reused_when_asked_again_and_never_mixed(tmp_path: Path, capsys
         with pytest.raises(ValueError, match=r"got none|each once|no task 'fly'|random_share in 0 .. 1"):
             metaworld_episodes(**{**settings, **wrong, "output": tmp_path / "wrong"})
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["set"]
+
+
+def test_the_robot_is_recorded_in_the_look_in_which_it_plans(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"tasks": ("reach", "soccer"), "num_episodes": 1, "seed": 5, "max_episode_steps": 2}
+    episodes = metaworld_episodes(**settings, robot=True, output=tmp_path / "robot")
+    plain = metaworld_episodes(**settings, output=tmp_path / "plain")
+    for number, task in enumerate(settings["tasks"]):
+        planned, _ = scene(task, 1, 2, 2, 64).reset(seed=5)
+        first = episodes.episode(number)[0][0]
+        assert np.array_equal(first, planned[0])
+        assert np.array_equal(first, first_frame(task, 5, look=ROBOT))
+        assert np.abs(first.astype(int) - plain.episode(number)[0][0]).mean() > 20
+    with pytest.raises(ValueError, match="robot"):
+        metaworld_episodes(**settings, output=tmp_path / "robot")
 
 
 @pytest.mark.parametrize("scene", SCENES)

@@ -18,6 +18,7 @@ from trimtab.control.video_planner import Imagination
 from trimtab.core.values import Conditioning, Video
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.diffusion import sampling
+from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import MetaWorld
 from trimtab.metrics.intervals import Interval
 from trimtab.networks.encoders import MiniLM
@@ -240,7 +241,7 @@ def test_what_is_recorded_and_played_is_as_large_as_what_the_prior_imagines(
     bench.demonstrations()
     bench.clips("validation", VALIDATION, FIRST_VALIDATION, 2)
     _metaworld.play(tmp_path, size=128)
-    assert [settings["size"] for settings in asked] == [128] * 5
+    assert [(settings["size"], settings["robot"]) for settings in asked] == [(128, True)] * 5
     folders = ["seen-0", "others-0", "validation", "roam", "play"]
     assert [settings["output"].name for settings in asked] == [f"metaworld-{name}-128px" for name in folders]
     usual, other = _metaworld.place(tmp_path, "play", 4, 50), _metaworld.place(tmp_path, "play", 2, 200, 128)
@@ -393,6 +394,12 @@ def test_cells_of_another_reader_are_refused_before_anything_is_trained(
     refused("differ in strength", own={**record["protocol"]["own"], "strength": 9.0})
     assert not (tmp_path / "run" / "trainings").exists()
     assert "chosen in" in capsys.readouterr().out
+
+
+def test_the_robot_looks_as_nothing_that_the_prior_saw(tmp_path: Path) -> None:
+    assert record_metaworld.ROBOT.colours >= 2 * Look.ranges()["colours"]
+    with pytest.raises(ValueError, match="the robot has one look, its own; ask for it, or for num_looks, here 2"):
+        metaworld_episodes(num_looks=2, robot=True, output=tmp_path / "none")
 
 
 def test_no_start_that_is_planned_from_was_seen_by_the_prior_or_in_play() -> None:

@@ -62,6 +62,7 @@ def expert_clips(
         max_episode_steps=max_steps,
         size=size,
         linger=LINGER,
+        robot=True,
         output=folder,
     )
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=words or encoder())

@@ -75,6 +75,7 @@ def demonstrations(
             max_episode_steps=max_steps,
             size=size,
             linger=LINGER,
+            robot=True,
             output=place(datasets, f"{name}-{round(100 * random_share)}", action_repeat, max_steps, size),
         )
         for name, tasks, num_episodes in (("seen", SEEN, NUM_SEEN), ("others", others, NUM_OTHERS))
@@ -113,6 +114,7 @@ def at_play(
         num_episodes=num_episodes,
         random_share=0.5,
         random_hold=4,
+        robot=True,
         seed=seed,
         action_repeat=action_repeat,
         max_episode_steps=max_steps,
@@ -137,6 +139,7 @@ def play(
         num_episodes=2 * num_episodes,
         random_share=1.0,
         random_hold=8,
+        robot=True,
         seed=1000,
         action_repeat=action_repeat,
         max_episode_steps=max_steps,

@@ -43,6 +43,7 @@ from trimtab.recipes._metaworld import PLAYED, SEEN, VALIDATION, demonstrations,
 from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.recipes._reading import reading
+from trimtab.recipes.record_metaworld import ROBOT
 from trimtab.training import Budget
 
 FIRST_START = 600_000
@@ -215,6 +216,7 @@ class Bench:
         """What two cells must share to be compared. Raises ValueError if there are no inverse dynamics that fit."""
         return {
             "prior": self.prior.fingerprint,
+            "look": asdict(ROBOT),
             "reader": self.reading()[1],
             **self.size.sampled,
             "num_plans": self.size.num_plans,
@@ -370,4 +372,4 @@ class Bench:
 @cache
 def scene(task: str, num_envs: int, action_repeat: int, max_steps: int, size: int) -> MetaWorld:
     """The robot at a task; built once, as that takes a second a copy."""
-    return MetaWorld(task, num_envs, size=size, action_repeat=action_repeat, max_episode_steps=max_steps)
+    return MetaWorld(task, num_envs, size=size, action_repeat=action_repeat, max_episode_steps=max_steps, look=ROBOT)

@@ -137,6 +137,7 @@ def demonstrated(bench: Bench, tasks: tuple[str, ...], number: int) -> Episodes:
         max_episode_steps=bench.size.max_steps,
         size=bench.side,
         linger=LINGER,
+        robot=True,
         output=place(bench.datasets, f"shown-{len(tasks)}x{number}", **bench.scenery),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,10 @@ from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import SCENES, SIMULATOR_RATE, TEXTS, MetaWorld, check_scene
 from trimtab.recipes._demonstrations import Episode, play
 
+ROBOT = Look(seed=1, colours=0.6)
+"""How the robot looks that plans are made for: three times as far from the simulator's own colours as any look that the
+tabletop prior learns from, so that there is something to adapt."""
+
 
 def record_metaworld(
     *,
@@ -33,6 +38,7 @@ def record_metaworld(
     linger: int = 0,
     first_look: int = 0,
     num_looks: int = 0,
+    robot: bool = False,
     halfway: bool = False,
     output: Path | None = None,
 ) -> None:
@@ -56,6 +62,7 @@ def record_metaworld(
         first_look: the seed of the first look.
         num_looks: how many colours, lights and places of the camera the episodes of a task take in turn, no two tasks the
             same; 0 is MetaWorld's own look.
+        robot: whether all episodes are in the look of the robot that plans are made for, instead of these.
         halfway: whether, of the tasks that have an opposite, each is recorded in every scene that the two share, beginning
             with what is moved in the middle of its way, both in the same looks, so that only words tell them apart; others
             are left out, and num_episodes are of each task in each such scene.
@@ -74,6 +81,7 @@ def record_metaworld(
         linger=linger,
         first_look=first_look,
         num_looks=num_looks,
+        robot=robot,
         halfway=halfway,
         output=output,
     )
@@ -98,6 +106,7 @@ def metaworld_episodes(
     linger: int = 0,
     first_look: int = 0,
     num_looks: int = 0,
+    robot: bool = False,
     halfway: bool = False,
     output: Path | None = None,
 ) -> Episodes:
@@ -117,6 +126,10 @@ def metaworld_episodes(
             f"recording needs num_episodes and random_hold >= 1, random_share in 0 .. 1 and {', '.join(counts)} >= 0, got "
             f"{num_episodes}, {random_hold}, {random_share}, {', '.join(map(str, counts.values()))}"
         )
+    if robot and num_looks:
+        raise ValueError(
+            f"the robot has one look, its own; ask for it, or for num_looks, here {num_looks}, not for both"
+        )
     settings: dict[str, Any] = {
         "camera": camera,
         "size": size,
@@ -134,6 +147,7 @@ def metaworld_episodes(
         "first_look": first_look,
         "num_looks": num_looks,
         **({"looks": Look.ranges()} if num_looks else {}),
+        "robot": asdict(ROBOT) if robot else None,
         "halfway": halfway,
         "samples_a_side": SAMPLES,
         **settings,
@@ -156,7 +170,7 @@ def metaworld_episodes(
             own = min(num_looks, num_episodes)
             parts = []
             for which, (scene, played) in enumerate(scenes):
-                looks = [Look(first_look + which * own + i) for i in range(own)] or [Look.plain()]
+                looks = [Look(first_look + which * own + i) for i in range(own)] or [ROBOT if robot else Look.plain()]
                 for task in played:
                     parts += [(task, scene, look, numbers[i :: len(looks)]) for i, look in enumerate(looks)]
             done_of: dict[str, list[bool]] = {task: [] for _, played in scenes for task in played}
