@@ -63,7 +63,7 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
     prior.save(tmp_path / "prior.safetensors")
     InverseDynamics(width=4).save(tmp_path / "reader.safetensors")
     few = metaworld_episodes(
-        tasks=("drawer-close",), num_episodes=4, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
+        tasks=("drawer-close",), num_episodes=10, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
     )
     monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
     monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
