@@ -13,10 +13,11 @@ class Look:
     """How a scene looks: a function of the seed alone, of the same ranges for every scene.
 
     Args:
-        seed: of what is drawn; None leaves the scene as it is, whatever the ranges.
+        seed: of what is drawn; None draws nothing, whatever the ranges.
         turn, tilt: by at most how many degrees the camera goes around what it looks at, sideways and up or down.
         distance: by at most which share of its distance the camera comes closer or goes further away.
         colours: the share of each surface's colour that is drawn; every second texture goes, too.
+        hue: by how many degrees all colours are turned about grey, alike in every scene; before anything is drawn.
         lights: by at most which share each light is dimmed or brightened; half of it is how far its direction may move.
 
     Raises:
@@ -29,6 +30,7 @@ class Look:
     distance: float = 0.06
     colours: float = 0.2
     lights: float = 0.3
+    hue: float = 0.0
 
     def __post_init__(self) -> None:
         shares = (self.distance, self.colours, self.lights)
@@ -38,7 +40,7 @@ class Look:
     @classmethod
     def ranges(cls) -> dict[str, float]:
         """How far looks vary unless told otherwise, in degrees and shares, by the names of the arguments."""
-        return {name: value for name, value in asdict(cls.plain()).items() if name != "seed"}
+        return {name: value for name, value in asdict(cls.plain()).items() if name not in ("seed", "hue")}
 
     @classmethod
     def plain(cls) -> Look:
@@ -53,6 +55,8 @@ class Look:
             camera: the number of the camera to move, which is fixed in the world.
             middle: (3,), in metres, about which the camera goes.
         """
+        if self.hue:
+            self._turn_hue(model)
         if self.seed is None:
             return
         random = np.random.default_rng(self.seed)
@@ -79,6 +83,22 @@ class Look:
         model.light_dir += self.lights * random.uniform(-0.5, 0.5, model.light_dir.shape)
         model.light_dir /= np.linalg.norm(model.light_dir, axis=1, keepdims=True)
         model.vis.headlight.ambient *= 1 + self.lights * random.uniform(-1, 1)
+
+    def _turn_hue(self, model: Any) -> None:
+        """A rotation of red, green and blue about the line of greys, which stay as they are."""
+        turn = np.deg2rad(self.hue)
+        about = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
+        rotation = np.cos(turn) * np.eye(3) + np.sin(turn) * about + (1 - np.cos(turn)) / 3
+
+        def turned(colours: np.ndarray) -> np.ndarray:
+            return (colours @ rotation.T).clip(0, 1)
+
+        for colours in (model.mat_rgba, model.geom_rgba):
+            colours[:, :3] = turned(colours[:, :3])
+        for texture in np.flatnonzero(model.tex_nchannel == 3):
+            first, size = model.tex_adr[texture], 3 * model.tex_height[texture] * model.tex_width[texture]
+            part = model.tex_data[first : first + size].reshape(-1, 3)
+            part[:] = (255 * turned(part / 255)).round()
 
     def _recolour(self, model: Any, random: np.random.Generator) -> None:
         """The background, the materials, and the bodies that have none: those that share a colour still do."""

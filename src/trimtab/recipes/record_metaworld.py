@@ -19,9 +19,9 @@ from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import SCENES, SIMULATOR_RATE, TEXTS, MetaWorld, check_scene
 from trimtab.recipes._demonstrations import Episode, play
 
-ROBOT = Look(seed=1, colours=0.6)
-"""How the robot looks that plans are made for: three times as far from the simulator's own colours as any look that the
-tabletop prior learns from, so that there is something to adapt."""
+ROBOT = Look(seed=None, hue=-90.0)
+"""How the robot looks that plans are made for, the same in every scene: in colours of which no look that the tabletop prior
+learns from is near, so that there is something to adapt."""
 
 
 def record_metaworld(
