@@ -137,9 +137,7 @@ def test_a_dry_run_counts_what_is_missing_and_binds_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tabletop.prior().save(tmp_path / "prior.safetensors")
-    few = metaworld_episodes(
-        tasks=("drawer-close",), num_episodes=1, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
-    )
+    few = tabletop.dots(tmp_path / "dots")
     monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
     run = partial(
         metaworld_planning, methods=(PRIOR, IN_DOMAIN, INVERSE), seeds=(1, 2, 3), teraflops=0.02, output=tmp_path / "run",

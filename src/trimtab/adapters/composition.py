@@ -86,9 +86,8 @@ class Composition:
             for weight in weights.values:
                 if isinstance(weight, Tensor) and weight.ndim > 3 and weight.shape[-4] not in (1, noisy.shape[1]):
                     raise ValueError(f"weights of {weight.shape[-4]} frames do not fit a video of {noisy.shape[1]}")
-            speaking = tuple(n for n, weight in enumerate(weights.values) if isinstance(weight, Tensor) or weight) or (
-                0,
-            )
+            heavy = [n for n, weight in enumerate(weights.values) if isinstance(weight, Tensor) or weight]
+            speaking = tuple(heavy or [0])
             beliefs: dict[int, Prediction] = {}
             for numbers, ask in asked(speaking):
                 together = ask(*repeated(noisy, level, len(numbers)))
@@ -256,9 +255,9 @@ def inverse_probabilistic_adaptation(
 
     def weights(level: NoiseLevel) -> Weights:
         speaks = prior.schedule.index_of(level) <= off_above
-        if not speaks.any():
-            return Weights((1 - guidance, guidance, 0.0), 1.0)
         untold, told, added = composed.weights(level).values
+        if not speaks.any():
+            return Weights((untold, told, 0.0), 1.0)
         added = added * speaks.float().reshape(*speaks.shape, *(1,) * (5 - speaks.ndim))
         return Weights((untold, told, added), 1 + added)
 
