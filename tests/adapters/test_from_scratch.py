@@ -1,11 +1,13 @@
 """A model from scratch uses the facts that it was built for, and composes with a prior that hears the same texts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from trimtab import checkpoints
+from trimtab.adapters.avid import AVID
 from trimtab.adapters.composition import inverse_probabilistic_adaptation
 from trimtab.adapters.from_scratch import FromScratch
 from trimtab.core.values import Conditioning, stack
@@ -35,13 +37,26 @@ def test_it_uses_what_it_was_built_for(prior: PixelUNet) -> None:
     assert FromScratch(prior, text_dim=6, **TINY).uses == {"context", "text"}
     assert FromScratch(prior, text_dim=6, action_dim=4, **TINY).uses == {"context", "actions", "text"}
     assert prior.uses == {"context", "text"}
+    assert AVID(prior, text_dim=6, **TINY).uses == {"context", "text"}
+    assert AVID(prior, action_dim=4, **TINY).uses == {"context", "actions", "text"}
+
+
+def test_an_adapter_told_words_alone_ignores_actions(prior: PixelUNet) -> None:
+    model = randomised(AVID(prior, text_dim=6, **TINY))
+    noisy, level = torch.randn(2, 3, 3, 16, 16), prior.schedule.level(torch.full((2,), 20))
+    told = replace(GIVEN, actions=torch.ones(2, 3, 4))
+    assert torch.equal(model.bind(told)(noisy, level).clean, model.bind(GIVEN)(noisy, level).clean)
 
 
 def test_told_and_untold_in_one_batch_are_those_asked_apart(prior: PixelUNet) -> None:
     noisy = torch.randn(2, 3, 3, 16, 16)
     level = prior.schedule.level(torch.full((2,), 20))
     twice = prior.schedule.level(torch.full((4,), 20))
-    for model in (prior, randomised(FromScratch(prior, text_dim=6, **TINY))):
+    for model in (
+        prior,
+        randomised(FromScratch(prior, text_dim=6, **TINY)),
+        randomised(AVID(prior, text_dim=6, **TINY)),
+    ):
         together = model.bind(stack([GIVEN.without("text"), GIVEN]))(torch.cat([noisy, noisy]), twice).clean
         untold, told = (model.bind(given)(noisy, level).clean for given in (GIVEN.without("text"), GIVEN))
         torch.testing.assert_close(together, torch.cat([untold, told]), rtol=1e-4, atol=1e-4)

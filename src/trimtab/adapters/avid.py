@@ -20,7 +20,9 @@ from trimtab.models import build
 
 
 class AVID(Accompanied):
-    """A `Denoiser` that steers `prior` by actions. Its parameters are the adapter's alone; the prior never changes.
+    """A `Denoiser` that steers `prior` by actions or, told none, to another look of what it is told in words.
+
+    Its parameters are the adapter's alone; the prior never changes.
 
     Args:
         prior: frozen, never told the actions, always evaluated without gradients. It is not part of `state_dict()`.
@@ -31,7 +33,8 @@ class AVID(Accompanied):
         see_prior: False for the ablation whose adapter does not see the prior's output.
         mask_bias: the initial mask logit: 0 trusts the prior by one half, as in the paper; 2 by 88%, so that a short
             training starts near the prior.
-        sizes: of the model's network; also `recompute=True`, to train in less memory.
+        sizes: of the model's network; also `recompute=True`, to train in less memory, and `text_dim`, the features of a
+            token of text, which the prior is told, too.
     """
 
     def __init__(
@@ -73,7 +76,9 @@ class AVID(Accompanied):
 
     @property
     def uses(self) -> frozenset[Fact]:
-        return self.prior.uses | {"context", "actions"}
+        acts = self.settings["num_actions"] or self.settings["action_dim"]
+        facts: set[Fact] = {"context", "actions"} if acts else {"context"}
+        return self.prior.uses | facts
 
     def bind(self, given: Conditioning) -> BoundDenoiser:
         believe = self.believe(given)
@@ -81,7 +86,8 @@ class AVID(Accompanied):
 
     def believe(self, given: Conditioning) -> Callable[[Video, NoiseLevel], Mixed]:
         """As `bind`, with the adapter's own belief and the mask beside the mixture's; no mask where none is learned."""
-        ask, ask_prior = self.network.bind(given), self.prior.bind(given.without("actions"))
+        without = given.without("actions")
+        ask, ask_prior = self.network.bind(given if "actions" in self.uses else without), self.prior.bind(without)
 
         def denoise(noisy: Video, level: NoiseLevel) -> Mixed:
             with torch.no_grad():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trimtab.adapters.avid import AVID
 from trimtab.adapters.composition import (
     classifier_free_guidance,
     inverse_probabilistic_adaptation,
@@ -77,7 +78,7 @@ def of_videos(model: Any, prior: PixelUNet, episodes: Demonstrations, seed: int)
     """The loss of clips and their texts, some of which are withheld."""
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
     loss = Departing(velocity_loss)
-    return DenoisingLoss(model, prior.schedule, loss=loss, seed=seed, forgotten=UNTOLD), clips
+    return DenoisingLoss(model, prior.schedule, loss=loss, own=velocity_loss, seed=seed, forgotten=UNTOLD), clips
 
 
 def of_stills(model: Any, prior: PixelUNet, episodes: Demonstrations, seed: int) -> tuple[nn.Module, Stills]:
@@ -93,6 +94,9 @@ def of_stills(model: Any, prior: PixelUNet, episodes: Demonstrations, seed: int)
 TRAININGS: dict[str, Training] = {
     "in-domain": Training(
         FromScratch, of_videos, {"text_dim": MiniLM.dim, "widths": (32, 96, 128)}, optimizer="muon", learning_rate=4e-3
+    ),
+    "avid": Training(
+        AVID, of_videos, {"text_dim": MiniLM.dim, "widths": (32, 96, 128)}, optimizer="muon", learning_rate=4e-3
     ),
     "temporal": Training(Finetune, of_videos, {"temporal": True}, most=MOST_STEPS_OF_FINETUNING),
     "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,), most=MOST_STEPS_ON_STILLS),
@@ -171,6 +175,9 @@ PROBABILISTIC, INVERSE = "probabilistic adaptation", "inverse probabilistic adap
 LATE = f"{INVERSE}, low noise"
 """The inverse form in which the in-domain model is silent until the noise is low: where things go is the prior's to say."""
 
+ADAPTER = "AVID"
+"""Told words alone, and trained on the same clips as the in-domain model, for as many operations."""
+
 AS_WRITTEN = (f"{PROBABILISTIC}, as written", f"{INVERSE}, as written")
 """The two compositions with the paper's weights, which sum to 1 + guidance x strength."""
 
@@ -182,6 +189,7 @@ ADAPTATIONS: dict[str, Adaptation] = {
     PROBABILISTIC: Adaptation("in-domain", probabilistic, strength=0.1),
     INVERSE: Adaptation("in-domain", inverse, strength=0.5),
     LATE: Adaptation("in-domain", inverse, strength=0.5, off_above=250),
+    ADAPTER: Adaptation("avid", guided),
     AS_WRITTEN[0]: Adaptation("in-domain", probabilistic, strength=0.1, normalise=False),
     AS_WRITTEN[1]: Adaptation("in-domain", inverse, strength=0.5, normalise=False),
 }
