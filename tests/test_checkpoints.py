@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,16 @@ def test_a_second_save_replaces_the_first(saved: Path) -> None:
     assert checkpoints.load(saved, AVID, prior).network.place.weight.eq(1).all()
     assert json.loads((saved / checkpoints.CONFIG).read_text())["facts"] == {"steps": 9}
     assert sorted(file.name for file in saved.iterdir()) == [checkpoints.WEIGHTS, checkpoints.CONFIG]
+
+
+def test_a_model_from_scratch_goes_with_every_prior_of_the_same_clips(tmp_path: Path) -> None:
+    own, other = pixel_unet.tiny(), pixel_unet.tiny()
+    nn.init.constant_(other.network.place.weight, 0.5)
+    model = from_scratch.tiny(own)
+    checkpoints.save(tmp_path, model, own)
+    again = checkpoints.load(tmp_path, FromScratch, other)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    for difference in ({"num_levels": 77}, {"num_frames": 5}, {"schedule": "linear, zero terminal SNR"}):
+        unlike = pixel_unet.PixelUNet(replace(own.settings, **difference))
+        with pytest.raises(ValueError, match="trained beside the prior any of clips"):
+            checkpoints.load(tmp_path, FromScratch, unlike)

@@ -1,16 +1,19 @@
-"""Trained parts on disk, bound to the prior that they were trained beside; knows no method.
+"""Trained parts on disk, bound to the prior that they were trained beside, if they ever asked it; knows no method.
 
 A checkpoint is a folder: ``adapter.safetensors`` (the trained part alone) and ``config.json`` (for people: what the
 file's own
-metadata say). Loading it beside another prior is refused.
+metadata say). Loading it beside another prior is refused, unless its method never asks one (`asks_prior` is False): such
+weights go with every prior of the same clips.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from trimtab.core.contracts import Prior
@@ -43,12 +46,23 @@ def save(folder: Path, adapter: Trained, prior: Prior, *, facts: dict[str, Any] 
     """
     config = {
         "method": type(adapter).__name__,
-        "prior": prior.fingerprint,
+        "prior": bound_to(type(adapter), prior),
         "settings": adapter.settings,
         "facts": facts or {},
     }
     storage.write(folder / WEIGHTS, adapter.state_dict(), config)
     write_whole(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def bound_to(method: type[Any], prior: Prior) -> str:
+    """What weights of this method fit: the prior's fingerprint, or what clips it is of, where the method never asks it."""
+    if getattr(method, "asks_prior", True):
+        return prior.fingerprint
+    schedule = prior.schedule
+    alphas = schedule.level(torch.arange(schedule.num_levels)).alpha
+    shape = prior.codec.space, prior.frame_shape, prior.num_context, prior.num_frames
+    facts = json.dumps([*shape, (alphas.double() * 1e6).round().long().tolist()])
+    return f"any of clips {hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
 
 def load(folder: Path, method: type[Adapter], prior: Prior) -> Adapter:
@@ -57,7 +71,7 @@ def load(folder: Path, method: type[Adapter], prior: Prior) -> Adapter:
     Args:
         folder: that `save` wrote.
         method: the adapter's class, called as ``method(prior, **settings)``.
-        prior: the one it was trained beside.
+        prior: the one it was trained beside, or, if the method never asks it, any of the same clips.
 
     Raises:
         ValueError: no checkpoint there, a damaged one, one of another method, or one trained beside another prior.
@@ -67,9 +81,9 @@ def load(folder: Path, method: type[Adapter], prior: Prior) -> Adapter:
     weights, config = storage.read(folder / WEIGHTS)
     if config.get("method") != method.__name__:
         raise ValueError(f"{folder} holds a {config.get('method')} adapter, not {method.__name__}")
-    if config["prior"] != prior.fingerprint:
+    if config["prior"] != (ours := bound_to(method, prior)):
         raise ValueError(
-            f"the adapter in {folder} was trained beside the prior {config['prior']}, and this one is {prior.fingerprint}; "
+            f"the adapter in {folder} was trained beside the prior {config['prior']}, and this one is {ours}; "
             "load that prior, or train the adapter again beside this one"
         )
     adapter = method(prior, **config["settings"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from trimtab.core.contracts import Mixing
+from trimtab.core.contracts import BoundDenoiser, Mixing
 from trimtab.core.values import Clip, Conditioning, Fact, Kind, Mixed, NoiseLevel, Prediction, Video
 from trimtab.diffusion import losses, schedules
 from trimtab.diffusion.losses import DenoisingLoss, clean_loss
@@ -50,12 +50,26 @@ def test_losses_are_weighted_errors_of_the_clean_video(kind: Kind, schedule: Sch
 
 
 def test_what_a_belief_departs_from_is_charged_where_it_tells_it() -> None:
-    belief, clean, noise, error = situation(schedules.flow(200), "velocity")
-    departing = losses.Departing(losses.velocity_loss, weight=3.0)
-    own = losses.velocity_loss(belief, clean, noise)
-    assert torch.equal(departing(belief, clean, noise), own)
-    told = replace(belief, departs_from=clean + 2 * error)
-    torch.testing.assert_close(departing(told, clean, noise), own + 12 * error.square().mean((1, 2, 3, 4)))
+    class Departs:
+        """Says that it departs from frames that are 2 too bright, if it says anything."""
+
+        space, uses, tells = "pixels", frozenset[Fact](), True
+
+        def bind(self, given: Conditioning) -> BoundDenoiser:
+            start = torch.zeros(SHAPE) + 2 if self.tells else None
+            return lambda noisy, level: Prediction(0.5 * noisy, "velocity", noisy, level, departs_from=start)
+
+    denoiser, clip = Departs(), Clip(torch.zeros(SHAPE), Conditioning())
+    task, measure = (DenoisingLoss(denoiser, schedules.flow(200), departing=it) for it in (True, False))
+    with_it, without = (some(clip, step=0, samples=range(4)) for some in (task, measure))
+    torch.testing.assert_close(with_it, without + 4)
+    denoiser.tells = False
+    assert torch.equal(task(clip, step=0, samples=range(4)), without)
+
+
+def test_what_a_belief_departs_from_stays_with_it_alone() -> None:
+    belief, clean, _, _ = situation(schedules.flow(200), "velocity")
+    told = replace(belief, departs_from=clean)
     assert told.as_kind("noise").departs_from is told.departs_from
     assert told.like(told.tensor).departs_from is None  # another's belief departs from something else
 

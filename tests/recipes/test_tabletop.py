@@ -87,3 +87,14 @@ def test_stills_count_less(lessons: Lessons) -> None:
         clip = lessons.batch(numbers, length)
         alone = of(clip, step=3, samples=samples)
         torch.testing.assert_close(task(clip, step=3, samples=samples), weight * alone)
+
+
+def test_all_of_a_prior_that_copies_learns(lessons: Lessons) -> None:
+    """What is copied is heard by no other part of the loss than that of what a belief departs from."""
+    prior = PixelUNet(tabletop.prior().settings)
+    prior.load_state_dict(tabletop.prior().state_dict())
+    numbers = lessons.draw(0, 0, 8)
+    Told(prior, seed=0)(lessons.batch(numbers, 4), step=0, samples=torch.from_numpy(numbers)).mean().backward()
+    deaf = [name for name, value in prior.named_parameters() if value.grad is None or not value.grad.any()]
+    assert any("copy" in name for name, _ in prior.named_parameters())
+    assert not deaf

@@ -23,6 +23,8 @@ class FromScratch(nn.Module):
         model, num_actions, action_dim, sizes: as in `AVID`; also `text_dim`, the features of a token of text.
     """
 
+    asks_prior = False  # so that one in-domain model can be composed with every prior of the same clips
+
     def __init__(
         self,
         prior: Prior,

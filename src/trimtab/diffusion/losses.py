@@ -82,28 +82,6 @@ def change_loss(
     return total / sum(sides)
 
 
-class Departing(nn.Module):
-    """A loss, and the squared error of what the prediction departs from, where it tells that.
-
-    Where much is still to be guessed, a network learns to correct what it departs from before it learns to depart from
-    something better; so it is asked for that, too.
-
-    Args:
-        loss: of the prediction.
-        weight: of what it departs from.
-    """
-
-    def __init__(self, loss: Loss, weight: float = 1.0) -> None:
-        super().__init__()
-        self.loss, self.weight = loss, weight
-
-    def forward(self, prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
-        total = self.loss(prediction, clean, noise)
-        if prediction.departs_from is None:
-            return total
-        return total + self.weight * per_sample((prediction.departs_from - clean) ** 2)
-
-
 @runtime_checkable
 class Perceptual(Protocol):
     """Tells how different two clips look."""
@@ -166,6 +144,9 @@ class DenoisingLoss(Accompanied):
         own: a second loss, of what a mixing denoiser (AVID) itself believes; none in the paper. At first the prior knows
             better, and a mask that learns so shuts the adapter out before it has learned what only it is told; by this
             loss it learns as fast as without a prior.
+        departing: whether the squared error of what a prediction departs from is added, where it tells that. Where much is
+            still to be guessed a network learns to correct what it departs from before it learns to depart from something
+            better; and one that copies learns what to copy by this alone. False to measure.
         forgotten: facts, and the share of clips from which each is withheld, so that the denoiser learns to answer untold,
             too (dropout for guidance; actions by 0.2 in AVID's baseline, text by 0.1 in arXiv 2504.15369).
         context_noise: the context gets Gaussian noise of a deviation drawn from 0 to this, clip by clip, so that the
@@ -185,6 +166,7 @@ class DenoisingLoss(Accompanied):
         codec: Codec | None = None,
         draws: int = 1,
         own: Loss | None = None,
+        departing: bool = True,
         forgotten: Mapping[Fact, float] = MappingProxyType({}),
         context_noise: float = 0.0,
     ) -> None:
@@ -196,6 +178,7 @@ class DenoisingLoss(Accompanied):
             )
         self.forgotten, self.context_noise = dict(forgotten), context_noise
         self.denoiser, self.schedule, self.seed, self.codec = denoiser, schedule, seed, codec
+        self.departing = departing
         self.companions = (loss, own)
         self.purposes = ["level", *(f"level {draw}" for draw in range(1, draws))]
 
@@ -234,10 +217,16 @@ class DenoisingLoss(Accompanied):
         noisy = level.add_noise(clean, noise)
         loss, own = self.companions
         if own is None or not isinstance(self.denoiser, Mixing):
-            return loss(self.denoiser.bind(given)(noisy, level), clean, noise)
+            return self._total(loss, self.denoiser.bind(given)(noisy, level), clean, noise)
         mixed = self.denoiser.believe(given)(noisy, level)
-        total = loss(mixed.belief, clean, noise)
-        return total if mixed.mask is None else total + own(mixed.own, clean, noise)
+        total = self._total(loss, mixed.belief, clean, noise)
+        return total if mixed.mask is None else total + self._total(own, mixed.own, clean, noise)
+
+    def _total(self, loss: Loss, prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
+        total = loss(prediction, clean, noise)
+        if prediction.departs_from is None or not self.departing:
+            return total
+        return total + per_sample((prediction.departs_from - clean) ** 2)
 
 
 @torch.no_grad()

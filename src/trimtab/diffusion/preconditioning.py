@@ -124,7 +124,7 @@ class FrameChange:
                 in the last frame that a pixel is taken from is farther away than for the frame before; and half the share
                 of the last frame as it stood, used between 0 and 1. As many channels more are a copy, put in the place of
                 the last frame as it drifted (see `CopyAttention`); then what is departed from learns by
-                `losses.Departing` alone, as all else corrects it, and would keep it as it was.
+                `DenoisingLoss(departing=True)` alone, as all else corrects it, and would keep it as it was.
         """
         channels = self.noisy.shape[2]
         position, scale, motion, still, copy = answer.split([channels, 1, 2, 1, answer.shape[2] - channels - 4], dim=2)

@@ -25,7 +25,7 @@ from trimtab.core.values import Fact
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
-from trimtab.diffusion.losses import DenoisingLoss, Departing, velocity_loss
+from trimtab.diffusion.losses import DenoisingLoss, velocity_loss
 from trimtab.networks.encoders import MiniLM
 from trimtab.networks.optimizers import Kind
 from trimtab.priors.pixel_unet import PixelUNet
@@ -77,8 +77,7 @@ class Training:
 def of_videos(model: Any, prior: PixelUNet, episodes: Demonstrations, seed: int) -> tuple[nn.Module, Clips]:
     """The loss of clips and their texts, some of which are withheld."""
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
-    loss = Departing(velocity_loss)
-    return DenoisingLoss(model, prior.schedule, loss=loss, own=velocity_loss, seed=seed, forgotten=UNTOLD), clips
+    return DenoisingLoss(model, prior.schedule, own=velocity_loss, seed=seed, forgotten=UNTOLD), clips
 
 
 def of_stills(model: Any, prior: PixelUNet, episodes: Demonstrations, seed: int) -> tuple[nn.Module, Stills]:

@@ -95,7 +95,7 @@ def modules_of(denoiser: Any) -> list[nn.Module]:
 @torch.no_grad()
 def held_out_loss(model: Denoiser, prior: PixelUNet, held: Held, num_draws: int = 1, batch_size: int = 32) -> Tensor:
     """The velocity loss on each held-out clip, (clip,), the same noise for every model, averaged over draws."""
-    task = DenoisingLoss(model, prior.schedule, seed=12345, codec=prior.codec)
+    task = DenoisingLoss(model, prior.schedule, seed=12345, codec=prior.codec, departing=False)
     total = torch.zeros(len(held.indices))
     with moved(model) as place:
         for first in range(0, len(held.indices), batch_size):

@@ -13,7 +13,7 @@ from trimtab.core.contracts import Denoiser
 from trimtab.core.values import Clip
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
-from trimtab.diffusion.losses import DenoisingLoss, Departing, Perceived, change_loss, clean_loss
+from trimtab.diffusion.losses import DenoisingLoss, Perceived, change_loss, clean_loss
 from trimtab.diffusion.schedules import Schedule
 from trimtab.environments.procgen import GAMES
 from trimtab.forecast import fit_or_forecast
@@ -112,7 +112,7 @@ def frames_task(
         denoiser, schedule, seed, options: those of `DenoisingLoss`.
         own: whether what a mixing denoiser itself believes is trained by the same beside the mixture.
     """
-    loss = Departing(Perceived(change_loss, Lpips(), weight=0.5))
+    loss = Perceived(change_loss, Lpips(), weight=0.5)
     return DenoisingLoss(denoiser, schedule, loss=loss, seed=seed, own=loss if own else None, **options)
 
 
