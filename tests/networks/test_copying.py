@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trimtab.networks.attention import CopyAttention, Source
+from trimtab.networks.attention import QUERIES, CopyAttention, Source, looked_up
 
 
 def layer(channels: int = 12, **options: int) -> CopyAttention:
@@ -144,3 +144,18 @@ def test_gradients_reach_every_weight() -> None:
     copy = layer()
     copy(noise(2, 12, 4, 4), seen(noise(1, 3, 8, 8), noise(1, 2, 3, 8, 8), 0.8, 0.6)).square().mean().backward()
     assert [name for name, value in copy.named_parameters() if value.grad is None or not value.grad.any()] == []
+
+
+def test_what_is_looked_up_is_the_attention_of_torch_with_its_gradients() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((QUERIES + 5, 4), (30, 4), (QUERIES + 5, 7), (30, 7), (30, 3))
+    query, key, seen, known, value = (
+        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes
+    )
+    ours = looked_up(query, key, seen, known, value)
+    both = torch.cat([query, seen], -1)[None], torch.cat([key, known], -1)[None], value[None]
+    theirs = functional.scaled_dot_product_attention(*both, scale=1.0)[0]
+    torch.testing.assert_close(ours, theirs)
+    inputs = (query, key, seen, known, value)
+    for one, other in zip(*(torch.autograd.grad(some.square().sum(), inputs) for some in (ours, theirs)), strict=True):
+        torch.testing.assert_close(one, other)
