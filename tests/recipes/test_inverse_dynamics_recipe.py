@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,8 @@ from trimtab.recipes.inverse_dynamics import (
     clips_for,
     displaced_alike,
     errors_on_generated,
+    facts_of,
     inverse_dynamics,
-    pace_of,
 )
 
 LENGTHS = (5, 7, 4, 6, 5, 1)
@@ -34,11 +35,14 @@ def episodes(tmp_path: Path) -> Episodes:
     return record(tmp_path / "set", seed=0)
 
 
-def record(folder: Path, seed: int, action_repeat: int | None = 4) -> Episodes:
+def record(folder: Path, seed: int, action_repeat: int | None = 4, **provenance: Any) -> Episodes:
     """Frames of one grey each, which the first number of the action changes."""
     random = np.random.default_rng(seed)
     with EpisodeWriter(
-        folder, frame_rate=40.0, action_dim=4, provenance={"environment": "grey", "action_repeat": action_repeat}
+        folder,
+        frame_rate=40.0,
+        action_dim=4,
+        provenance={"environment": "grey", "action_repeat": action_repeat, **provenance},
     ) as writer:
         for level, length in enumerate(LENGTHS):
             actions = random.uniform(-1, 1, (length, 4)).astype(np.float32)
@@ -254,9 +258,15 @@ def test_recipe_leaves_a_model_with_its_errors(
 
 def test_a_pace_is_kept_if_it_is_one_and_none_if_there_are_several(episodes: Episodes, tmp_path: Path) -> None:
     sets = [record(tmp_path / f"set-{number}", 0, repeat) for number, repeat in enumerate((4, 2, None, None))]
-    assert pace_of([episodes, sets[0]]) == {"action_repeat": 4}
-    assert pace_of(sets[:2]) == pace_of(sets[1:3]) == {"action_repeat": None}
-    assert pace_of(sets[2:]) == {}
+    assert facts_of([episodes, sets[0]]) == {"action_repeat": 4}
+    assert facts_of(sets[:2]) == facts_of(sets[1:3]) == {"action_repeat": None}
+    assert facts_of(sets[2:]) == {}
+
+
+def test_every_look_of_the_robot_is_kept_once(tmp_path: Path) -> None:
+    looks = ({"hue": 30.0}, None, {"hue": 30.0})
+    sets = [record(tmp_path / f"set-{number}", 0, robot=look) for number, look in enumerate(looks)]
+    assert facts_of(sets) == {"action_repeat": 4, "looks": [{"hue": 30.0}, None]}
 
 
 def test_what_is_recorded_has_the_size_and_pace_that_is_asked_for(

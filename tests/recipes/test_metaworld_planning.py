@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.recipes._reading import reading
 from trimtab.recipes._tabletop import halfway_episodes, tabletop_episodes
 from trimtab.recipes.metaworld_planning import metaworld_planning, methods_of
-from trimtab.recipes.record_metaworld import metaworld_episodes
+from trimtab.recipes.record_metaworld import ROBOT, metaworld_episodes
 
 
 def alike(imagined: Video, held: Held, cache: Path) -> Interval:
@@ -201,6 +202,15 @@ def test_a_reader_of_several_paces_or_of_one_that_is_not_told(tmp_path: Path) ->
     assert reading(tmp_path / "silent.safetensors", 4)
 
 
+def test_a_reader_that_never_saw_the_robot_in_its_look_is_refused(tmp_path: Path) -> None:
+    reader, ours, other = InverseDynamics(width=2, encoder=None), asdict(ROBOT), {**asdict(ROBOT), "hue": 30.0}
+    for name, looks in (("both", [None, ours]), ("others", [None, other])):
+        reader.save(tmp_path / f"{name}.safetensors", action_repeat=4, looks=looks)
+    assert reading(tmp_path / "both.safetensors", 4)
+    with pytest.raises(ValueError, match="never saw the robot as plans show it"):
+        reading(tmp_path / "others.safetensors", 4)
+
+
 def test_a_reader_is_told_the_weights_of_its_encoder(tmp_path: Path) -> None:
     weights, path = tmp_path / "weights.safetensors", tmp_path / "reader.safetensors"
     save_file(VisionTransformer(64, 1, 16).state_dict(), weights)
@@ -289,6 +299,9 @@ def test_choices_are_taken_for_the_same_prior_pace_and_sampling(tmp_path: Path) 
     for own in (*pace, *sampled):
         assert chosen(path, prior, size.but(own)) == ADAPTATIONS
     assert chosen(path, tabletop.prior({**tabletop.SIZES, "widths": (64,)}), size) == ADAPTATIONS
+    assert chosen(None, prior, size) == ADAPTATIONS  # those of the package are of the prior that ships
+    with pytest.raises(ValueError, match=r"no choices in .*metaworld-sweep makes them"):
+        chosen(tmp_path / "none.json", prior, size)
 
 
 def test_each_share_of_random_actions_is_recorded(tmp_path: Path) -> None:
@@ -384,18 +397,18 @@ def test_cells_of_another_reader_are_refused_before_anything_is_trained(
         (cells / "one.json").write_text(json.dumps(cell))
         with pytest.raises(ValueError, match=because):
             metaworld_planning(
-                prior=str(tmp_path / "prior.safetensors"), reader=reader, choices=tmp_path / "none", datasets=tmp_path,
+                prior=str(tmp_path / "prior.safetensors"), reader=reader, datasets=tmp_path,
                 tasks=("button-press", "drawer-open", "soccer"), output=tmp_path / "run", cells=cells,
             )  # fmt: skip
 
     refused("differ in reader", reader="abcd")
     refused("differ in strength", own={**record["protocol"]["own"], "strength": 9.0})
     assert not (tmp_path / "run" / "trainings").exists()
-    assert "chosen in" in capsys.readouterr().out
+    assert "were chosen by a sweep of: no method" in capsys.readouterr().out
 
 
 def test_the_robot_looks_as_nothing_that_the_prior_saw(tmp_path: Path) -> None:
-    assert abs(record_metaworld.ROBOT.hue) >= 60
+    assert abs(ROBOT.hue) >= 60
     assert "hue" not in Look.ranges()
     with pytest.raises(ValueError, match="the robot has one look, its own; ask for it, or for num_looks, here 2"):
         metaworld_episodes(num_looks=2, robot=True, output=tmp_path / "none")

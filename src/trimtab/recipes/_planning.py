@@ -30,7 +30,6 @@ from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._adaptations import (
     ADAPTATIONS,
-    CHOICES,
     IN_DOMAIN,
     TRAININGS,
     Adaptation,
@@ -125,7 +124,7 @@ class Bench:
         datasets: Path,
         planning: Path | None,
         teraflops: float | None,
-        choices: Path = CHOICES,
+        choices: Path | None = None,
         reader_weights: Path | None = None,
     ) -> Bench:
         """That of `trimtab metaworld-planning` with these options, whose trainings are shared."""

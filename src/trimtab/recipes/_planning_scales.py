@@ -14,6 +14,7 @@ from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._adaptations import (
     ADAPTATIONS,
     AS_WRITTEN,
+    CHOICES,
     CUSTOMIZED,
     FINETUNED,
     IN_DOMAIN,
@@ -123,11 +124,22 @@ SCALES = {
 }  # fmt: skip
 
 
-def chosen(path: Path, prior: PixelUNet, size: Scale) -> dict[str, Adaptation]:
+def chosen(path: Path | None, prior: PixelUNet, size: Scale) -> dict[str, Adaptation]:
     """A scale's adaptations, with what was chosen for them beside this prior; the others stay as they are.
 
     What was chosen at another pace, or of videos that were sampled otherwise, is not taken; how long was trained may differ.
+
+    Args:
+        path: of the choices; None for those of the package, if it has any.
+        prior: that is adapted.
+        size: whose pace and sampling they have to be of.
+
+    Raises:
+        ValueError: a file was named that is not there.
     """
+    if path is not None and not path.is_file():
+        raise ValueError(f"no choices in {path}; trimtab metaworld-sweep makes them: choices.json in its output")
+    path = path or CHOICES
     found = json.loads(path.read_text()) if path.exists() else {}
     ours = {"prior": prior.fingerprint, **size.pace, **size.sampled}
     return {

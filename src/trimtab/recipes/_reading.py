@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from trimtab.control import inverse_dynamics
 from trimtab.networks import storage
 from trimtab.recipes._metaworld import SIZE
+from trimtab.recipes.record_metaworld import ROBOT
 
 
 @cache
@@ -26,8 +28,8 @@ def reading(
         weights: of the encoder, a file, if they were trained with one whose weights no package carries.
 
     Raises:
-        ValueError: there are none; they learned another pace, several, or frames of another size; or weights are missing,
-            or not asked for.
+        ValueError: there are none; they learned another pace, several, another look, or frames of another size; or weights
+            are missing, or not asked for.
         FileNotFoundError: there is no file of weights.
     """
     if not path.is_file():
@@ -48,6 +50,12 @@ def reading(
     if seen != side:
         raise ValueError(
             f"{path} reads frames of {seen} x {seen}, and the prior's are {side} x {side}; pass one of that size: {again}"
+        )
+    looks = config.get("facts", {}).get("looks", [asdict(ROBOT)])
+    if asdict(ROBOT) not in looks:
+        raise ValueError(
+            f"{path} never saw the robot as plans show it, but in other colours; train it on sets of that look, as by "
+            "default, or as trimtab record-metaworld --robot records them"
         )
     encoder = config.get("encoder")
     if encoder in inverse_dynamics.ABSENT and weights is None:

@@ -18,7 +18,7 @@ from trimtab.core.files import write_whole
 from trimtab.data.episodes import Episodes
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.metrics.text_match import TextMatch, prefers, which_text
-from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, FINETUNED
+from trimtab.recipes._adaptations import ADAPTATIONS, FINETUNED
 from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._metaworld import LINGER, SEEN, VALIDATION, encoder, place
@@ -49,7 +49,7 @@ def finetuning_forgets(
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
     reader_weights: Path | None = None,
-    choices: Path = CHOICES,
+    choices: Path | None = None,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     matcher: Path = Path("runs/text-match/text_match.safetensors"),
@@ -72,7 +72,7 @@ def finetuning_forgets(
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         choices: the guidance that `trimtab metaworld-sweep` chose beside this prior, from other start states, for plans that
-            are made and sampled as at this scale, a file.
+            are made and sampled as at this scale: choices.json in its output. By default that which comes with the package.
         dry_run: only say what each finetuning will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         matcher: the judge, a file.

@@ -121,7 +121,7 @@ def inverse_dynamics(
     if run is None:
         return
     model = model.cpu()
-    model.save(output / "inverse_dynamics.safetensors", **pace_of(episodes))
+    model.save(output / "inverse_dynamics.safetensors", **facts_of(episodes))
     read, actions = answers(model, test, done)
     mean = train.mean_action(done)
     found = errors(read, actions, mean, torch.from_numpy(test.episodes))
@@ -141,12 +141,15 @@ def inverse_dynamics(
         print(f"\n{frames}\n{table(figures)}")
 
 
-def pace_of(episodes: Sequence[Episodes]) -> dict[str, int | None]:
-    """For how many steps of the simulator an action is held: None if the sets differ, nothing if none of them says it."""
+def facts_of(episodes: Sequence[Episodes]) -> dict[str, Any]:
+    """For how many steps of the simulator an action is held, and how the robot looks (None: as the simulator draws it).
+
+    Of the first None if the sets differ; of the second as many as there are. Nothing of what none of them says.
+    """
     repeats = {some.provenance.get("action_repeat") for some in episodes}
-    if repeats == {None}:
-        return {}
-    return {"action_repeat": repeats.pop() if len(repeats) == 1 else None}
+    looks = [some.provenance["robot"] for some in episodes if "robot" in some.provenance]
+    facts: dict[str, Any] = {} if repeats == {None} else {"action_repeat": repeats.pop() if len(repeats) == 1 else None}
+    return facts | ({"looks": [look for n, look in enumerate(looks) if look not in looks[:n]]} if looks else {})
 
 
 class Reading(nn.Module):

@@ -13,7 +13,7 @@ from rich.console import Console
 from trimtab.core.files import write_whole
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
-from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, IN_DOMAIN
+from trimtab.recipes._adaptations import ADAPTATIONS, IN_DOMAIN
 from trimtab.recipes._continuations import LEAST_EPISODES
 from trimtab.recipes._planning import Bench, cell_name
 from trimtab.recipes._planning_report import TRUTHS, Results, check_alike, name_of, settings, shared, write_report
@@ -39,7 +39,7 @@ def metaworld_planning(
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
     reader_weights: Path | None = None,
-    choices: Path = CHOICES,
+    choices: Path | None = None,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     output: Path | None = None,
@@ -74,7 +74,8 @@ def metaworld_planning(
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         choices: guidance and strength that `trimtab metaworld-sweep` chose beside this prior, at this pace, for the same
-            sampler, steps and temperature, a file; a method that it did not choose for so has its usual ones.
+            sampler, steps and temperature: choices.json in its output. By default those that come with the package. Methods
+            without a choice keep their defaults.
         dry_run: only say what the trainings will need in memory, time and disk.
         datasets: where recorded episodes are kept.
         output: run folder, by default runs/metaworld-planning-<scale>; report.html in it is the result.
@@ -108,7 +109,7 @@ def metaworld_planning(
         bench.forecast(trained.values(), numbers)
         return
     ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
-    console.print(f"Guidance and strength are those chosen in {choices} of: {', '.join(ours) or 'no method'}.")
+    console.print(f"Guidance and strength were chosen by a sweep of: {', '.join(ours) or 'no method'}.")
     bench.reading()  # refused before hours are spent, if no reader fits
     for cell in (*cells_in(cells), *cells_in(cells / "videos"), *cells_in(cells / "losses")):
         expected = bench.record(cell["method"])  # before hours are spent on what could not stand beside it

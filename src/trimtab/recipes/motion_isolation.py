@@ -20,7 +20,7 @@ from trimtab.metrics.frames import Lpips
 from trimtab.metrics.i3d import with_context
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.metrics.text_match import which_text
-from trimtab.recipes._adaptations import CHOICES, CUSTOMIZED, PRIOR
+from trimtab.recipes._adaptations import CUSTOMIZED, PRIOR
 from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import VALIDATION, encoder
@@ -41,7 +41,7 @@ def motion_isolation(
     teraflops: float | None = None,
     seed: int = 0,
     prior: str = "tabletop",
-    choices: Path = CHOICES,
+    choices: Path | None = None,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path | None = None,
@@ -59,7 +59,7 @@ def motion_isolation(
         seed: of its training, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         choices: the guidance that `trimtab metaworld-sweep` chose beside this prior, from other start states, for plans that
-            are made and sampled as at this scale, a file.
+            are made and sampled as at this scale: choices.json in its output. By default that which comes with the package.
         dry_run: only say what its training will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by

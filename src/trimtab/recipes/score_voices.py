@@ -22,7 +22,7 @@ from trimtab.metrics.distributions import distance_jackknife, frechet_distance
 from trimtab.metrics.frames import Lpips
 from trimtab.metrics.i3d import I3D
 from trimtab.metrics.intervals import Interval, mean_interval
-from trimtab.recipes._adaptations import ADAPTATIONS, CHOICES, INVERSE, PROBABILISTIC, Adaptation
+from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC, Adaptation
 from trimtab.recipes._continuations import LEAST_EPISODES, continued
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import VALIDATION
@@ -64,7 +64,7 @@ def score_voices(
     prior: str = "tabletop",
     reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
     reader_weights: Path | None = None,
-    choices: Path = CHOICES,
+    choices: Path | None = None,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path | None = None,
@@ -85,7 +85,7 @@ def score_voices(
         reader: inverse dynamics, from `trimtab inverse-dynamics`.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         choices: guidance and strength that `trimtab metaworld-sweep` chose beside this prior, for plans that are made and
-            sampled as at this scale, a file.
+            sampled as at this scale: choices.json in its output. By default those that come with the package.
         dry_run: only say what the in-domain model's training will need in memory, time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
