@@ -29,7 +29,9 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_table_of_commands_is_complete() -> None:
-    assert set(re.findall(r"^\| `trimtab ([a-z0-9-]+)`", README.read_text(), flags=re.MULTILINE)) == set(commands())
+    cells = re.findall(r"^\| (`trimtab .*?) \|", README.read_text(), flags=re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r"`trimtab ([a-z0-9-]+)`", cell)]
+    assert sorted(named) == sorted(commands())
 
 
 def test_it_is_short_and_its_links_lead_somewhere() -> None:

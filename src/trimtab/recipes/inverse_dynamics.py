@@ -66,18 +66,19 @@ def inverse_dynamics(
     imagined: str | None = None,
     seed: int = 0,
     dry_run: bool = False,
+    datasets: Path = Path("datasets"),
     output: Path = Path("runs/inverse-dynamics"),
 ) -> None:
     """Train inverse dynamics on MetaWorld episodes, and measure the error of each part of the action on others.
 
     Args:
-        data: sets of `trimtab record-metaworld`; by default datasets/metaworld-play and datasets/metaworld-roam, the robot
-            at play. At the tasks that are demonstrated, or that no plan is measured on, half of the choices are random and
+        data: sets of `trimtab record-metaworld`; by default metaworld-play and metaworld-roam among the
+            datasets, the robot at play. At the tasks that are demonstrated, or that no plan is measured on, half of the choices are random and
             held for a while, since the expert's own can be guessed from where the arm is; in the scenes of the others all
             are: of these it may see what they look like, and not what is to be done.
         learn: to answer the action that would keep up the hand's motion, which is all seen in the two frames; or the
             command that was given, of which, as the arm lags behind, they show a part.
-        num_episodes: to record of each task; of those of which all is random, twice as many.
+        num_episodes: to record of each task; twice as many of those at which all is random.
         action_repeat: for how many of the simulator's 1/80 seconds an action is held, in what is recorded; plans are made at
             the pace that the reader knows.
         max_steps: actions in an episode of it.
@@ -99,12 +100,13 @@ def inverse_dynamics(
             motion than the one recorded adds to it.
         seed: of the choice of episodes, the weights and the batches.
         dry_run: only say what the training will need in memory, time and disk.
+        datasets: where recorded episodes are kept, unless `data` names the sets.
         output: run folder; inverse_dynamics.safetensors in it is the result, and results.json says how good it is.
     """
-    settings = {name: value for name, value in locals().items() if name != "dry_run"}
+    settings = {name: value for name, value in locals().items() if name not in ("dry_run", "datasets")}
     record_settings(output, "inverse-dynamics", settings, dry_run=dry_run)
     episodes = [Episodes.open(path) for path in data] or play(
-        Path("datasets"), num_episodes, action_repeat=action_repeat, max_steps=max_steps, size=size
+        datasets, num_episodes, action_repeat=action_repeat, max_steps=max_steps, size=size
     )
     train, test = divided(episodes, held_out, seed)
     done = (moved if learn == "motion" else commanded)(episodes)

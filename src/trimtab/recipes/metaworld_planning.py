@@ -47,11 +47,12 @@ def metaworld_planning(
 ) -> None:
     """Train every method on demonstrations of the seen tasks, plan seen and novel tasks by it, and compare success.
 
-    What is finished is not done again: each task, method and seed leaves a small file, a cell, and the report is made of
+    What is finished is not done again, and several may run at once that train different things: each task, method and seed leaves a small file, a cell, and the report is made of
     all cells that are there. An interrupted training goes on.
 
     Args:
-        scale: smoke has one seed and four start states, tiny three and ten; paper has the tasks that arXiv 2504.15369 names,
+        scale: smoke has one seed, four start states and trainings of 16 teraflops, tiny three, ten and 100, which are not
+            shared; paper has the tasks that arXiv 2504.15369 names,
             its pace, step limit, sampling, replanning and weights that are not normalised, for GPUs, a prior of its size,
             and inverse dynamics that were trained at its pace.
         methods: only these, or more, in quotes, such as "in-domain only" "inverse probabilistic adaptation"; the tables name
@@ -60,14 +61,15 @@ def metaworld_planning(
         tasks: only these, or others of the 32 that are recorded; those that no demonstration shows count as novel. The card
             of the prior that ships names the 16 that it has seen.
         seeds: only these, of weights and batches.
-        random_share: of the demonstrations' actions, 0 to 1, that are random instead of the expert's.
+        random_share: of the demonstrations' actions, 0 to 1, that are random instead of the expert's. Runs with other shares
+            go into the same output, and the page shows all.
         teraflops: operations of one training, in 10^12, instead of the scale's.
         num_starts: start states of each task, instead of the scale's.
         num_clips: clips of the experts that videos are compared with, 20 or more, instead of the scale's.
         num_steps: sampling steps of a plan, instead of the scale's.
         temperature: the noise that a video starts from is scaled by it, 0 to 1, instead of the scale's.
-        num_plans: videos that are imagined at once, of which the one is followed whose actions are nearest to the mean, so
-            that it takes three to choose; instead of the scale's.
+        num_plans: videos sampled for each plan, of which the one is followed whose actions are nearest to the mean, so that
+            it takes three to choose; instead of the scale's.
         replan_every: actions that are played of a plan, from 1 to all of it, instead of the scale's.
         horizon: frames that are imagined of a plan, up to the prior's clip length, instead of the scale's.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.

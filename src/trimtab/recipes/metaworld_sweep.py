@@ -60,7 +60,7 @@ def metaworld_sweep(
 
     Args:
         methods: only these, or more; strengths are tried for those that have one.
-        guidances: how far the answer goes beyond the untold one, from 1 on, where it is the told one.
+        guidances: weights of classifier-free guidance, from 1, which is the told model alone, on.
         strengths: of the second voice.
         num_starts: start states of each task that are planned from.
         num_clips: recorded clips whose continuation is imagined; of 20 start states or more for FVD, else LPIPS counts.
