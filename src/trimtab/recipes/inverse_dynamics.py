@@ -72,8 +72,8 @@ def inverse_dynamics(
     """Train inverse dynamics on MetaWorld episodes, and measure the error of each part of the action on others.
 
     Args:
-        data: sets of `trimtab record-metaworld`; by default metaworld-play and metaworld-roam among the
-            datasets, the robot at play. At the tasks that are demonstrated, or that no plan is measured on, half of the choices are random and
+        data: sets of `trimtab record-metaworld`; by default metaworld-play and metaworld-roam among the datasets, the robot
+            at play. At the tasks that are demonstrated, or that no plan is measured on, half of the choices are random and
             held for a while, since the expert's own can be guessed from where the arm is; in the scenes of the others all
             are: of these it may see what they look like, and not what is to be done.
         learn: to answer the action that would keep up the hand's motion, which is all seen in the two frames; or the

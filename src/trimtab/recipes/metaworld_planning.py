@@ -47,8 +47,8 @@ def metaworld_planning(
 ) -> None:
     """Train every method on demonstrations of the seen tasks, plan seen and novel tasks by it, and compare success.
 
-    What is finished is not done again, and several may run at once that train different things: each task, method and seed leaves a small file, a cell, and the report is made of
-    all cells that are there. An interrupted training goes on.
+    What is finished is not done again, and several may run at once that train different things: each task, method and seed
+    leaves a small file, a cell, and the report is made of all cells that are there. An interrupted training goes on.
 
     Args:
         scale: smoke has one seed, four start states and trainings of 16 teraflops, tiny three, ten and 100, which are not
