@@ -74,19 +74,24 @@ def test_training_leaves_a_prior_with_a_card(
     assert prior.num_context == 1
     assert prior.schedule.level(torch.tensor([prior.schedule.num_levels - 1])).alpha.item() > 0.03
     tabletop_prior_card(
-        prior=str(tmp_path / "run" / "prior.safetensors"), run=tmp_path / "run", num_clips=6, num_steps=1,
-        matching_steps=2, datasets=tmp_path, matcher=tmp_path / "match" / "judge.safetensors", output=tmp_path / "card",
+        run=tmp_path / "run", num_clips=6, num_steps=1, matching_steps=2, datasets=tmp_path,
+        matcher=tmp_path / "match" / "judge.safetensors",
     )  # fmt: skip
-    written = json.loads((tmp_path / "card" / "tabletop.json").read_text())
+    written = json.loads((tmp_path / "run" / "card" / "tabletop.json").read_text())
     assert written["fingerprint"] == prior.fingerprint
     assert written["evaluation"]["num_texts"] == len(card.WORDS)
     figures = written["evaluation"]["figures"]
     assert all(0 <= figures[name]["mean"] <= 1 for name in figures if name.endswith("_of_two"))
     assert figures["loss_of_other_words"]["mean"] != 0
-    text = (tmp_path / "card" / "tabletop.md").read_text()
+    text = (tmp_path / "run" / "card" / "tabletop.md").read_text()
     assert prior.fingerprint in text
     assert str(first) in text
-    assert (tmp_path / "card" / "tabletop.png").stat().st_size > 1000
+    assert (tmp_path / "run" / "card" / "tabletop.png").stat().st_size > 1000
+
+
+def test_the_card_of_a_prior_that_was_not_trained_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no prior was trained in .*; train one first"):
+        tabletop_prior_card(run=tmp_path / "none")
 
 
 def test_an_opposite_undoes_what_is_asked() -> None:

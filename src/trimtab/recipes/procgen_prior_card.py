@@ -18,8 +18,7 @@ from trimtab.diffusion import sampling
 from trimtab.metrics.frames import Lpips, sharpness, ssim
 from trimtab.metrics.intervals import mean_interval, paired_interval
 from trimtab.networks import storage
-from trimtab.priors import pixel_unet
-from trimtab.recipes._held import Held, held_out_loss, sampler
+from trimtab.recipes._held import Held, held_out_loss, of_run, sampler
 from trimtab.recipes.procgen_prior import PRETRAINING
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.report import film_strip
@@ -30,30 +29,29 @@ FRAMES = 4
 
 def procgen_prior_card(
     *,
-    prior: str = "procgen",
+    prior: str | None = None,
     run: Path = Path("runs/procgen-prior"),
     num_clips: int = 32,
     num_steps: int = 2,
     seed: int = 0,
     note: str = "",
     data: Path = Path("datasets/procgen-heldout"),
-    output: Path = Path("src/trimtab/priors/weights"),
+    output: Path | None = None,
 ) -> None:
     """Write procgen.json (figures and training), procgen.md (the same to read) and procgen.png (samples).
 
     Args:
-        prior: the name of a prior that ships with the package, or the path of one.
+        prior: the name of a prior that ships with the package, or the path of one; by default that of the run.
         run: where it was trained, for steps and curve.
         num_clips: held-out clips of each game, each of another level where there are enough.
         num_steps: sampling steps.
         seed: of the samples.
         note: a sentence about the training that its files do not tell.
         data: where the held-out play is kept; levels 2000-2099, for coinrun 10000-10999.
-        output: folder of the card.
+        output: folder of the card, by default `card` in that of the run; those that ship are in src/trimtab/priors/weights.
     """
-    model, lpips = pixel_unet.load(prior), Lpips()
+    (model, trained_with), output, lpips = of_run(prior, run), output or run / "card", Lpips()
     _, counters = storage.read(run / "state.safetensors")
-    trained_with = json.loads((run / "settings.json").read_text())["settings"]
     games: dict[str, dict[str, Any]] = {}
     rows = {}
     for game in track([*PRETRAINING, "coinrun"], "measuring each game"):

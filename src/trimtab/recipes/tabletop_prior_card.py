@@ -28,9 +28,8 @@ from trimtab.metrics.frames import Lpips, sharpness
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.metrics.text_match import Matching, TextMatch, prefers, which_text
 from trimtab.networks import storage
-from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._held import Held, held_out_loss
+from trimtab.recipes._held import Held, held_out_loss, of_run
 from trimtab.recipes._metaworld import TEMPERATURE, encoder
 from trimtab.recipes._tabletop import WORDS, halfway_episodes, lessons, tabletop_episodes
 from trimtab.report import film_strip
@@ -42,7 +41,7 @@ FIRST_LOOK, FIRST_SEED = 1_000_000, 500
 
 def tabletop_prior_card(
     *,
-    prior: str = "tabletop",
+    prior: str | None = None,
     run: Path = Path("runs/tabletop-prior"),
     num_clips: int = 96,
     num_steps: int = 4,
@@ -54,7 +53,7 @@ def tabletop_prior_card(
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     matcher: Path = Path("runs/text-match/text_match.safetensors"),
-    output: Path = Path("src/trimtab/priors/weights"),
+    output: Path | None = None,
 ) -> None:
     """Write tabletop.json (figures and training), tabletop.md (the same to read) and tabletop.png (samples).
 
@@ -63,7 +62,7 @@ def tabletop_prior_card(
     these two.
 
     Args:
-        prior: the name of a prior that ships with the package, or the path of one.
+        prior: the name of a prior that ships with the package, or the path of one; by default that of the run.
         run: where it was trained, a folder, for settings, steps and hours.
         num_clips: held-out clips.
         num_steps: sampling steps.
@@ -75,9 +74,9 @@ def tabletop_prior_card(
         dry_run: only say what the judge's training will need in memory, time and disk.
         datasets: where recorded episodes are kept.
         matcher: the judge, a file.
-        output: folder of the card.
+        output: folder of the card, by default `card` in that of the run; those that ship are in src/trimtab/priors/weights.
     """
-    model, trained_with = pixel_unet.load(prior), json.loads((run / "settings.json").read_text())["settings"]
+    (model, trained_with), output = of_run(prior, run), output or run / "card"
     judge = trained_judge(
         matcher, datasets, matching_steps, seed, num_episodes=trained_with["num_episodes"], dry_run=dry_run
     )
