@@ -276,13 +276,34 @@ def test_a_mixtures_own_belief_is_trained_beside_it(masked: bool) -> None:
     assert isinstance(halves, Mixing)
     alone, both = (DenoisingLoss(halves, schedules.cosine(100), own=own)(clip, **step) for own in (None, clean_loss))
 
-    class Own(Halves):
-        def bind(self, given: Conditioning):  # type: ignore[no-untyped-def]
-            return lambda noisy, level: self.believe(given)(noisy, level).own
+    class Own:
+        uses, space = Halves.uses, Halves.space
 
-    own = DenoisingLoss(Own(masked), schedules.cosine(100), loss=clean_loss)(clip, **step)
+        def bind(self, given: Conditioning):  # type: ignore[no-untyped-def]
+            return lambda noisy, level: halves.believe(given)(noisy, level).own
+
+    own = DenoisingLoss(Own(), schedules.cosine(100), loss=clean_loss)(clip, **step)
     torch.testing.assert_close(both, alone + own if masked else alone)
     assert not torch.allclose(own, alone) or not masked
+
+
+def test_what_a_mixtures_own_belief_departs_from_is_charged_once() -> None:
+    clip, step = Clip(torch.zeros(3, 2, 1, 2, 2), Conditioning()), {"step": 3, "samples": [4, 5, 6]}
+
+    class Departing(Halves):
+        def believe(self, given: Conditioning):  # type: ignore[no-untyped-def]
+            ask = super().believe(given)
+
+            def answer(noisy, level):  # type: ignore[no-untyped-def]
+                mixed = ask(noisy, level)
+                own = replace(mixed.own, departs_from=torch.full_like(noisy, 2.0))
+                return Mixed(mixed.belief, own, mixed.mask)
+
+            return answer
+
+    for own in (None, clean_loss):
+        plain, departing = (DenoisingLoss(it(True), schedules.cosine(100), own=own) for it in (Halves, Departing))
+        torch.testing.assert_close(departing(clip, **step), plain(clip, **step) + 4)
 
 
 class Seeing(Deaf):

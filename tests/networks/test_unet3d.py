@@ -331,3 +331,22 @@ def test_text_of_another_shape_is_refused() -> None:
     for shape in ((2, 5, 11), (3, 5, 12), (2, 0, 12)):
         with pytest.raises(ValueError, match=r"text must be \(2, token, 12\), at least one token"):
             network(text_dim=12)(video(), angles(2), text=Text(torch.randn(shape)))
+
+
+def test_weights_that_grow_drown_nothing_in_a_steady_network() -> None:
+    """The noise level and what is carried across still move the answer; else, with such weights, they hardly do."""
+
+    def moved(steady: bool) -> list[float]:
+        built, seen = network(steady=steady, randomise=True), video(2, 4)
+        with torch.no_grad():
+            for block in built.middle:
+                block.time.conv.weight.mul_(1e5)  # type: ignore[union-attr]
+            built.level[-1].bias.sub_(30.0)
+        answer = built(seen, angles(2))[0]
+        others = [built(seen, angles(2) / 2)[0]]
+        control = [torch.randn(8, 32, 4, 4), torch.zeros(8, 64, 2, 2)]
+        others.append(built(seen, angles(2), control=control)[0])
+        return [((other - answer).norm() / answer.norm()).item() for other in others]
+
+    assert min(moved(steady=True)) > 0.02
+    assert max(moved(steady=False)) < 0.001

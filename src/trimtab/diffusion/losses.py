@@ -216,17 +216,17 @@ class DenoisingLoss(Accompanied):
             given = replace(given, context=given.context + added)
         noisy = level.add_noise(clean, noise)
         loss, own = self.companions
-        if own is None or not isinstance(self.denoiser, Mixing):
-            return self._total(loss, self.denoiser.bind(given)(noisy, level), clean, noise)
+        if not isinstance(self.denoiser, Mixing):
+            belief = self.denoiser.bind(given)(noisy, level)
+            return loss(belief, clean, noise) + self._departed(belief, clean)
         mixed = self.denoiser.believe(given)(noisy, level)
-        total = self._total(loss, mixed.belief, clean, noise)
-        return total if mixed.mask is None else total + self._total(own, mixed.own, clean, noise)
+        total = loss(mixed.belief, clean, noise) + self._departed(mixed.own, clean)
+        return total if mixed.mask is None or own is None else total + own(mixed.own, clean, noise)
 
-    def _total(self, loss: Loss, prediction: Prediction, clean: Video, noise: Video) -> Float[Tensor, " batch"]:
-        total = loss(prediction, clean, noise)
-        if prediction.departs_from is None or not self.departing:
-            return total
-        return total + per_sample((prediction.departs_from - clean) ** 2)
+    def _departed(self, belief: Prediction, clean: Video) -> Float[Tensor, " batch"] | float:
+        if belief.departs_from is None or not self.departing:
+            return 0.0
+        return per_sample((belief.departs_from - clean) ** 2)
 
 
 @torch.no_grad()

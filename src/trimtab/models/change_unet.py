@@ -121,7 +121,7 @@ def sizes(
 ) -> dict[str, Any]:
     """The options that rebuild a model or a controller around this network."""
     text = {} if network.text_dim is None else {"text_dim": network.text_dim}
-    more = {"context_optional": context_optional, "copies": copies}
+    more = {"context_optional": context_optional, "copies": copies, "steady": network.steady}
     widths = list(network.channels)
     return {
         "deviation": deviation,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ class Trunk(nn.Module):
     """The way down and the middle of `UNet3D`: from frames to features, coarser and coarser.
 
     Args:
-        in_channels, num_actions, action_dim, text_dim, max_frames, patch, widths, depths, embedding: as in `UNet3D`.
+        in_channels, num_actions, action_dim, text_dim, max_frames, patch, widths, depths, embedding, steady: as in `UNet3D`.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Trunk(nn.Module):
         widths: Sequence[int] = (64, 128, 256),
         depths: Sequence[int] = (1, 2, 4),
         embedding: int = 256,
+        steady: bool = False,
     ) -> None:
         super().__init__()
         if num_actions is not None and action_dim is not None:
@@ -56,6 +58,7 @@ class Trunk(nn.Module):
             raise ValueError(f"widths {tuple(widths)} must be multiples of 32, one for each of depths {tuple(depths)}")
         self.in_channels, self.patch, self.max_frames, self.channels = in_channels, patch, max_frames, tuple(widths)
         self.num_actions, self.action_dim, self.text_dim = num_actions, action_dim, text_dim
+        self.steady = steady
         self.multiple = patch * 2 ** (len(widths) - 1)
 
         self.level = nn.Sequential(
@@ -104,7 +107,15 @@ class Trunk(nn.Module):
             gist = self.gist(mean_token(text.tokens))
             told = gist if text.known is None else torch.where(text.known[:, None], gist, 0.0)
             total = total + told[:, None]
-        return functional.silu(total.flatten(0, 1))
+        total = total.flatten(0, 1)
+        return functional.silu(functional.layer_norm(total, total.shape[1:]) if self.steady else total)
+
+    def even(self, frames: Tensor) -> Tensor:
+        """Frames of mean square 1, if the network is steady, for what is then joined to them."""
+        if not self.steady:
+            return frames
+        size = torch.linalg.vector_norm(frames, dim=(1, 2, 3), keepdim=True, dtype=torch.float32)
+        return frames * (math.sqrt(frames[0].numel()) / size.clamp(min=1e-6)).to(frames.dtype)
 
     def adopt(self, weights: Mapping[str, Tensor]) -> None:
         """Take over the weights of a larger or equal network that is told no actions; at first, no action changes anything.
@@ -137,7 +148,7 @@ class Trunk(nn.Module):
         for stage, shrink in zip(self.down, self.shrink, strict=True):
             for block in stage:  # type: ignore[attr-defined]
                 frames = block(frames, condition, time)
-            features.append(frames)
+            features.append(frames := self.even(frames))
             frames = shrink(frames)
         for place, block in enumerate(self.middle):
             frames = block(frames, condition, time)
@@ -210,6 +221,9 @@ class UNet3D(Trunk):
         widths: channels at each resolution, multiples of 32.
         depths: blocks at each resolution, on the way down and again on the way up (the last: once, in the middle).
         embedding: width of the embeddings.
+        steady: whether features are brought to one size wherever others are added to them or they go on to another
+            resolution, and the embeddings' sum before it is used. Else weights that grow, as they do in long trainings with
+            large steps, let features grow until skips add nothing to them, and push the sum to where nothing comes through.
         mask: whether to answer a mask logit too.
         mask_bias: the mask logit of the untrained network.
         copies: channels of a frame of which each frame's patches are copied, from wherever attention finds them; None for a
@@ -233,6 +247,7 @@ class UNet3D(Trunk):
         mask: bool = False,
         mask_bias: float = 0.0,
         copies: int | None = None,
+        steady: bool = False,
     ) -> None:
         super().__init__(
             in_channels=in_channels,
@@ -244,6 +259,7 @@ class UNet3D(Trunk):
             widths=widths,
             depths=depths,
             embedding=embedding,
+            steady=steady,
         )
         self.out_channels, self.mask_bias = out_channels, mask_bias
         last = len(widths) - 1
@@ -299,7 +315,7 @@ class UNet3D(Trunk):
             if control is not None:
                 *skips, frames = (own + added for own, added in zip(features, control, strict=True))
             for stage, grow, skip in reversed(list(zip(self.up, self.grow, skips, strict=True))):
-                frames = grow(frames) + skip
+                frames = self.even(grow(frames)) + skip
                 for block in stage:  # type: ignore[attr-defined]
                     frames = block(frames, condition, time)
             carried: list[Tensor] = []
@@ -309,7 +325,7 @@ class UNet3D(Trunk):
                 beside = source.unlike(copy.detach().unflatten(0, (batch, time))).flatten(0, 1)
                 shown = functional.pixel_unshuffle(torch.cat([copy.detach(), beside], dim=1), self.patch)
                 frames = self.again(
-                    frames + self.show(shown.contiguous(memory_format=torch.channels_last)), condition, time
+                    self.even(frames) + self.show(shown.contiguous(memory_format=torch.channels_last)), condition, time
                 )
             frames = self.head(frames, condition)
             answer, mask = self.answer(frames), None if self.mask is None else self.mask(frames)
