@@ -90,13 +90,12 @@ def of_stills(model: Any, prior: PixelUNet, episodes: Demonstrations, seed: int)
     return Preserving(DenoisingLoss(model, prior.schedule, seed=seed), stills), stills
 
 
+SMALL: Mapping[str, Any] = {"text_dim": MiniLM.dim, "widths": (32, 96, 128), "steady": True}
+"""Of the networks that are trained beside the prior."""
+
 TRAININGS: dict[str, Training] = {
-    "in-domain": Training(
-        FromScratch, of_videos, {"text_dim": MiniLM.dim, "widths": (32, 96, 128)}, optimizer="muon", learning_rate=4e-3
-    ),
-    "avid": Training(
-        AVID, of_videos, {"text_dim": MiniLM.dim, "widths": (32, 96, 128)}, optimizer="muon", learning_rate=4e-3
-    ),
+    "in-domain": Training(FromScratch, of_videos, SMALL, optimizer="muon", learning_rate=4e-3),
+    "avid": Training(AVID, of_videos, SMALL, optimizer="muon", learning_rate=4e-3),
     "temporal": Training(Finetune, of_videos, {"temporal": True}, most=MOST_STEPS_OF_FINETUNING),
     "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,), most=MOST_STEPS_ON_STILLS),
 }

@@ -21,6 +21,7 @@ TABLETOP = PixelUNetSettings(
         "text_dim": MiniLM.dim,
         "context_optional": True,
         "copies": True,
+        "steady": True,
     },
     num_context=1,
     frame_rate=20.0,
