@@ -164,7 +164,7 @@ def test_frames_become_latents_and_latents_frames(folder: Path, tmp_path: Path) 
     latents = sampling.ddim(prior, noise, encoded, pairs=sampling.pairs(prior.schedule, 3))
     expected = prior.codec.decode(latents).clamp(-1, 1)
     torch.testing.assert_close(video, expected, atol=1.01 / 255, rtol=0)  # but for the rounding to bytes
-    loss = DenoisingLoss(prior, prior.schedule, loss=velocity_loss, seed=12345)
+    loss = DenoisingLoss(prior, prior.schedule, loss=velocity_loss, seed=12345, departing=False)
     clip = replace(held.clip, video=prior.codec.encode(held.clip.video), given=encoded)
     with torch.no_grad():
         torch.testing.assert_close(held_out_loss(prior, prior, held), loss(clip, step=0, samples=held.indices.tolist()))
