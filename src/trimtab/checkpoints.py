@@ -82,10 +82,7 @@ def load(folder: Path, method: type[Adapter], prior: Prior) -> Adapter:
     if config.get("method") != method.__name__:
         raise ValueError(f"{folder} holds a {config.get('method')} adapter, not {method.__name__}")
     ours = bound_to(method, prior)
-    if config["prior"] not in (
-        ours,
-        prior.fingerprint,
-    ):  # which models from scratch were bound to, too, until 2026-11-29
+    if config["prior"] not in (ours, prior.fingerprint):  # models from scratch, too, were once bound to one prior
         raise ValueError(
             f"the adapter in {folder} was trained beside the prior {config['prior']}, and this one is {ours}; "
             "load that prior, or train the adapter again beside this one"
