@@ -146,6 +146,11 @@ def test_a_model_from_scratch_goes_with_every_prior_of_the_same_clips(tmp_path: 
     checkpoints.save(tmp_path, model, own)
     again = checkpoints.load(tmp_path, FromScratch, other)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+    config = {"method": "FromScratch", "prior": own.fingerprint, "settings": model.settings}
+    storage.write(tmp_path / "bound" / checkpoints.WEIGHTS, model.state_dict(), config)  # as they were bound once
+    checkpoints.load(tmp_path / "bound", FromScratch, own)
+    with pytest.raises(ValueError, match="trained beside the prior"):
+        checkpoints.load(tmp_path / "bound", FromScratch, other)
     for difference in ({"num_levels": 77}, {"num_frames": 5}, {"schedule": "linear, zero terminal SNR"}):
         unlike = pixel_unet.PixelUNet(replace(own.settings, **difference))
         with pytest.raises(ValueError, match="trained beside the prior any of clips"):

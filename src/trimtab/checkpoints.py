@@ -1,9 +1,8 @@
 """Trained parts on disk, bound to the prior that they were trained beside, if they ever asked it; knows no method.
 
 A checkpoint is a folder: ``adapter.safetensors`` (the trained part alone) and ``config.json`` (for people: what the
-file's own
-metadata say). Loading it beside another prior is refused, unless its method never asks one (`asks_prior` is False): such
-weights go with every prior of the same clips.
+file's own metadata say). Loading it beside another prior is refused, unless its method never asks one (`asks_prior`
+is False): such weights go with every prior of the same clips.
 """
 
 from __future__ import annotations

@@ -337,7 +337,7 @@ def test_weights_that_grow_drown_nothing_in_a_steady_network() -> None:
     """The noise level and what is carried across still move the answer; else, with such weights, they hardly do."""
 
     def moved(steady: bool) -> list[float]:
-        built, seen = network(steady=steady, randomise=True), video(2, 4)
+        built, seen = network(steady=steady), video(2, 4)
         with torch.no_grad():
             for block in built.middle:
                 block.time.conv.weight.mul_(1e5)  # type: ignore[union-attr]

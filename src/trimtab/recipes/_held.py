@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from trimtab.core.values import Clip, Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import DenoisingLoss
-from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelFrames, PixelUNet
 
 
@@ -85,17 +82,6 @@ def moved(denoiser: Denoiser) -> Iterator[torch.device]:
     finally:
         for module, home in away:
             module.to(home)
-
-
-def of_run(prior: str | None, run: Path) -> tuple[PixelUNet, dict[str, Any]]:
-    """The prior that was trained in a run folder, or another one by name or path, and the settings of the run.
-
-    Raises ValueError if nothing was trained there.
-    """
-    if not (run / "settings.json").is_file():
-        raise ValueError(f"no prior was trained in {run}; train one first, or name its run folder by --run")
-    settings: dict[str, Any] = json.loads((run / "settings.json").read_text())["settings"]
-    return pixel_unet.load(prior or str(run / "prior.safetensors")), settings
 
 
 def modules_of(denoiser: Any) -> list[nn.Module]:

@@ -18,7 +18,8 @@ from trimtab.diffusion import sampling
 from trimtab.metrics.frames import Lpips, sharpness, ssim
 from trimtab.metrics.intervals import mean_interval, paired_interval
 from trimtab.networks import storage
-from trimtab.recipes._held import Held, held_out_loss, of_run, sampler
+from trimtab.recipes._held import Held, held_out_loss, sampler
+from trimtab.recipes._prior_card import of_run
 from trimtab.recipes.procgen_prior import PRETRAINING
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.report import film_strip
