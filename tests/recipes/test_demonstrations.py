@@ -75,3 +75,26 @@ def test_random_actions_take_their_share_and_are_held(share: float, hold: int) -
         assert np.abs(held.mean((0, 1))).max() < 0.2
         assert not np.array_equal(actions, played(seed=1)[0])
         assert not np.array_equal(actions, played(task="other")[0])
+
+
+def test_an_episode_led_astray_begins_where_random_actions_led_and_is_the_experts_from_there() -> None:
+    begins = []
+    for seed in range(12):
+        episode = play(Line(99, knows_success=False), expert, "line", seed, astray=True)
+        again = play(Line(99, knows_success=False), expert, "line", seed, astray=True)
+        assert np.array_equal(episode.states, again.states)
+        told = np.array([expert({"state": state[None]})[0] for state in episode.states])
+        assert np.array_equal(episode.actions, told)
+        begins.append(episode.states[0] - seed)
+    x, y = np.array(begins).T
+    assert x.max() > 3  # some of the way was the expert's
+    assert np.abs(y).max() > 0.6  # beyond where the expert leads
+    assert len(set(x.tolist())) == 12
+
+
+def test_an_episode_led_astray_does_not_begin_done() -> None:
+    """It is done beyond 3, and twelve steps of the expert's lead to 12."""
+    for task in "abcdefgh":
+        episode = play(Line(99, knows_success=True), expert, task, 0, astray=True)
+        assert episode.successes is not None
+        assert not episode.successes[0]

@@ -42,7 +42,7 @@ from trimtab.recipes._planning import Bench
 from trimtab.recipes._planning_report import TRUTHS
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.recipes._reading import reading
-from trimtab.recipes._tabletop import halfway_episodes, tabletop_episodes
+from trimtab.recipes._tabletop import astray_episodes, halfway_episodes, tabletop_episodes
 from trimtab.recipes.metaworld_planning import metaworld_planning, methods_of
 from trimtab.recipes.record_metaworld import ROBOT, metaworld_episodes
 
@@ -416,6 +416,7 @@ def test_the_robot_looks_as_nothing_that_the_prior_saw(tmp_path: Path) -> None:
 
 def test_no_start_that_is_planned_from_was_seen_by_the_prior_or_in_play() -> None:
     """A start state is a function of the seed, whatever it looks like and whichever of two tasks follows."""
-    learned = [inspect.signature(record).parameters["seed"].default for record in (tabletop_episodes, halfway_episodes)]
+    sets = (tabletop_episodes, astray_episodes, halfway_episodes)
+    learned = [inspect.signature(record).parameters["seed"].default for record in sets]
     firsts = [*learned, 0, 1000, FIRST_VALIDATION, _planning.FIRST_CLIP, _planning.FIRST_CHECK, _planning.FIRST_LOSS]
     assert min(abs(_planning.FIRST_START - first) for first in firsts) > 10_000

@@ -33,7 +33,8 @@ def lessons(tmp_path: Path) -> Lessons:
     """Three pairs of episodes, one of which is too short, and one episode that has no other; six of other tasks."""
     both = ("door-close", "door-open")
     halfway = dots(tmp_path / "halfway", [1, 1, 2, 2, 3, 3, 4], [12, 10, 9, 20, 8, 8, 15], [*both * 3, both[0]])
-    return Lessons(dots(tmp_path / "all", [9] * 6, [30, 12, 12, 9, 12, 5], [*both * 3]), halfway)
+    decided = dots(tmp_path / "all", [9] * 6, [30, 12, 12, 9, 12, 5], [*both * 3])
+    return Lessons((decided, dots(tmp_path / "astray", [8] * 2, [12, 5], [*both])), halfway)
 
 
 def test_a_quarter_of_a_batch_is_what_words_decide(lessons: Lessons) -> None:
@@ -42,13 +43,15 @@ def test_a_quarter_of_a_batch_is_what_words_decide(lessons: Lessons) -> None:
         numbers = lessons.draw(3, step, 16)
         assert np.array_equal(numbers, lessons.draw(3, step, 16))
         episodes, first = lessons.clips.places(numbers)
-        assert (lessons.clips.sets_of(numbers) == [0] * 12 + [1] * 4).all()
+        sets = lessons.clips.sets_of(numbers)
+        assert set(sets[:12].tolist()) <= {0, 1}
+        assert (sets[12:] == 2).all()
         seen |= set(episodes.tolist())
         assert first[12:].max() < EARLY
         places |= set(first[12:].tolist())
-    assert seen == {0, 1, 2, 3, 4, 6, 7, 8, 9, 12}  # all that are long enough
+    assert seen == {0, 1, 2, 3, 4, 6, 8, 9, 10, 11, 14}  # all that are long enough
     assert places == set(range(EARLY))
-    assert lessons.clips.sets_of(lessons.draw(3, 0, 3)).max() == 0  # of so few there is no quarter
+    assert lessons.clips.sets_of(lessons.draw(3, 0, 3)).max() <= 1  # of so few there is no quarter
 
 
 def test_films_are_always_told_their_first_frame(lessons: Lessons, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def dots_of_two(**settings: Any) -> Episodes:
 @pytest.fixture(autouse=True)
 def _toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "TABLETOP", SMALL)
-    for name in ("tabletop_episodes", "halfway_episodes"):
+    for name in ("tabletop_episodes", "astray_episodes", "halfway_episodes"):
         monkeypatch.setattr(_tabletop, name, dots)
     monkeypatch.setattr(card, "tabletop_episodes", dots)
     monkeypatch.setattr(card, "halfway_episodes", dots_of_two)

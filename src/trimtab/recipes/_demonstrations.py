@@ -1,4 +1,4 @@
-"""Plays an expert in a vector environment, with any share of random actions; knows neither of the two."""
+"""Plays an expert in a vector environment, with any share of random actions, or led astray; knows neither of the two."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv
+
+MOST_OF_THE_WAY, MOST_LED, LED_HOLD = 12, 8, 4
+"""How many steps of the expert's, and then at random, lead an episode astray at most, and for how many a random action is
+held."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ def play(
     random_share: float = 0.0,
     random_hold: int = 1,
     linger: int | None = None,
+    astray: bool = False,
 ) -> Episode:
     """One episode of an environment with one copy, whose information has "state" and, if it knows any, "success".
 
@@ -52,6 +57,8 @@ def play(
         random_share: of the choices, 0 to 1, that are uniformly random instead of the expert's.
         random_hold: for how many steps each choice stands; the expert's actions follow what happens all the same.
         linger: for how many steps it goes on once the task is done; None until the environment ends it.
+        astray: whether it begins where random actions led from somewhere on the expert's way, none of which are kept; the
+            environment is to allow for `MOST_OF_THE_WAY` and `MOST_LED` steps more.
     """
     random = np.random.default_rng([seed, zlib.crc32(task.encode())])
     dim = environment.action_space.shape[1]  # type: ignore[index]
@@ -64,7 +71,7 @@ def play(
             held = drawn if replaced else None
         return expert(facts[-1])[0] if held is None else held
 
-    frame, information = environment.reset(seed=seed)
+    frame, information = (led_astray if astray else begun)(environment, expert, task, seed)
     frames, facts = [frame[0]], [information]
     actions, rewards, over, since_done = [choose(0)], list[float](), False, None
     while not over:
@@ -80,3 +87,33 @@ def play(
     states = np.stack([one["state"][0] for one in facts])
     ended = bool(terminated[0]) or since_done is not None
     return Episode(np.stack(frames), np.stack(actions), states, successes, np.array(rewards), ended)
+
+
+Began = tuple[np.ndarray, dict[str, Any]]
+
+
+def begun(environment: VectorEnv[Any, Any, Any], expert: Callable[..., np.ndarray], task: str, seed: int) -> Began:
+    """An episode's own beginning: the first frame, and what the environment informs of."""
+    return environment.reset(seed=seed)
+
+
+def led_astray(environment: VectorEnv[Any, Any, Any], expert: Callable[..., np.ndarray], task: str, seed: int) -> Began:
+    """Where random actions led from somewhere on the expert's way: the frame there, and what the environment informs of.
+
+    Who only ever saw experts does not know what to do beside their way, and who acts by what it learned soon is there. If
+    the task is done meanwhile, it is tried again from half as far.
+    """
+    random = np.random.default_rng([seed, zlib.crc32(task.encode()), 1])
+    alone, led = int(random.integers(MOST_OF_THE_WAY + 1)), int(random.integers(1, MOST_LED + 1))
+    dim = environment.action_space.shape[1]  # type: ignore[index]
+    pushes = np.repeat(random.uniform(-1, 1, (-(-led // LED_HOLD), 1, dim)).astype(np.float32), LED_HOLD, axis=0)[:led]
+    while True:
+        frame, information = environment.reset(seed=seed)
+        done = False
+        for step in range(alone + led):
+            action = expert(information) if step < alone else pushes[step - alone]
+            frame, _, _, _, information = environment.step(action)
+            done = done or ("success" in information and bool(information["success"][0]))
+        if not done or not alone + led:
+            return frame, information
+        alone, led = alone // 2, led // 2

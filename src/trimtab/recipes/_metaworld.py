@@ -39,7 +39,10 @@ UNPLAYED = tuple(task for task in TEXTS if task in {*NOVEL, *NOVEL_OF_THE_PAPER,
 PLAYED = tuple(task for task in TEXTS if task not in UNPLAYED)
 """All others."""
 
-NUM_SEEN, NUM_OTHERS = 25, 5
+ASTRAY = 0.5
+"""The share of the demonstrations that begin where random actions led: beside the experts' way, where plans lead, too."""
+
+NUM_SEEN, NUM_OTHERS = 25, 10
 """Demonstrations of each seen task, and of each other one that is played. Of three tasks alone a small model learns three
 places by heart: in any other it draws what happens in those, however little noise is left."""
 
@@ -76,6 +79,7 @@ def demonstrations(
             size=size,
             linger=LINGER,
             robot=True,
+            astray=ASTRAY,
             output=place(datasets, f"{name}-{round(100 * random_share)}", action_repeat, max_steps, size),
         )
         for name, tasks, num_episodes in (("seen", SEEN, NUM_SEEN), ("others", others, NUM_OTHERS))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -46,14 +47,14 @@ class Lessons:
     rest are of opposite tasks half way, from near their beginnings, where words tell what follows.
 
     Args:
-        all_tasks: episodes of every task, from its own beginning.
+        all_tasks: sets of episodes of every task.
         halfway: episodes of opposite tasks, some of which begin with the same frame.
     """
 
-    def __init__(self, all_tasks: Episodes, halfway: Episodes) -> None:
-        self.clips = Clips((all_tasks, halfway), num_context=1, encode=encoder())
-        lasting = np.flatnonzero(self.clips.num_windows)
-        self.decided, self.open = lasting[lasting < len(all_tasks)], lasting[lasting >= len(all_tasks)]
+    def __init__(self, all_tasks: Sequence[Episodes], halfway: Episodes) -> None:
+        self.clips = Clips((*all_tasks, halfway), num_context=1, encode=encoder())
+        lasting, num_decided = np.flatnonzero(self.clips.num_windows), sum(map(len, all_tasks))
+        self.decided, self.open = lasting[lasting < num_decided], lasting[lasting >= num_decided]
 
     def draw(self, seed: int, step: int, num: int) -> np.ndarray:
         """Window numbers (num,), a function of (seed, step) alone; episodes are drawn alike, however long they are."""
@@ -92,9 +93,12 @@ class Told(nn.Module):
 
 
 def lessons(datasets: Path, num_episodes: int = 30) -> Lessons:
-    """So many episodes of each task, recorded first if they are not there."""
+    """So many episodes of each task, and as many that begin astray, recorded first if they are not there."""
     return Lessons(
-        tabletop_episodes(num_episodes=num_episodes, folder=datasets / "tabletop"),
+        (
+            tabletop_episodes(num_episodes=num_episodes, folder=datasets / "tabletop"),
+            astray_episodes(num_episodes=num_episodes, folder=datasets / "tabletop-astray"),
+        ),
         halfway_episodes(num_episodes=num_episodes, folder=datasets / "tabletop-halfway"),
     )
 
@@ -106,6 +110,16 @@ def tabletop_episodes(*, num_episodes: int = 30, first_look: int = 1, seed: int 
         ValueError: another set is in the same place; or a setting is out of range.
     """
     return _experts(num_episodes, first_look, seed, folder)
+
+
+def astray_episodes(*, num_episodes: int = 30, first_look: int = 50_001, seed: int = 50_000, folder: Path) -> Episodes:
+    """The same, begun where random actions led from somewhere on the expert's way: whoever acts by what it imagines gets
+    there, too.
+
+    Raises:
+        ValueError: another set is in the same place; or a setting is out of range.
+    """
+    return _experts(num_episodes, first_look, seed, folder, astray=1.0)
 
 
 def halfway_episodes(
@@ -122,7 +136,7 @@ def halfway_episodes(
 
 
 def _experts(
-    num_episodes: int, first_look: int, seed: int, folder: Path, *, max_steps: int = MAX_STEPS, halfway: bool = False
+    num_episodes: int, first_look: int, seed: int, folder: Path, *, max_steps: int = MAX_STEPS, **beginnings: Any
 ) -> Episodes:
     return metaworld_episodes(
         tasks=TASKS,
@@ -133,6 +147,6 @@ def _experts(
         action_repeat=ACTION_REPEAT,
         max_episode_steps=max_steps,
         linger=LINGER,
-        halfway=halfway,
         output=folder,
+        **beginnings,
     )

@@ -17,7 +17,7 @@ from trimtab.data.recording import recorded_once
 from trimtab.environments._mujoco import SAMPLES
 from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import SCENES, SIMULATOR_RATE, TEXTS, MetaWorld, check_scene
-from trimtab.recipes._demonstrations import Episode, play
+from trimtab.recipes._demonstrations import MOST_LED, MOST_OF_THE_WAY, Episode, play
 
 ROBOT = Look(seed=None, hue=-90.0)
 """How the robot looks that plans are made for, the same in every scene: in colours of which no look that the tabletop prior
@@ -40,6 +40,7 @@ def record_metaworld(
     num_looks: int = 0,
     robot: bool = False,
     halfway: bool = False,
+    astray: float = 0.0,
     output: Path | None = None,
 ) -> None:
     """Record MetaWorld's scripted experts, for training and evaluation.
@@ -66,6 +67,8 @@ def record_metaworld(
         halfway: whether, of the tasks that have an opposite, each is recorded in every scene that the two share, beginning
             with what is moved in the middle of its way, both in the same looks, so that only words tell them apart; others
             are left out, and num_episodes are of each task in each such scene.
+        astray: the share of the episodes, 0 to 1, that begin where random actions led from somewhere on the expert's way, so
+            that the expert shows what to do there.
         output: the folder of the set; by default datasets/metaworld-<percent random>-<seed>.
     """
     episodes = metaworld_episodes(
@@ -83,6 +86,7 @@ def record_metaworld(
         num_looks=num_looks,
         robot=robot,
         halfway=halfway,
+        astray=astray,
         output=output,
     )
     print(episodes)
@@ -108,6 +112,7 @@ def metaworld_episodes(
     num_looks: int = 0,
     robot: bool = False,
     halfway: bool = False,
+    astray: float = 0.0,
     output: Path | None = None,
 ) -> Episodes:
     """The set that `record_metaworld` makes with these settings: opened if it is there, else recorded first.
@@ -121,10 +126,11 @@ def metaworld_episodes(
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"name one task or several, each once, of {', '.join(TEXTS)}; got {' '.join(tasks) or 'none'}")
     counts = {"seed": seed, "linger": linger, "first_look": first_look, "num_looks": num_looks}
-    if min(num_episodes, random_hold) < 1 or not 0 <= random_share <= 1 or min(counts.values()) < 0:
+    shares_fit = 0 <= random_share <= 1 and 0 <= astray <= 1
+    if min(num_episodes, random_hold) < 1 or not shares_fit or min(counts.values()) < 0:
         raise ValueError(
-            f"recording needs num_episodes and random_hold >= 1, random_share in 0 .. 1 and {', '.join(counts)} >= 0, got "
-            f"{num_episodes}, {random_hold}, {random_share}, {', '.join(map(str, counts.values()))}"
+            f"recording needs num_episodes and random_hold >= 1, random_share and astray in 0 .. 1 and {', '.join(counts)} "
+            f">= 0, got {num_episodes}, {random_hold}, {random_share}, {astray}, {', '.join(map(str, counts.values()))}"
         )
     if robot and num_looks:
         raise ValueError(
@@ -149,6 +155,7 @@ def metaworld_episodes(
         **({"looks": Look.ranges()} if num_looks else {}),
         "robot": asdict(ROBOT) if robot else None,
         "halfway": halfway,
+        **({"astray": astray} if astray else {}),
         "samples_a_side": SAMPLES,
         **settings,
     }
@@ -175,10 +182,12 @@ def metaworld_episodes(
                     parts += [(task, scene, look, numbers[i :: len(looks)]) for i, look in enumerate(looks)]
             done_of: dict[str, list[bool]] = {task: [] for _, played in scenes for task in played}
             for task, scene, look, those in track(parts, description="recording MetaWorld"):
-                whole = settings | {"max_episode_steps": max_episode_steps + linger}
+                before = MOST_OF_THE_WAY + MOST_LED if astray else 0
+                whole = settings | {"max_episode_steps": max_episode_steps + linger + before}
                 environment = MetaWorld(task, look=look, scene=scene, end_at_success=False, **whole)
                 for number in those:
-                    episode = _play(environment, seed + number, random_share, random_hold, linger)
+                    is_astray = int((number + 1) * astray) > int(number * astray)
+                    episode = _play(environment, seed + number, random_share, random_hold, linger, is_astray)
                     assert episode.successes is not None
                     done = bool(episode.successes[: max_episode_steps + 1].any())
                     writer.add_episode(
@@ -197,11 +206,22 @@ def metaworld_episodes(
     return recorded_once(folder, request, write)
 
 
-def _play(environment: MetaWorld, seed: int, random_share: float, random_hold: int, linger: int) -> Episode:
+def _play(
+    environment: MetaWorld, seed: int, random_share: float, random_hold: int, linger: int, astray: bool
+) -> Episode:
     """One episode of one copy, by its expert."""
 
     def expert(_: dict[str, Any]) -> np.ndarray:
         return environment.expert_actions()
 
     task = environment.tasks[0]
-    return play(environment, expert, task, seed, random_share=random_share, random_hold=random_hold, linger=linger)
+    return play(
+        environment,
+        expert,
+        task,
+        seed,
+        random_share=random_share,
+        random_hold=random_hold,
+        linger=linger,
+        astray=astray,
+    )

@@ -235,8 +235,8 @@ def card_text(card: dict[str, Any]) -> str:
             "one from a sentence alone, velocity prediction.",
             "",
             f"Data: {training['num_episodes']} episodes of each of {len(WORDS)} MetaWorld tasks by their scripted experts, "
-            "and as many short ones of each of two opposite tasks in each scene that they share, begun half way, which are "
-            "a quarter of each batch; all in looks (camera, colours, lights, background) that never are the simulator's "
+            "as many that begin where random actions led from the experts' way, and as many short ones of each of two "
+            "opposite tasks in each scene that they share, begun half way, which are a quarter of each batch; all in looks (camera, colours, lights, background) that never are the simulator's "
             f"own. Tasks: {', '.join(WORDS)}. Training: "
             f"from {'the weights of ' + str(training['initial']) if training['initial'] else 'random weights'}, "
             f"{training['steps']} steps of {training['batch_size']} clips, {training['hours']} hours; "
