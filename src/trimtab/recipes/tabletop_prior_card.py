@@ -236,8 +236,9 @@ def card_text(card: dict[str, Any]) -> str:
             "",
             f"Data: {training['num_episodes']} episodes of each of {len(WORDS)} MetaWorld tasks by their scripted experts, "
             "as many that begin where random actions led from the experts' way, and as many short ones of each of two "
-            "opposite tasks in each scene that they share, begun half way, which are a quarter of each batch; all in looks (camera, colours, lights, background) that never are the simulator's "
-            f"own. Tasks: {', '.join(WORDS)}. Training: "
+            "opposite tasks in each scene that they share, begun half way, which are a quarter of each batch; all in looks "
+            "(camera, colours, lights, background) that never are the simulator's own. "
+            f"Tasks: {', '.join(WORDS)}. Training: "
             f"from {'the weights of ' + str(training['initial']) if training['initial'] else 'random weights'}, "
             f"{training['steps']} steps of {training['batch_size']} clips, {training['hours']} hours; "
             f"`trimtab tabletop-prior`, seed {training['seed']}. {training['note']}".strip(),
