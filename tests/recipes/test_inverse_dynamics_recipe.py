@@ -12,15 +12,18 @@ import torch
 
 from trimtab import forecast
 from trimtab.control.inverse_dynamics import InverseDynamics, load
+from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes, EpisodeWriter
-from trimtab.diffusion.noise import gaussian_noise
+from trimtab.diffusion.noise import gaussian_noise, generator
+from trimtab.diffusion.sampling import start_noise
 from trimtab.priors import pixel_unet
 from trimtab.recipes import inverse_dynamics as recipe
+from trimtab.recipes._drawn import Films, believed, clips_for, drawn_anew
+from trimtab.recipes._held import from_bytes
 from trimtab.recipes._pairs import REACH, commanded, divided, errors, moved, pair
 from trimtab.recipes.inverse_dynamics import (
     Reading,
     answers,
-    clips_for,
     displaced_alike,
     errors_on_generated,
     facts_of,
@@ -174,7 +177,7 @@ def test_errors_on_generated_frames_are_of_the_rows_that_were_drawn(
     train, test = divided(sets, 0.4, 0)
     model, done, prior = InverseDynamics(4, 16, 4, None).eval(), moved(sets), pixel_unet.tiny()
     assert (prior.num_context, prior.num_frames) == (2, 3)
-    held = clips_for(prior, test)
+    held = clips_for(prior, test, 64)
     frames = torch.from_numpy(np.concatenate([some.frames for some in sets])).movedim(3, 1) / 127.5 - 1
     starts = np.cumsum([0, *LENGTHS * 2])
     rows = [
@@ -202,16 +205,67 @@ def test_errors_on_generated_frames_are_of_the_rows_that_were_drawn(
 
 def test_the_less_noise_a_clip_is_drawn_from_the_nearer_it_stays(episodes: Episodes) -> None:
     prior = pixel_unet.tiny()
-    clips = recipe.Clips(episodes, prior.num_context, prior.num_frames)
+    clips = Clips(episodes, prior.num_context, prior.num_frames)
     clip, numbers = clips.batch([0, 3]), np.array([0, 3])
-    drawn = recipe.drawn_anew(prior, clip, numbers, 0)
+    drawn = drawn_anew(prior, clip, numbers, 0)
     away = [(video - clip.video).square().mean().item() for video in drawn.values()]
     assert 0 < away[0] < away[1] < away[2]
-    other = recipe.drawn_anew(prior, clips.batch([3, 0]), numbers, 0)["imagined by the prior"]
+    other = drawn_anew(prior, clips.batch([3, 0]), numbers, 0)["imagined by the prior"]
     same_context = replace(clip, video=torch.zeros_like(clip.video))
-    free = recipe.drawn_anew(prior, same_context, numbers, 0)["imagined by the prior"]
+    free = drawn_anew(prior, same_context, numbers, 0)["imagined by the prior"]
     assert torch.equal(free, drawn["imagined by the prior"])  # nothing of what was recorded is left
     assert not torch.equal(other, free)
+
+
+def test_films_are_what_the_prior_believes_and_what_was_done_in_them(episodes: Episodes, tmp_path: Path) -> None:
+    """Frame by frame against the prior, asked one clip at a time; actions by hand."""
+    sets = [episodes, record(tmp_path / "other", seed=1)]
+    train, _ = divided(sets, 0.4, 0)
+    prior, done = pixel_unet.tiny(), moved(sets)
+    part = clips_for(prior, train, 7)
+    films = believed(prior, part, done, seed=3)
+    frames = np.concatenate([some.frames for some in sets])
+    starts = np.cumsum([0, *LENGTHS * 2])
+    windows = np.cumsum([0, *(max(0, length - 4) for length in LENGTHS * 2)])
+    assert films.frames.shape == (7, 4, 3, 16, 16)
+    levels = set()
+    for number, of, film, actions in zip(part.numbers, part.episodes, films.frames, films.actions, strict=True):
+        row = starts[of] + number - windows[of] + 1
+        np.testing.assert_array_equal(film[0].movedim(0, -1), frames[row])
+        torch.testing.assert_close(actions, done[row : row + 3])
+        clip = part.batch(np.array([number]))
+        index = torch.randint(2, 30, (1,), generator=generator(3, 0, int(number), "level"))
+        level = prior.schedule.level(index)
+        noise = start_noise((3, 3, 16, 16), 3, [int(number)])
+        given = clip.given.without("actions")
+        expected = prior.bind(given)(level.add_noise(clip.video, noise), level).as_kind("clean").tensor
+        assert (film[1:].float() - (expected[0].clamp(-1, 1) + 1) * 127.5).abs().max() <= 1
+        levels.add(int(index))
+    assert len(levels) > 3
+    before, after, did = films.pairs(50, np.random.default_rng(0))
+    for one, two, action in zip(before, after, did, strict=True):
+        found = (films.actions == action).all(-1).nonzero()
+        assert any(
+            torch.equal(from_bytes(films.frames[clip : clip + 1, step : step + 2])[0], torch.stack([one, two]))
+            for clip, step in found.tolist()
+        )
+
+
+def test_half_of_the_pairs_are_of_films(episodes: Episodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, _ = divided([episodes], 0.4, 0)
+    model, done = InverseDynamics(4, 16, 4, None), moved([episodes])
+    asked: list[tuple[torch.Tensor, ...]] = []
+    monkeypatch.setattr(model, "loss", lambda *these: asked.append(these) or torch.zeros(len(these[0])))
+    black = Films(torch.zeros(2, 4, 3, 16, 16, dtype=torch.uint8), torch.full((2, 3, 4), 0.5))
+    samples = train.draw(0, 0, 64)
+    task = Reading(model, train, done, shift=2, seed=3, degraded=True, films=black)
+    task(train.batch(samples), step=5, samples=torch.from_numpy(samples))
+    before, after, actions, _ = asked[0]
+    is_black = (before == -1).flatten(1).all(1)
+    assert 0.35 < is_black.float().mean() < 0.65
+    assert (after[is_black] == -1).all()
+    assert (actions[is_black] == 0.5).all()
+    torch.testing.assert_close(actions[~is_black], done[train.rows(samples)][~is_black])
 
 
 def test_errors_are_those_of_the_formula() -> None:
@@ -238,7 +292,7 @@ def test_recipe_leaves_a_model_with_its_errors(
     pixel_unet.tiny().save(tmp_path / "prior.safetensors")
     sizes = {"held_out": 0.4, "num_steps": 3, "batch_size": 4, "width": 4}
     run = partial(inverse_dynamics, data=(episodes.folder,), **sizes, output=output)
-    with pytest.raises(ValueError, match="two held-out episodes are needed that have the 5 frames"):
+    with pytest.raises(ValueError, match="two episodes are needed that have the 5 frames"):
         run(imagined=str(tmp_path / "prior.safetensors"), output=tmp_path / "other")
     run(dry_run=True)
     assert json.loads((output / "forecast.json").read_text())["steps"] == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,19 +16,16 @@ from torch.nn import functional
 
 from trimtab.control.inverse_dynamics import Frames, InverseDynamics
 from trimtab.core.files import write_whole
-from trimtab.core.values import Clip, Video
-from trimtab.data.clips import Clips, spread
+from trimtab.core.values import Clip
 from trimtab.data.episodes import Episodes
-from trimtab.diffusion import sampling
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.intervals import Interval
 from trimtab.networks.precision import fast_products
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._degraded import degrade
-from trimtab.recipes._held import sampler
+from trimtab.recipes._drawn import Films, believed, clips_for, done_in, drawn_anew
 from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, SIZE, play
-from trimtab.recipes._metaworld import encoder as text_encoder
 from trimtab.recipes._pairs import ACTION, Pairs, Part, commanded, divided, errors, moved, pair
 from trimtab.training import Budget, record_settings
 
@@ -42,8 +38,11 @@ maps soon know the scenes of training by heart."""
 FROM_REAL = 0.25
 """The share of the pairs whose first frame is left as it is, as the frame that a plan goes on from is a real one."""
 
-NUM_CLIPS, NUM_STEPS, SHARES = 64, 8, (0.25, 0.5, 1.0)
-"""Of the error on generated frames: clips, sampling steps from pure noise, and the shares of these that are taken."""
+DRAWN = 0.5
+"""The share of the pairs that are as a prior draws them, if one is named."""
+
+NUM_LEARNED, NUM_MEASURED = 4000, 64
+"""Clips that a prior draws to learn from, and to measure the error on."""
 
 
 def inverse_dynamics(
@@ -93,11 +92,12 @@ def inverse_dynamics(
         encoder_weights: the safetensors file of vc1 or dinov2, of which no package has the weights.
         shift: by up to so many pixels both frames of a pair are displaced alike in training, for the stem.
         degraded: train the stem on frames as a video model may draw them: half of the pairs blurred, all with some noise.
-        imagined: the name of a prior that ships with the package, or the path of one: the error is measured on frames that
-            it generates, too. What was done in a clip that is imagined freely is unknown, so held-out clips are covered by
-            noise in part, and drawn anew by the prior from there: of little noise, what was done shows through, and the
-            error is what the model's way of drawing costs the reader; from noise alone, that the model imagined another
-            motion than the one recorded adds to it.
+        imagined: the name of a prior that ships with the package, or the path of one: half of the pairs are as it draws them
+            where some noise covers what was recorded, and the error is measured on frames that it generates, too. What was
+            done in a clip that is imagined freely is unknown, so held-out clips are covered by noise in part, and drawn anew
+            by the prior from there: of little noise, what was done shows through, and the error is what the model's way of
+            drawing costs the reader; from noise alone, that the model imagined another motion than the one recorded adds to
+            it.
         seed: of the choice of episodes, the weights and the batches.
         dry_run: only say what the training will need in memory, time and disk.
         datasets: where recorded episodes are kept, unless `data` names the sets.
@@ -112,11 +112,12 @@ def inverse_dynamics(
     done = (moved if learn == "motion" else commanded)(episodes)
     torch.manual_seed(seed)
     prior = None if imagined is None else pixel_unet.load(imagined)
-    held = None if prior is None else clips_for(prior, test)
+    held = None if prior is None else clips_for(prior, test, NUM_MEASURED)
     model = InverseDynamics(len(ACTION), episodes[0].frames.shape[1], width, encoder, encoder_weights)
+    films = None if prior is None or dry_run else believed(prior, clips_for(prior, train, NUM_LEARNED), done, seed)
+    task = Reading(model, train, done, shift, WITHHELD, seed, degraded, films)
     run = fit_or_forecast(
-        dry_run, Reading(model, train, done, shift, WITHHELD, seed, degraded), train, Budget(steps=num_steps), folder=output,
-        title="inverse dynamics",
+        dry_run, task, train, Budget(steps=num_steps), folder=output, title="inverse dynamics",
         batch_size=batch_size, learning_rate=learning_rate, warm_up=num_steps // 10, cool_down=0.9, lengths=(1,),
         seed=seed, log_every=100,
     )  # fmt: skip
@@ -165,6 +166,7 @@ class Reading(nn.Module):
         withheld: the share of the pairs from which what the encoder sees is withheld.
         seed: of both, and of the next.
         degraded: whether the stem sees frames as a video model may draw them, but for some first ones.
+        films: as a video model did draw them; `DRAWN` of the pairs are of these, and from these an encoder is withheld.
     """
 
     def __init__(
@@ -176,9 +178,10 @@ class Reading(nn.Module):
         withheld: float = 0.0,
         seed: int = 0,
         degraded: bool = False,
+        films: Films | None = None,
     ) -> None:
         super().__init__()
-        self.degraded = degraded
+        self.degraded, self.films = degraded, films
         self.model, self.pairs, self.shift, self.withheld, self.seed = model, pairs, shift, withheld, seed
         self.done = done
         size, num = model.settings["frame_size"], sum(some.num_frames for some in pairs.clips.sets)
@@ -192,14 +195,21 @@ class Reading(nn.Module):
         actions = self.done[torch.from_numpy(rows)].to(before)
         random = np.random.default_rng([self.seed, step, 2])
         told = torch.from_numpy(random.random((len(rows), 1, 1, 1)) >= self.withheld).to(before)
-        seen = self.see(before, rows) * told, self.see(after, rows + 1) * told
+        seen = self.see(before, rows), self.see(after, rows + 1)
+        is_drawn = torch.zeros(len(rows), 1, 1, 1, dtype=torch.bool, device=before.device)
+        if self.films is not None:
+            is_drawn = torch.from_numpy(random.random((len(rows), 1, 1, 1)) < DRAWN).to(is_drawn)
+            first, second, did = (part.to(before) for part in self.films.pairs(len(rows), random))
+            before, after = torch.where(is_drawn, first, before), torch.where(is_drawn, second, after)
+            actions, told = torch.where(is_drawn[:, 0, 0], did, actions), told * ~is_drawn
         before, after = displaced_alike(before, after, self.shift, random)
         if self.degraded:
-            drawn = degrade(torch.stack([before, after], dim=1), self.seed, step, samples).clamp(-1, 1)
-            is_real = torch.from_numpy(random.random((len(rows), 1, 1, 1)) < FROM_REAL).to(before.device)
-            before, after = torch.where(is_real, before, drawn[:, 0]), drawn[:, 1]
+            worse = degrade(torch.stack([before, after], dim=1), self.seed, step, samples).clamp(-1, 1)
+            is_real = torch.from_numpy(random.random((len(rows), 1, 1, 1)) < FROM_REAL).to(is_drawn)
+            before = torch.where(is_real | is_drawn, before, worse[:, 0])
+            after = torch.where(is_drawn, after, worse[:, 1])
         with fast_products(before.device):
-            return self.model.loss(before, after, actions, seen)
+            return self.model.loss(before, after, actions, (seen[0] * told, seen[1] * told))
 
     def see(self, frames: Frames, rows: np.ndarray) -> Tensor:
         """The features of frames that lie in these rows of the sets."""
@@ -228,23 +238,6 @@ def answers(model: InverseDynamics, pairs: Pairs, done: Tensor) -> tuple[Tensor,
     return torch.cat(read), done[torch.from_numpy(pairs.rows(pairs.numbers))]
 
 
-def clips_for(prior: PixelUNet, pairs: Pairs) -> Part:
-    """Up to `NUM_CLIPS` clips as the prior knows them, of the pairs' episodes. Raises ValueError if they show too little."""
-    sets, encode = pairs.clips.sets, text_encoder() if "text" in prior.uses else None
-    if sets[0].frames.shape[1:] != (*prior.frame_shape[1:], 3):
-        raise ValueError(f"the prior imagines frames {prior.frame_shape}, the sets hold {sets[0].frames.shape[1:]}")
-    clips = Clips(sets, prior.num_context, prior.num_frames, encode)
-    lengths = np.concatenate([some.lengths for some in clips.sets])
-    of = np.repeat(np.arange(len(lengths)), np.maximum(lengths - clips.window + 1, 0))
-    numbers = np.flatnonzero(np.isin(of, pairs.episodes))
-    numbers = numbers[spread(len(numbers), min(NUM_CLIPS, len(numbers)))]
-    if len(np.unique(of[numbers])) < 2:
-        raise ValueError(
-            f"two held-out episodes are needed that have the {clips.window} frames of this prior's clips; record longer ones"
-        )
-    return Part(clips, numbers, of[numbers])
-
-
 @torch.no_grad()
 def errors_on_generated(
     model: InverseDynamics, prior: PixelUNet, held: Part, done: Tensor, mean_action: Float[Tensor, " dim"], seed: int
@@ -263,12 +256,7 @@ def errors_on_generated(
         seed: of the noise.
     """
     clips, of = held.clips, held.episodes
-    lengths = np.concatenate([some.lengths for some in clips.sets])
-    windows = np.maximum(lengths - clips.window + 1, 0)
-    rows = (
-        held.numbers - (np.cumsum(windows) - windows)[of] + (np.cumsum(lengths) - lengths)[of] + clips.num_context - 1
-    )
-    actions = done[torch.from_numpy(rows)[:, None] + torch.arange(clips.num_frames)].flatten(0, 1)
+    actions = done_in(held, done, clips.num_frames).flatten(0, 1)
     shown: dict[str, list[Tensor]] = {}
     for part in np.array_split(held.numbers, -(-len(held.numbers) // 16)):
         clip = held.batch(part)
@@ -278,23 +266,6 @@ def errors_on_generated(
             shown.setdefault(frames, []).append(model.act(film[:, :-1].flatten(0, 1), film[:, 1:].flatten(0, 1)))
     episodes = torch.from_numpy(of).repeat_interleave(clips.num_frames)
     return {frames: errors(torch.cat(read), actions, mean_action, episodes) for frames, read in shown.items()}
-
-
-def drawn_anew(prior: PixelUNet, clip: Clip, numbers: np.ndarray, seed: int) -> dict[str, Video]:
-    """Clips that were covered by noise in part and are drawn by a prior from there, and from noise alone."""
-    sample, steps, codec = sampler(prior, NUM_STEPS), sampling.pairs(prior.schedule, NUM_STEPS), prior.codec
-    given = clip.given.without("actions")
-    given, clean = replace(given, context=codec.encode(given.facts()["context"])), codec.encode(clip.video)
-    noise, found = sampling.start_noise(tuple(clean.shape[1:]), seed, numbers.tolist()), {}
-    for share in SHARES:
-        taken = steps[-round(share * NUM_STEPS) :]
-        level = taken[0][0].of(clean)
-        start = level.add_noise(clean if share < 1 else torch.zeros_like(clean), noise)
-        name = (
-            f"drawn anew by the prior from {taken[0][0].sigma:.2f} of noise" if share < 1 else "imagined by the prior"
-        )
-        found[name] = codec.decode(sample(prior, start, given, pairs=taken)).clamp(-1, 1)
-    return found
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
