@@ -71,7 +71,7 @@ def play(
             held = drawn if replaced else None
         return expert(facts[-1])[0] if held is None else held
 
-    frame, information = (led_astray if astray else begun)(environment, expert, task, seed)
+    frame, information = led_astray(environment, expert, task, seed) if astray else environment.reset(seed=seed)
     frames, facts = [frame[0]], [information]
     actions, rewards, over, since_done = [choose(0)], list[float](), False, None
     while not over:
@@ -89,15 +89,9 @@ def play(
     return Episode(np.stack(frames), np.stack(actions), states, successes, np.array(rewards), ended)
 
 
-Began = tuple[np.ndarray, dict[str, Any]]
-
-
-def begun(environment: VectorEnv[Any, Any, Any], expert: Callable[..., np.ndarray], task: str, seed: int) -> Began:
-    """An episode's own beginning: the first frame, and what the environment informs of."""
-    return environment.reset(seed=seed)
-
-
-def led_astray(environment: VectorEnv[Any, Any, Any], expert: Callable[..., np.ndarray], task: str, seed: int) -> Began:
+def led_astray(
+    environment: VectorEnv[Any, Any, Any], expert: Callable[[dict[str, Any]], np.ndarray], task: str, seed: int
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Where random actions led from somewhere on the expert's way: the frame there, and what the environment informs of.
 
     Who only ever saw experts does not know what to do beside their way, and who acts by what it learned soon is there. If
