@@ -251,14 +251,14 @@ def test_films_are_what_the_prior_believes_and_what_was_done_in_them(episodes: E
         )
 
 
-def test_half_of_the_pairs_are_of_films(episodes: Episodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_share_of_the_pairs_is_of_films(episodes: Episodes, monkeypatch: pytest.MonkeyPatch) -> None:
     train, _ = divided([episodes], 0.4, 0)
     model, done = InverseDynamics(4, 16, 4, None), moved([episodes])
     asked: list[tuple[torch.Tensor, ...]] = []
     monkeypatch.setattr(model, "loss", lambda *these: asked.append(these) or torch.zeros(len(these[0])))
     black = Films(torch.zeros(2, 4, 3, 16, 16, dtype=torch.uint8), torch.full((2, 3, 4), 0.5))
     samples = train.draw(0, 0, 64)
-    task = Reading(model, train, done, shift=2, seed=3, degraded=True, films=black)
+    task = Reading(model, train, done, shift=2, seed=3, degraded=True, films=black, drawn=0.5)
     task(train.batch(samples), step=5, samples=torch.from_numpy(samples))
     before, after, actions, _ = asked[0]
     is_black = (before == -1).flatten(1).all(1)

@@ -38,9 +38,6 @@ maps soon know the scenes of training by heart."""
 FROM_REAL = 0.25
 """The share of the pairs whose first frame is left as it is, as the frame that a plan goes on from is a real one."""
 
-DRAWN = 0.5
-"""The share of the pairs that are as a prior draws them, if one is named."""
-
 NUM_LEARNED, NUM_MEASURED = 4000, 64
 """Clips that a prior draws to learn from, and to measure the error on."""
 
@@ -63,6 +60,7 @@ def inverse_dynamics(
     shift: int = 4,
     degraded: bool = True,
     imagined: str | None = None,
+    drawn: float = 0.0,
     seed: int = 0,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
@@ -92,17 +90,21 @@ def inverse_dynamics(
         encoder_weights: the safetensors file of vc1 or dinov2, of which no package has the weights.
         shift: by up to so many pixels both frames of a pair are displaced alike in training, for the stem.
         degraded: train the stem on frames as a video model may draw them: half of the pairs blurred, all with some noise.
-        imagined: the name of a prior that ships with the package, or the path of one: half of the pairs are as it draws them
-            where some noise covers what was recorded, and the error is measured on frames that it generates, too. What was
-            done in a clip that is imagined freely is unknown, so held-out clips are covered by noise in part, and drawn anew
-            by the prior from there: of little noise, what was done shows through, and the error is what the model's way of
-            drawing costs the reader; from noise alone, that the model imagined another motion than the one recorded adds to
-            it.
+        imagined: the name of a prior that ships with the package, or the path of one: the error is measured on frames that
+            it generates, too. What was done in a clip that is imagined freely is unknown, so held-out clips are covered by
+            noise in part, and drawn anew by the prior from there: of little noise, what was done shows through, and the
+            error is what the model's way of drawing costs the reader; from noise alone, that the model imagined another
+            motion than the one recorded adds to it.
+        drawn: the share of the pairs, 0 to 1, that are as this prior believes them where noise covers what was recorded.
         seed: of the choice of episodes, the weights and the batches.
         dry_run: only say what the training will need in memory, time and disk.
         datasets: where recorded episodes are kept, unless `data` names the sets.
         output: run folder; inverse_dynamics.safetensors in it is the result, and results.json says how good it is.
     """
+    if not 0 <= drawn <= 1 or (drawn and imagined is None):
+        raise ValueError(
+            f"drawn is a share, 0 to 1, of the pairs that a prior draws, which --imagined names; got {drawn} of {imagined}"
+        )
     settings = {name: value for name, value in locals().items() if name not in ("dry_run", "datasets")}
     record_settings(output, "inverse-dynamics", settings, dry_run=dry_run)
     episodes = [Episodes.open(path) for path in data] or play(
@@ -114,8 +116,10 @@ def inverse_dynamics(
     prior = None if imagined is None else pixel_unet.load(imagined)
     held = None if prior is None else clips_for(prior, test, NUM_MEASURED)
     model = InverseDynamics(len(ACTION), episodes[0].frames.shape[1], width, encoder, encoder_weights)
-    films = None if prior is None or dry_run else believed(prior, clips_for(prior, train, NUM_LEARNED), done, seed)
-    task = Reading(model, train, done, shift, WITHHELD, seed, degraded, films)
+    films = None
+    if prior is not None and drawn and not dry_run:
+        films = believed(prior, clips_for(prior, train, NUM_LEARNED), done, seed)
+    task = Reading(model, train, done, shift, WITHHELD, seed, degraded, films, drawn)
     run = fit_or_forecast(
         dry_run, task, train, Budget(steps=num_steps), folder=output, title="inverse dynamics",
         batch_size=batch_size, learning_rate=learning_rate, warm_up=num_steps // 10, cool_down=0.9, lengths=(1,),
@@ -166,7 +170,8 @@ class Reading(nn.Module):
         withheld: the share of the pairs from which what the encoder sees is withheld.
         seed: of both, and of the next.
         degraded: whether the stem sees frames as a video model may draw them, but for some first ones.
-        films: as a video model did draw them; `DRAWN` of the pairs are of these, and from these an encoder is withheld.
+        films: as a video model did draw them, for some of the pairs; of these what the encoder sees is withheld.
+        drawn: their share.
     """
 
     def __init__(
@@ -179,9 +184,10 @@ class Reading(nn.Module):
         seed: int = 0,
         degraded: bool = False,
         films: Films | None = None,
+        drawn: float = 0.0,
     ) -> None:
         super().__init__()
-        self.degraded, self.films = degraded, films
+        self.degraded, self.films, self.drawn = degraded, films, drawn
         self.model, self.pairs, self.shift, self.withheld, self.seed = model, pairs, shift, withheld, seed
         self.done = done
         size, num = model.settings["frame_size"], sum(some.num_frames for some in pairs.clips.sets)
@@ -198,7 +204,7 @@ class Reading(nn.Module):
         seen = self.see(before, rows), self.see(after, rows + 1)
         is_drawn = torch.zeros(len(rows), 1, 1, 1, dtype=torch.bool, device=before.device)
         if self.films is not None:
-            is_drawn = torch.from_numpy(random.random((len(rows), 1, 1, 1)) < DRAWN).to(is_drawn)
+            is_drawn = torch.from_numpy(random.random((len(rows), 1, 1, 1)) < self.drawn).to(is_drawn)
             first, second, did = (part.to(before) for part in self.films.pairs(len(rows), random))
             before, after = torch.where(is_drawn, first, before), torch.where(is_drawn, second, after)
             actions, told = torch.where(is_drawn[:, 0, 0], did, actions), told * ~is_drawn
