@@ -49,6 +49,10 @@ places by heart: in any other it draws what happens in those, however little noi
 NUM_TOKENS = 24
 """Of a text, for the tabletop prior and all that is composed with it."""
 
+TEMPERATURE = 0.7
+"""Of what they imagine. Where a model is unsure, as one that was trained shortly is of all that moves, a pixel differs from
+its neighbours as the noise does; less noise leaves the picture blurred there instead."""
+
 
 def encoder() -> MiniLM:
     """Sentences to token states, as the tabletop prior is told them."""

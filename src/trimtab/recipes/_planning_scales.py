@@ -23,7 +23,7 @@ from trimtab.recipes._adaptations import (
     PRIOR,
     Adaptation,
 )
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, NOVEL_OF_THE_PAPER, PLAYED, SEEN
+from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, NOVEL_OF_THE_PAPER, PLAYED, SEEN, TEMPERATURE
 from trimtab.recipes._planning_report import TRUTHS
 
 
@@ -71,7 +71,7 @@ class Scale:
     teraflops: float = 100.0
     sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
     num_steps: int = 4
-    temperature: float = 1.0
+    temperature: float = TEMPERATURE
     num_plans: int = 1
     replan_every: int = 4
     horizon: int = 4
@@ -119,7 +119,7 @@ SCALES = {
         tasks=("button-press", "window-open", *NOVEL_OF_THE_PAPER),
         methods=(*TRUTHS, PRIOR, IN_DOMAIN, FINETUNED, CUSTOMIZED, *AS_WRITTEN),
         num_starts=30, teraflops=1e6, sample=sampling.ddim, num_steps=25, replan_every=1, horizon=8, action_repeat=2,
-        max_steps=200, batch_size=16, lengths=(8,), adaptations=PAPER,
+        max_steps=200, batch_size=16, lengths=(8,), temperature=1.0, adaptations=PAPER,
     ),
 }  # fmt: skip
 

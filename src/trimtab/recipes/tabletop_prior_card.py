@@ -30,7 +30,7 @@ from trimtab.metrics.text_match import Matching, TextMatch, prefers, which_text
 from trimtab.networks import storage
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes._metaworld import encoder
+from trimtab.recipes._metaworld import TEMPERATURE, encoder
 from trimtab.recipes._prior_card import of_run
 from trimtab.recipes._tabletop import WORDS, halfway_episodes, lessons, tabletop_episodes
 from trimtab.report import film_strip
@@ -47,7 +47,7 @@ def tabletop_prior_card(
     num_clips: int = 96,
     num_steps: int = 4,
     guidance: float = 2.5,
-    temperature: float = 1.0,
+    temperature: float = TEMPERATURE,
     matching_steps: int = 1500,
     seed: int = 0,
     note: str = "",
@@ -68,7 +68,7 @@ def tabletop_prior_card(
         num_clips: held-out clips.
         num_steps: sampling steps.
         guidance: how far the answer goes beyond the untold one; 1 is the told one.
-        temperature: the noise that a video starts from is scaled by it, 0 to 1.
+        temperature: the noise that a video starts from is scaled by it, 0 to 1; by default as in planning.
         matching_steps: optimizer steps of the judge.
         seed: of the samples, and of the judge.
         note: a sentence about the training that its files do not tell.
