@@ -292,6 +292,9 @@ def test_recipe_leaves_a_model_with_its_errors(
     pixel_unet.tiny().save(tmp_path / "prior.safetensors")
     sizes = {"held_out": 0.4, "num_steps": 3, "batch_size": 4, "width": 4}
     run = partial(inverse_dynamics, data=(episodes.folder,), **sizes, output=output)
+    for share, named in ((0.5, None), (1.5, "tabletop")):
+        with pytest.raises(ValueError, match="drawn is a share, 0 to 1, of the pairs that a prior draws"):
+            run(drawn=share, imagined=named)
     with pytest.raises(ValueError, match="two episodes are needed that have the 5 frames"):
         run(imagined=str(tmp_path / "prior.safetensors"), output=tmp_path / "other")
     run(dry_run=True)
