@@ -56,8 +56,7 @@ def clips_for(prior: PixelUNet, pairs: Pairs, num: int) -> Part:
     if sets[0].frames.shape[1:] != (*prior.frame_shape[1:], 3):
         raise ValueError(f"the prior imagines frames {prior.frame_shape}, the sets hold {sets[0].frames.shape[1:]}")
     clips = Clips(sets, prior.num_context, prior.num_frames, encode)
-    lengths = np.concatenate([some.lengths for some in clips.sets])
-    of = np.repeat(np.arange(len(lengths)), np.maximum(lengths - clips.window + 1, 0))
+    of = np.repeat(np.arange(len(clips.num_windows)), clips.num_windows)
     numbers = np.flatnonzero(np.isin(of, pairs.episodes))
     numbers = numbers[spread(len(numbers), min(num, len(numbers)))]
     if len(np.unique(of[numbers])) < 2:
@@ -69,12 +68,9 @@ def clips_for(prior: PixelUNet, pairs: Pairs, num: int) -> Part:
 
 def done_in(part: Part, done: Float[Tensor, "row dim"], num_frames: int) -> Float[Tensor, "clip time dim"]:
     """What was done before each of the first frames to come, of what was done in every row of the sets."""
-    clips, of = part.clips, part.episodes
-    lengths = np.concatenate([some.lengths for some in clips.sets])
-    windows = np.maximum(lengths - clips.window + 1, 0)
-    first = (
-        part.numbers - (np.cumsum(windows) - windows)[of] + (np.cumsum(lengths) - lengths)[of] + clips.num_context - 1
-    )
+    lengths = np.concatenate([some.lengths for some in part.clips.sets])
+    episodes, starts = part.clips.places(part.numbers)
+    first = (np.cumsum(lengths) - lengths)[episodes] + starts + part.clips.num_context - 1
     return done[torch.from_numpy(first)[:, None] + torch.arange(num_frames)]
 
 
