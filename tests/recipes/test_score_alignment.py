@@ -1,6 +1,7 @@
 """Alignment: its distances against closed forms, other texts are other, and once from end to end at toy size."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,21 @@ from hypothesis import strategies as st
 
 from tiny import tabletop
 from trimtab import forecast
-from trimtab.core.values import NoiseLevel, Prediction
+from trimtab.core.values import Conditioning, NoiseLevel, Prediction
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
+from trimtab.environments.metaworld import TEXTS
+from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes import _continuations, _planning
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION, encoder
 from trimtab.recipes._planning_scales import Scale
 from trimtab.recipes.score_alignment import (
     SAID,
+    VOICES,
     alignment,
     distances,
+    errors_by_task,
     intervals,
     plot,
     recorded,
@@ -75,7 +80,8 @@ def test_an_episode_has_a_start_state_and_a_text(held: Held) -> None:
 
 def test_a_model_is_aligned_with_itself_where_it_is_told_the_same(held: Held) -> None:
     prior = tabletop.prior()
-    found = alignment(prior, prior, held, [100, 900], seed=0)
+    found, wrong = alignment(prior, prior, held, [100, 900], seed=0)
+    assert all((wrong[voice] == wrong[VOICES[0]]).all() for voice in VOICES)
     own, other, untold = (found[said] for said in SAID)
     assert own["mean squared"].shape == (2, 4)
     assert (own["mean squared"] == 0).all()
@@ -87,9 +93,42 @@ def test_a_model_is_aligned_with_itself_where_it_is_told_the_same(held: Held) ->
     assert less == figures["shuffled text"]["mean squared"]  # as the own text's is zero
 
 
+class Mirror:
+    """Errs as a prior does, the other way."""
+
+    def __init__(self, prior: PixelUNet, video: torch.Tensor) -> None:
+        self.prior, self.video, self.uses, self.space = prior, video, prior.uses, prior.space
+
+    def bind(self, given: Conditioning) -> Callable[..., Prediction]:
+        ask = self.prior.bind(given.without("actions"))
+
+        def answer(noisy: torch.Tensor, level: NoiseLevel) -> Prediction:
+            belief = ask(noisy, level).as_kind("clean").tensor
+            return Prediction(2 * self.video - belief, "clean", noisy, level)
+
+        return answer
+
+
+def test_half_of_each_is_right_where_two_err_in_opposite_ways(held: Held) -> None:
+    prior = tabletop.prior()
+    _, wrong = alignment(prior, Mirror(prior, held.clip.video), held, [500], seed=0)
+    torch.testing.assert_close(wrong["in-domain"], wrong["prior"])
+    assert (wrong["prior"] > 0.01).all()
+    torch.testing.assert_close(wrong["half of each"], torch.zeros(1, 4), atol=1e-6, rtol=0)
+    found = errors_by_task(wrong, held)
+    still = (held.told[:, -1:] - held.clip.video).square().mean((1, 2, 3, 4))
+    closing = [
+        number for number in range(4) if (held.clip.given.text[number] == encoder()([TEXTS["door-close"]])[0]).all()
+    ]
+    assert set(found) == {"door-close, novel", "door-open, novel"}
+    expected = wrong["prior"][0, closing].mean() / still[closing].mean()
+    assert found["door-close, novel"]["prior"][0].mean == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_it_is_drawn(tmp_path: Path, held: Held) -> None:
     values = {said: {name: torch.rand(3, 4) for name in ("mean squared", "cosine")} for said in SAID}
-    plot(intervals(values, recorded(held)), (0.1, 0.5, 0.9), tmp_path / "a" / "picture.png")
+    errors = errors_by_task({voice: torch.rand(3, 4) for voice in VOICES}, held)
+    plot(intervals(values, recorded(held)), errors, (0.1, 0.5, 0.9), tmp_path / "a" / "picture.png")
     assert (tmp_path / "a" / "picture.png").stat().st_size > 1000
 
 
@@ -116,6 +155,7 @@ def test_models_are_compared_end_to_end(
     assert written["prior"] == prior.fingerprint
     assert written["sigma"] == sorted(written["sigma"])
     assert set(written["figures"]) == {*SAID, *(f"{said} less own text" for said in SAID[1:])}
+    assert set(written["errors"]["door-close, novel"]) == set(VOICES)
     row = written["figures"]["own text"]["mean squared"]
     assert len(row) == 3
     assert all(0 < one["low"] <= one["mean"] <= one["high"] and one["num_clusters"] == 4 for one in row)

@@ -42,7 +42,7 @@ PLAYED = tuple(task for task in TEXTS if task not in UNPLAYED)
 ASTRAY = 0.5
 """The share of the demonstrations that begin where random actions led: beside the experts' way, where plans lead, too."""
 
-NUM_SEEN, NUM_OTHERS = 25, 10
+NUM_SEEN, NUM_OTHERS = 50, 10
 """Demonstrations of each seen task, and of each other one that is played. Of three tasks alone a small model learns three
 places by heart: in any other it draws what happens in those, however little noise is left."""
 

@@ -68,7 +68,7 @@ class Scale:
     num_seeds: int = 3
     num_starts: int = 10
     num_clips: int = 64
-    teraflops: float = 100.0
+    teraflops: float = 200.0
     sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
     num_steps: int = 4
     temperature: float = TEMPERATURE

@@ -51,7 +51,7 @@ def metaworld_planning(
     leaves a small file, a cell, and the report is made of all cells that are there. An interrupted training goes on.
 
     Args:
-        scale: smoke has one seed, four start states and trainings of 16 teraflops, tiny three, ten and 100, which are not
+        scale: smoke has one seed, four start states and trainings of 16 teraflops, tiny three, ten and 200, which are not
             shared; paper has the tasks that arXiv 2504.15369 names,
             its pace, step limit, sampling, replanning and weights that are not normalised, for GPUs, a prior of its size,
             and inverse dynamics that were trained at its pace.

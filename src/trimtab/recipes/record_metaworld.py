@@ -19,7 +19,7 @@ from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import SCENES, SIMULATOR_RATE, TEXTS, MetaWorld, check_scene
 from trimtab.recipes._demonstrations import MOST_LED, MOST_OF_THE_WAY, Episode, play
 
-ROBOT = Look(seed=None, hue=-90.0)
+ROBOT = Look(seed=None, hue=-80.0)
 """How the robot looks that plans are made for, the same in every scene: in colours of which no look that the tabletop prior
 learns from is near, so that there is something to adapt."""
 

@@ -1,4 +1,4 @@
-"""Do the two models of a composition speak of the same? The distance of what they predict, against the noise level."""
+"""Do the two models of a composition speak of the same, and which is right? By distance and by error, against noise."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from trimtab.core.files import write_whole
 from trimtab.core.values import Prediction
 from trimtab.data.clips import spread
 from trimtab.diffusion import sampling
+from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION
+from trimtab.recipes._metaworld import FIRST_VALIDATION, PLAYED, VALIDATION, encoder
 from trimtab.recipes._planning import Bench
 from trimtab.recipes._planning_scales import counted
 from trimtab.recipes.tabletop_prior_card import told
@@ -33,6 +34,9 @@ SAID = ("own text", "shuffled text", "untold")
 
 DISTANCES = {"mean squared distance": "mean squared", "cosine similarity": "cosine"}
 """How they are called in the picture, and in short."""
+
+VOICES = ("prior", "in-domain", "half of each")
+"""Whose error is measured, told the clip's own text."""
 
 Levels = Float[Tensor, "level clip"]
 
@@ -50,10 +54,12 @@ def score_alignment(
     planning: Path | None = None,
     output: Path = Path("runs/score-alignment"),
 ) -> None:
-    """Ask the prior and the in-domain model about the same noisy clips, and compare the noises that they predict.
+    """Ask the prior and the in-domain model about the same noisy clips, and compare what they predict.
 
     The in-domain model is told a clip's own text, another clip's, or none; where the first is nearest to the prior, both
-    mean the same by the words. Distances are in the space that both diffuse in, here of pixels.
+    mean the same by the words. Distances are of the predicted noises, in the space that both diffuse in, here of pixels.
+    Errors are of the predicted clips, as shares of the error of repeating the frame before: at noise levels where half of
+    each is nearer to a task that no demonstration shows than the prior alone, the in-domain model may well have a say.
 
     Args:
         num_levels: noise levels, spread evenly over the prior's schedule.
@@ -78,21 +84,25 @@ def score_alignment(
     trained, _ = bench.train("in-domain", seed)
     held = bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)
     indices = spread(bench.prior.schedule.num_levels, num_levels)
-    found = alignment(bench.prior, trained, held, indices.tolist(), seed)
+    found, wrong = alignment(bench.prior, trained, held, indices.tolist(), seed)
     levels = bench.prior.schedule.level(torch.from_numpy(indices)).sigma.tolist()
-    figures = intervals(found, recorded(held))
+    figures, errors = intervals(found, recorded(held)), errors_by_task(wrong, held)
     written = {
         "prior": bench.prior.fingerprint,
         "sigma": levels,
         "figures": {
             said: {name: [asdict(one) for one in row] for name, row in of.items()} for said, of in figures.items()
         },
+        "errors": {
+            task: {voice: [asdict(one) for one in row] for voice, row in of.items()} for task, of in errors.items()
+        },
     }
     write_whole(output / "score_alignment.json", json.dumps(written, indent=1) + "\n")
-    plot(figures, levels, output / "score_alignment.png")
-    for name in DISTANCES.values():
-        for said, of in figures.items():
-            print(f"{name:13} {said:32}" + " ".join(f"{one.mean:9.4g}" for one in of[name]))
+    plot(figures, errors, levels, output / "score_alignment.png")
+    rows = [(f"{name:13} {said}", of[name]) for name in DISTANCES.values() for said, of in figures.items()]
+    rows += [(f"error, {task}, {voice}", row) for task, of in errors.items() for voice, row in of.items()]
+    for title, row in rows:
+        print(f"{title:46}" + " ".join(f"{one.mean:9.4g}" for one in row))
     print(f"sigma: {', '.join(f'{one:.3g}' for one in levels)}; picture in {output / 'score_alignment.png'}")
 
 
@@ -123,8 +133,10 @@ def recorded(held: Held) -> Int[Tensor, " clip"]:
 @torch.no_grad()
 def alignment(
     prior: PixelUNet, model: Denoiser, held: Held, levels: Sequence[int], seed: int
-) -> dict[str, dict[str, Levels]]:
-    """How far a model's predictions are from the prior's, by what it is told and by distance, (level, clip).
+) -> tuple[dict[str, dict[str, Levels]], dict[str, Levels]]:
+    """How far a model's predictions are from the prior's, by what it is told and by distance, and from the clips, by voice.
+
+    All (level, clip).
 
     Args:
         prior: told the text of each clip.
@@ -136,6 +148,7 @@ def alignment(
     noise = sampling.start_noise(tuple(held.clip.video.shape[1:]), seed, held.indices.tolist())
     other = shuffled(told(held), seed)
     found = {said: {name: torch.zeros(len(levels), len(noise)) for name in DISTANCES.values()} for said in SAID}
+    wrong = {voice: torch.zeros(len(levels), len(noise)) for voice in VOICES}
     for first in range(0, len(noise), 16):
         part, rows = held.part(first, 16), slice(first, first + 16)
         given = part.given.without("actions")
@@ -146,9 +159,27 @@ def alignment(
             level = prior.schedule.level(torch.full((len(part.video),), index))
             noisy = level.add_noise(part.video, noise[rows])
             belief = ask(noisy, level)
-            for said, answer in answers.items():
-                for name, values in distances(belief, answer(noisy, level)).items():
+            spoken = {said: answer(noisy, level) for said, answer in answers.items()}
+            for said, theirs in spoken.items():
+                for name, values in distances(belief, theirs).items():
                     found[said][name][row, rows] = values
+            clips = [one.as_kind("clean").tensor for one in (belief, spoken[SAID[0]])]
+            for voice, video in zip(VOICES, (*clips, sum(clips) / 2), strict=True):
+                wrong[voice][row, rows] = (video - part.video).square().flatten(1).mean(1)
+    return found, wrong
+
+
+def errors_by_task(wrong: Mapping[str, Levels], held: Held) -> dict[str, dict[str, list[Interval]]]:
+    """Errors as shares of that of repeating the frame before, level by level, for each task."""
+    still = (held.told[:, -1:] - held.clip.video).square().flatten(1).mean(1)
+    found = {}
+    for task, text in zip(TEXTS, encoder()(list(TEXTS.values())), strict=True):
+        if not (those := (told(held) == text).flatten(1).all(1)).any():
+            continue
+        found[f"{task}, {'seen' if task in PLAYED else 'novel'}"] = {
+            voice: [mean_interval(row[those], held.levels[those], over=still[those]) for row in rows]
+            for voice, rows in wrong.items()
+        }
     return found
 
 
@@ -173,25 +204,33 @@ def intervals(
     return figures
 
 
-def plot(figures: Mapping[str, Mapping[str, Sequence[Interval]]], levels: Sequence[float], path: Path) -> None:
-    """Both distances, and how much larger the first is than with the own text; a line for each thing told, 95% intervals."""
+def plot(
+    figures: Mapping[str, Mapping[str, Sequence[Interval]]],
+    errors: Mapping[str, Mapping[str, Sequence[Interval]]],
+    levels: Sequence[float],
+    path: Path,
+) -> None:
+    """Both distances, how much larger the first is than with the own text, and errors; a line for each, 95% intervals."""
     from matplotlib.figure import Figure
 
-    more = tuple(map(less, SAID[1:]))
-    colors = dict(zip((*SAID, *more), ("C0", "C1", "C2", "C1", "C2"), strict=True))
-    panels: list[tuple[str, str, tuple[str, ...]]] = [(title, name, SAID) for title, name in DISTANCES.items()]
-    panels.append((f"mean squared distance, less that of the {SAID[0]}", "mean squared", more))
-    figure = Figure(figsize=(14, 4), layout="constrained")
-    for axes, (title, name, lines) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for said in lines:
-            row, color = figures[said][name], colors[said]
-            axes.plot(levels, [one.mean for one in row], marker="o", label=said, color=color)
-            axes.fill_between(levels, [one.low for one in row], [one.high for one in row], alpha=0.15, color=color)
+    panels = [(title, {said: figures[said][name] for said in SAID}) for title, name in DISTANCES.items()]
+    more = {less(said): figures[less(said)]["mean squared"] for said in SAID[1:]}
+    panels.append((f"mean squared distance, less that of the {SAID[0]}", more))
+    panels += [(f"error / that of repeating: {task}", dict(of)) for task, of in errors.items()]
+    figure = Figure(figsize=(14, 8), layout="constrained")
+    for axes, (title, lines) in zip(figure.subplots(2, 3).flat, panels, strict=False):
+        for number, (name, row) in enumerate(lines.items(), start=3 - len(lines)):
+            axes.plot(levels, [one.mean for one in row], marker="o", label=name, color=f"C{number}")
+            axes.fill_between(
+                levels, [one.low for one in row], [one.high for one in row], alpha=0.15, color=f"C{number}"
+            )
         axes.set_xlabel("noise level (sigma)")
         axes.set_title(title, loc="left", fontsize=10)
+        axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_yscale("log")
-    figure.axes[0].legend(frameon=False, fontsize=8)
-    figure.axes[-1].axhline(0, color="0.5", linestyle=":")
+    figure.axes[2].axhline(0, color="0.5", linestyle=":")
+    for axes in figure.axes[len(panels) :]:
+        axes.remove()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
