@@ -144,9 +144,9 @@ def test_the_page_shows_what_was_imagined_above_what_happened(tmp_path: Path) ->
     table = text.split("\n\n")[1].splitlines()
     assert len(table) == 2 + len(rows)
     assert table[0].count("|") == len(header) + 1
-    assert "0.62 [" in table[2 + [row[0] for row in rows].index("inverse probabilistic adaptation")]
-    assert "4.50 [" in table[2 + [row[0] for row in rows].index("in-domain only")]  # both seeds
-    assert "| 0 | 1.50 [1.25, 1.75] | 1.50 [1.25, 1.75] | 1.50 [1.25, 1.75] |" in text
+    assert "0.625 [" in table[2 + [row[0] for row in rows].index("inverse probabilistic adaptation")]
+    assert "4.5 [" in table[2 + [row[0] for row in rows].index("in-domain only")]  # both seeds
+    assert "| 0 | 1.5 [1.25, 1.75] | 1.5 [1.25, 1.75] | 1.5 [1.25, 1.75] |" in text
     assert "What failed" in text
     _, rows = share_table(results)
     assert [row[0] for row in rows] == ["inverse probabilistic adaptation", PRIOR]

@@ -296,7 +296,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
     def text(value: Any) -> str:
         if isinstance(value, Interval):
-            return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+            return f"{value.mean:.3g} [{value.low:.3g}, {value.high:.3g}]"
         return str(value)
 
     return markdown_table(header, ([text(value) for value in row] for row in rows)).rstrip()
