@@ -141,6 +141,7 @@ def test_the_page_shows_what_was_imagined_above_what_happened(tmp_path: Path) ->
     )
     header, rows = success_table(results)
     text = (tmp_path / "table.md").read_text()
+    assert (tmp_path / "door-close.png").stat().st_size > 1000
     table = text.split("\n\n")[1].splitlines()
     assert len(table) == 2 + len(rows)
     assert table[0].count("|") == len(header) + 1

@@ -18,7 +18,7 @@ from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, 
 from trimtab.networks import storage
 from trimtab.recipes._adaptations import AS_WRITTEN, IN_DOMAIN, INVERSE, LATE, PRIOR
 from trimtab.recipes._benchmark_results import mean_of
-from trimtab.report import Report
+from trimtab.report import Report, film_strip
 
 EXPERT, TRUE_VIDEO = "the expert", "the expert's video"
 TRUTHS = (EXPERT, TRUE_VIDEO)
@@ -151,7 +151,7 @@ def by_start(values: Tensor, starts: Tensor) -> dict[int, float]:
 
 
 def write_report(path: Path, results: Results, *, pictures: Path) -> Path:
-    """Write the page, and beside it its tables as table.md; answers the page's path.
+    """Write the page, and beside it its tables as table.md and its strips, a picture a task; answers the page's path.
 
     Args:
         path: of the page.
@@ -196,6 +196,7 @@ def write_report(path: Path, results: Results, *, pictures: Path) -> Path:
         strips = strips_of(results, task, pictures)
         if strips:
             report.strips(strips, task, labels=["first start"], stills=[0])
+            film_strip(strips, scale=1).save(path.with_name(f"{task}.png"), optimize=True)
     own = {cell["method"]: cell["protocol"]["own"] for cell in results.cells if cell["protocol"]["own"]}
     report.settings({**shared(first), **own, **first["versions"]})
     write_whole(path.with_name("table.md"), "\n".join(written))
