@@ -172,7 +172,7 @@ FINETUNED, CUSTOMIZED = "direct finetuning", "subject customization"
 PROBABILISTIC, INVERSE = "probabilistic adaptation", "inverse probabilistic adaptation"
 LATE = f"{INVERSE}, low noise"
 """The inverse form in which the in-domain model is silent in the noisier half: where things go is the prior's to say. Below,
-half of each errs less than the prior alone, even at tasks that no demonstration shows (`trimtab score-alignment`)."""
+half of each errs less than the prior alone, even at the novel validation task (`trimtab score-alignment`)."""
 
 ADAPTER = "AVID"
 """Told words alone, and trained on the same clips as the in-domain model, for as many operations."""

@@ -218,7 +218,7 @@ def plot(
     panels.append((f"mean squared distance, less that of the {SAID[0]}", more))
     panels += [(f"error / that of repeating: {task}", dict(of)) for task, of in errors.items()]
     figure = Figure(figsize=(14, 8), layout="constrained")
-    for axes, (title, lines) in zip(figure.subplots(2, 3).flat, panels, strict=False):
+    for axes, (title, lines) in zip(figure.subplots(-(-len(panels) // 3), 3).flat, panels, strict=False):
         for number, (name, row) in enumerate(lines.items(), start=3 - len(lines)):
             axes.plot(levels, [one.mean for one in row], marker="o", label=name, color=f"C{number}")
             axes.fill_between(
