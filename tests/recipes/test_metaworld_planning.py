@@ -43,7 +43,7 @@ from trimtab.recipes._planning_report import TRUTHS
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.recipes._reading import reading
 from trimtab.recipes._tabletop import astray_episodes, halfway_episodes, tabletop_episodes
-from trimtab.recipes.metaworld_planning import metaworld_planning, methods_of
+from trimtab.recipes.metaworld_planning import metaworld_planning, methods_of, pieces_of
 from trimtab.recipes.record_metaworld import ROBOT, metaworld_episodes
 
 
@@ -191,6 +191,10 @@ def test_more_frames_may_be_imagined_than_are_played() -> None:
 def test_of_random_demonstrations_only_what_learns_from_them_is_planned_with() -> None:
     assert methods_of(SCALES["tiny"], 0.0) == [*TRUTHS, *NORMALISED]
     assert methods_of(SCALES["tiny"], 0.7) == [name for name in NORMALISED if name != PRIOR]
+    assert pieces_of([*TRUTHS, PRIOR, IN_DOMAIN], [0, 1]) == [
+        *((name, 0) for name in TRUTHS),  # of which no model imagines anything
+        *((name, seed) for name in (PRIOR, IN_DOMAIN) for seed in (0, 1)),
+    ]
 
 
 def test_a_reader_of_several_paces_or_of_one_that_is_not_told(tmp_path: Path) -> None:

@@ -63,8 +63,14 @@ class Results:
         self.shares = sorted({cell["random_share"] for cell in cells})
 
     def of(self, **facts: Any) -> list[Cell]:
-        """The cells of which these facts are true."""
-        return [cell for cell in self.cells if all(cell[name] == value for name, value in facts.items())]
+        """The cells of which these facts are true; a set stands for any of its members."""
+        return [
+            cell
+            for cell in self.cells
+            if all(
+                cell[name] in value if isinstance(value, set) else cell[name] == value for name, value in facts.items()
+            )
+        ]
 
     def successes(self, **facts: Any) -> tuple[Tensor, Tensor]:
         """Of each start of each of these cells whether it succeeded, and a number that stands for task and start."""
@@ -94,8 +100,16 @@ class Results:
         return seed_interval(means) if len(means) > 1 else ""
 
     def at_share(self, method: str, share: float) -> Interval | str:
-        """Success on novel tasks by the share of random actions, on which the bare prior does not depend."""
-        return self.rate(method=method, novel=True, **({} if method == PRIOR else {"random_share": share}))
+        """Success on novel tasks by the share of random actions, on which the bare prior does not depend.
+
+        Of the seeds alone that were measured with every share, as one seed's luck would else pass for a share's.
+        """
+        if method == PRIOR:
+            return self.rate(method=method, novel=True)
+        measured = self.of(method=method, novel=True)
+        seeds = {some: {cell["seed"] for cell in measured if cell["random_share"] == some} for some in self.shares}
+        common = set[int]().union(*seeds.values()).intersection(*filter(None, seeds.values()))
+        return self.rate(method=method, novel=True, random_share=share, seed=common)
 
     def video_distance(self, method: str, share: float) -> Interval | str:
         """Of what a method imagines of novel tasks from the experts' videos, the mean over seeds; text if not measured."""
@@ -179,7 +193,8 @@ def write_report(path: Path, results: Results, *, pictures: Path) -> Path:
     table(success_table(results), "Success", note)
     if len(results.shares) > 1:
         of_shares = share_table(results)
-        table(of_shares, "Success on novel tasks, by the share of random actions in the demonstrations")
+        caption = "Success on novel tasks, by the share of random actions in the demonstrations"
+        table(of_shares, caption, "Of the training seeds that were measured with every share.")
         report.curves(
             {row[0]: (results.shares, [mean(rate) for rate in row[1:]]) for row in of_shares[1]},
             "Success on novel tasks; the bare prior has seen no demonstrations", "share of random actions", "success",
@@ -225,9 +240,9 @@ def findings(results: Results) -> list[str]:
                 + (f", and not of {below}." if below else ".")
             )
     for name in planned if 0.7 in results.shares else ():
-        kept = results.rate(method=name, novel=True, random_share=0.7)
-        if isinstance(kept, Interval) and planned[name].mean > 0 and name != PRIOR:
-            part = kept.mean / planned[name].mean
+        before, kept = results.at_share(name, share), results.at_share(name, 0.7)
+        if isinstance(kept, Interval) and mean(before) > 0 and name != PRIOR:
+            part = kept.mean / mean(before)
             word = "at least" if part >= LEAST_KEPT else "less than"
             said.append(
                 f"With 70% of random actions {name} keeps {part:.0%} of it, {word} the {LEAST_KEPT:.0%} asked for."

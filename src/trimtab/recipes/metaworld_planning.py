@@ -60,7 +60,7 @@ def metaworld_planning(
             actions only those of them that train something, as the others see no demonstrations.
         tasks: only these, or others of the 32 that are recorded; those that no demonstration shows count as novel. The card
             of the prior that ships names the 16 that it has seen.
-        seeds: only these, of weights and batches.
+        seeds: only these, of weights, batches and the noise of what is imagined.
         random_share: of the demonstrations' actions, 0 to 1, that are random instead of the expert's. Runs with other shares
             go into the same output, and the page shows all.
         teraflops: operations of one training, in 10^12, instead of the scale's.
@@ -117,7 +117,7 @@ def metaworld_planning(
         expected = bench.record(cell["method"])  # before hours are spent on what could not stand beside it
         for part in (shared, settings):
             check_alike(name_of(cell), part(cell), "what is asked for", part(expected))
-    pieces = [(method, seed) for method in names for seed in numbers if trained.get(method) or not seed]
+    pieces = pieces_of(names, numbers)
     todo: list[tuple[Path, str, Callable[[], dict[str, Any]]]] = [
         (
             cells / cell_name(task, method, seed, random_share),
@@ -155,6 +155,11 @@ def metaworld_planning(
     results = Results(cells_in(cells), cells_in(cells / "videos"), cells_in(cells / "losses"))
     report = write_report(output / "report.html", results, pictures=output / "pictures")
     console.print(f"open {report.resolve()}")
+
+
+def pieces_of(methods: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """Method and seed of what is played: where nothing is imagined by a model, there is one seed."""
+    return [(method, seed) for method in methods for seed in seeds if method in ADAPTATIONS or not seed]
 
 
 def methods_of(size: Scale, random_share: float) -> list[str]:
