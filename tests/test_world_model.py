@@ -332,12 +332,14 @@ def test_noise_starts_at_the_top_of_the_schedule() -> None:
 
 
 def test_a_codec_of_latents() -> None:
-    class Doubled(gaussian.Frames):
+    class Halved(gaussian.Frames):
+        """Latents of half the side and twice the values."""
+
         def encode(self, frames: Video) -> Video:
-            return 2 * frames.repeat_interleave(2, dim=2)
+            return 2 * frames[..., ::2, ::2]
 
         def decode(self, latents: Video) -> Video:
-            return latents[:, :, ::2] / 2
+            return latents.repeat_interleave(2, -1).repeat_interleave(2, -2) / 2
 
     known = gaussian_prior()
     contexts: list[Video] = []
@@ -347,18 +349,24 @@ def test_a_codec_of_latents() -> None:
         contexts.append(given.context)
         return torch.full_like(noise, 1.51)
 
-    known.codec = Doubled()
-    start = windows(known)
+    known.codec = Halved()
+    channels, height, width = known.frame_shape
+    start = np.random.default_rng(0).integers(
+        256, size=(5, known.num_context, 2 * height, 2 * width, channels), dtype=np.uint8
+    )
     with pytest.raises(ValueError, match="limits=None"):
         WorldModel(known, known, sampler, start, num_actions=3).reset(seed=0)
     dream = WorldModel(known, known, sampler, start, num_actions=3, limits=None)
+    assert dream.single_observation_space.shape == (2 * height, 2 * width, channels)
     first = dream.reset(seed=0)[0]
-    assert (dream.step(np.zeros(1, int))[0] == round(1.755 * 127.5)).all()
+    frames = dream.step(np.zeros(1, int))[0]
+    assert frames.shape == (1, 2 * height, 2 * width, channels)
+    assert (frames == round(1.755 * 127.5)).all()
+    assert dream.imagine(np.zeros((1, 2), int)).shape == (1, 2, 2 * height, 2 * width, channels)
     dream.step(np.zeros(1, int))
-    torch.testing.assert_close(
-        contexts[0], 2 * (torch.from_numpy(first).movedim(-1, -3) / 127.5 - 1)[:, None].repeat_interleave(2, 2)
-    )
-    assert (contexts[1] == 1.51).all()  # the latent itself is handed on
+    last = torch.from_numpy(first).movedim(-1, -3)[:, None] / 127.5 - 1
+    torch.testing.assert_close(contexts[0][:, -1:], 2 * last[..., ::2, ::2])
+    assert (contexts[-1][:, -1] == 1.51).all()  # the latent itself is handed on
 
 
 def test_start_frames_may_be_a_function(prior: Prior) -> None:

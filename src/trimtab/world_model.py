@@ -82,7 +82,10 @@ class WorldModel(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.max_episode_steps, self.limits, self.device = max_episode_steps, limits, torch.device(device)
         self._first_sigma = prior.schedule.level(torch.tensor([prior.schedule.num_levels - 1])).sigma.item()
 
-        channels, height, width = prior.frame_shape
+        # Frames are what the codec decodes: it may make them larger than what the prior diffuses.
+        with torch.no_grad():
+            shown = prior.codec.decode(torch.zeros(1, 1, *prior.frame_shape, device=self.device))
+        channels, height, width = shown.shape[2:]
         self.num_envs = num_envs
         self.single_observation_space = Box(0, 255, (height, width, channels), np.uint8)
         self.single_action_space = self._one_action = action_space(num_actions, action_box)
