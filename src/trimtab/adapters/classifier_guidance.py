@@ -1,6 +1,6 @@
 """Classifier guidance: the frozen prior, pushed to where a classifier of noisy clips reads the wanted actions.
 
-Dhariwal and Nichol, arXiv 2105.05233, as AVID compares itself with it (arXiv 2410.12822; methods 2.4).
+Dhariwal and Nichol, arXiv 2105.05233, as AVID compares itself with it (arXiv 2410.12822).
 """
 
 from __future__ import annotations

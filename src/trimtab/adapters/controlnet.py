@@ -1,6 +1,6 @@
 """ControlNet: a copy of the half of the prior that looks, told actions, adds to the prior's features; needs its weights.
 
-Zhang et al., arXiv 2302.05543, as AVID compares itself with it (arXiv 2410.12822; methods 2.5 and 2.6).
+Zhang et al., arXiv 2302.05543, as AVID compares itself with it (arXiv 2410.12822).
 """
 
 from __future__ import annotations

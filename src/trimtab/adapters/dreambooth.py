@@ -1,6 +1,6 @@
 """DreamBooth: a copy of the prior that meets a subject in a few stills, and calls it by a word; needs the prior's weights.
 
-Ruiz et al., arXiv 2208.12242, as arXiv 2504.15369 customises a video model by it (methods 6.4): by low-rank changes to all
+Ruiz et al., arXiv 2208.12242, as arXiv 2504.15369 customises a video model by it: by low-rank changes to all
 but what mixes frames, so that a subject known from stills alone moves as the prior knows that things do.
 """
 

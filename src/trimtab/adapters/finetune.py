@@ -1,7 +1,7 @@
 """Finetuning a copy of the prior: all weights, low-rank changes to them, or what mixes frames; needs the prior's weights.
 
-All the weights as AVID's strongest baseline (arXiv 2410.12822; methods 2.7); low-rank changes as in LoRA (arXiv 2106.09685);
-what mixes frames as the direct finetuning of arXiv 2504.15369 (methods 6.3).
+All the weights as AVID's strongest baseline (arXiv 2410.12822); low-rank changes as in LoRA (arXiv 2106.09685);
+what mixes frames as the direct finetuning of arXiv 2504.15369.
 """
 
 from __future__ import annotations

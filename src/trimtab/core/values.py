@@ -259,7 +259,7 @@ class Weights:
 
 
 def combine(voices: Sequence[Prediction], weights: Weights, *, normalise: bool = False) -> Prediction:
-    """The weighted sum of predicted noises, answered in the kind of the first voice (architecture.md, "the one insight").
+    """The weighted sum of predicted noises, answered in the kind of the first voice (docs/concepts.md, "One formula").
 
     With W the sum of the weights the clean video is ``sum(w_i * clean_i) + (1 - W) * noisy / alpha``; voices of one
     kind

@@ -95,7 +95,7 @@ class Model(AvidUNet3D):
 
 
 class Controller(ToldTrunk):
-    """The half of `Model` that looks, as a `Controller` (methods 2.5).
+    """The half of `Model` that looks, as a `Controller`.
 
     Args:
         clips, num_actions, action_dim, width, heads, head_dim, multiples: as in `Model`.

@@ -1,4 +1,4 @@
-"""AVID's pixel network to the unit (arXiv 2410.12822; methods 1.5 and 1.7); it knows tensors only.
+"""AVID's pixel network to the unit (arXiv 2410.12822); it knows tensors only.
 
 It derives from lucidrains' video-diffusion: convolutions and linear attention act on each frame, only temporal attention
 mixes frames. `UNet3D` is the small, fast network that the demo trains; this one is for the paper's sizes and weights.

@@ -202,7 +202,7 @@ PAPER: dict[str, Adaptation] = {
     )
     for name, how in ADAPTATIONS.items()
 }
-"""With the paper's guidance of each, and its text where the prior would be untold (methods 6.1, 6.7)."""
+"""With the paper's guidance of each, and its text where the prior would be untold (arXiv 2504.15369)."""
 
 NORMALISED = tuple(name for name in ADAPTATIONS if name not in AS_WRITTEN)
 

@@ -1,6 +1,6 @@
 """What the benchmarks of robots share: action vectors, methods, trainings, and recorded episodes; knows no robot.
 
-The layout is that of AVID's latent models (arXiv 2410.12822; methods 1.10-1.11): velocities on a schedule that ends in pure
+The layout is that of AVID's latent models (arXiv 2410.12822): velocities on a schedule that ends in pure
 noise, with the first frame given clean, beside every noisy frame, in training as in sampling. What is minimised is the
 caller's to say: the plain error of velocities, as in AVID, or that by which the embedded models are trained.
 """

@@ -158,7 +158,7 @@ def check_units(judge_file: JudgeFile, training: Episodes) -> None:
 
 
 def trainings_beside(prior: PixelUNet, scale: Literal["smoke", "paper"]) -> dict[str, Training]:
-    """As the embedded models are trained, or as AVID's latent models are (methods 1.11, 2.7)."""
+    """As the embedded models are trained, or as AVID's latent models are (arXiv 2410.12822)."""
     if scale == "smoke":
         return robot_trainings(patch_of(prior), copies=copies_of(prior))
     learn = partial(velocity_task, codec=prior.codec)
