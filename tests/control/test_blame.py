@@ -111,6 +111,17 @@ def test_the_expert_plays_blindly_as_long_as_a_plan_is_followed() -> None:
     np.testing.assert_allclose((videos[0, 0, 3].permute(1, 2, 0) + 1) * 127.5, seen[4], atol=1e-3)
 
 
+def test_the_expert_leaves_alone_who_stopped_amid_a_plan() -> None:
+    points = Points(drift=(0.4, -0.4))
+    frames, _ = points.reset(seed=SEEDS)
+    expert = Expert(points, 3)
+    assert (np.abs(expert.act(frames, np.array([True, True, True]))).sum(1) > 0).all()
+    later = expert.act(frames, np.array([True, False, True]))
+    assert not later[1].any()
+    assert later[0].any()
+    assert later[2].any()
+
+
 def test_a_summary_counts_the_causes_of_each_task() -> None:
     def blame(text: str, video: bool, expert: bool) -> Blame:
         failed = Episode(0, text, False, 0.0, 5)

@@ -183,6 +183,39 @@ def test_the_windows_of_few_levels_are_of_all_their_episodes() -> None:
     assert sorted(episodes) == list(range(8))
 
 
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=12), num=st.integers(1, 40))
+@settings(deadline=None)
+def test_windows_over_episodes_are_as_many_of_each_as_can_be(lengths: list[int], num: int) -> None:
+    available = np.array([-(-max(n - 4, 0) // 5) for n in lengths])
+    if max(lengths) < 5:
+        return
+    clips = Clips(Played(lengths, [0] * len(lengths)), num_context=2, num_frames=3)
+    if num > available.sum():
+        with pytest.raises(ValueError, match=f"give 1 to {available.sum()}"):
+            clips.over_episodes(num)
+        return
+    chosen = clips.over_episodes(num)
+    assert np.array_equal(chosen, clips.over_episodes(num))
+    assert len(set(chosen)) == num
+    frames = numbers_of(pixels(clips.batch(chosen).video)).ravel()
+    assert len(set(frames)) == frames.size
+    used = np.bincount(clips.places(chosen)[0], minlength=len(lengths))
+    assert all(used[e] >= min(used.max() - 1, available[e]) for e in range(len(lengths)))
+
+
+def test_tasks_that_share_levels_are_all_seen_at_all_moments() -> None:
+    clips = Clips(Played([35] * 72, [*range(24)] * 3), num_context=1, num_frames=8)  # three tasks of 24 levels
+    for num in (24, 64):
+        episodes, first = clips.places(clips.over_episodes(num))
+        assert len(set(clips.levels(clips.over_episodes(num)))) == 24
+        seen = np.zeros((3, 3), int)
+        np.add.at(seen, (episodes // 24, first // 9), 1)
+        assert seen.sum(1).min() >= num / 4
+        assert seen.min() >= num / 36  # of num / 9 in the mean
+    with pytest.raises(ValueError, match="give 1 to 216"):
+        clips.over_episodes(0)
+
+
 def test_wrong_requests_are_refused() -> None:
     clips = Clips(coinrun())
     for indices in ([len(clips)], [-1], [0.5], 3):

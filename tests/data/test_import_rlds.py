@@ -118,6 +118,11 @@ def test_without_a_gripper_the_action_is_the_motion(folder: Path, tmp_path: Path
     assert episodes.actions.shape[1:] == (6,)
 
 
+def test_a_gripper_of_several_numbers_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a gripper is told one number a step, and action/world_vector has 3"):
+        rlds_episodes(folder, gripper="action/world_vector", output=tmp_path / "set", **SMALL)
+
+
 def test_the_command_says_what_it_did_and_does_it_once(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -195,3 +200,5 @@ def test_a_command_to_the_gripper_is_obeyed_at_once_and_nothing_else_moves_it(cl
 def test_a_number_that_never_changes_is_scaled_to_nought() -> None:
     found = scaled(np.ones((3, 2), np.float32), {"mean": [1.0], "deviation": [0.0]})
     assert found.tolist() == [[0, 1]] * 3
+    found = scaled(np.full((3, 2), 1.5, np.float32), {"mean": [1.0], "deviation": [0.0]})
+    assert found.tolist() == [[0.5, 1.5]] * 3  # elsewhere it did

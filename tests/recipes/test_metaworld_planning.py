@@ -39,7 +39,7 @@ from trimtab.recipes._adaptations import (
 from trimtab.recipes._held import Held
 from trimtab.recipes._metaworld import FIRST_VALIDATION, PLAYED, SEEN, UNPLAYED, VALIDATION, encoder
 from trimtab.recipes._planning import Bench
-from trimtab.recipes._planning_report import TRUTHS
+from trimtab.recipes._planning_report import EXPERT, TRUTHS
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.recipes._reading import reading
 from trimtab.recipes._tabletop import astray_episodes, halfway_episodes, tabletop_episodes
@@ -163,6 +163,7 @@ def test_a_dry_run_counts_what_is_missing_and_binds_no_folder(
     ("option", "because"),
     [
         ({"temperature": 1.5}, "a temperature is 0 .* got 1.5"),
+        ({"random_share": 0.705}, "a whole percentage, as files are named by it, got 0.705"),
         ({"random_share": 1.5}, "random_share is 0 .* to 1 .* got 1.5"),
         ({"replan_every": 5}, "1 to 4 actions can be played, got replan_every 5"),
         ({"replan_every": 0}, "1 to 4 actions can be played, got replan_every 0"),
@@ -195,6 +196,7 @@ def test_of_random_demonstrations_only_what_learns_from_them_is_planned_with() -
         *((name, 0) for name in TRUTHS),  # of which no model imagines anything
         *((name, seed) for name in (PRIOR, IN_DOMAIN) for seed in (0, 1)),
     ]
+    assert pieces_of([EXPERT, PRIOR], [2]) == [(EXPERT, 0), (PRIOR, 2)]  # the truth is needed whichever the seed
 
 
 def test_a_reader_of_several_paces_or_of_one_that_is_not_told(tmp_path: Path) -> None:
@@ -292,7 +294,8 @@ def test_play_of_other_tasks_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_choices_are_taken_for_the_same_prior_pace_and_sampling(tmp_path: Path) -> None:
     prior, size, path = tabletop.prior(), Scale(), tmp_path / "choices.json"
-    protocol = {"prior": prior.fingerprint, **size.pace, **size.sampled, "teraflops": 1.0, "num_clips": 3}
+    form = ADAPTATIONS[INVERSE].form()
+    protocol = {"prior": prior.fingerprint, **size.pace, **size.sampled, "teraflops": 1.0, "num_clips": 3, "form": form}
     path.write_text(json.dumps({INVERSE: {"guidance": 3.0, "strength": 1.5, "protocol": protocol}}))
     found = chosen(path, prior, size)[INVERSE]
     assert (found.guidance, found.strength, found.chosen) == (3.0, 1.5, True)
@@ -306,6 +309,18 @@ def test_choices_are_taken_for_the_same_prior_pace_and_sampling(tmp_path: Path) 
     assert chosen(None, prior, size) == ADAPTATIONS  # those of the package are of the prior that ships
     with pytest.raises(ValueError, match=r"no choices in .*metaworld-sweep makes them"):
         chosen(tmp_path / "none.json", prior, size)
+    path.write_text(path.read_text().replace('"off_above": null', '"off_above": 250'))
+    assert chosen(path, prior, size) == ADAPTATIONS  # of another form of the method
+
+
+def test_what_cannot_be_composed_around_a_prior_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    short = tabletop.prior(schedule="cosine", num_levels=200)  # to nearly pure noise
+    bench = Bench(short, SCALES["smoke"], tmp_path / "none", 0.0, tmp_path, tmp_path)
+    bench.check(NORMALISED[:2])
+    with pytest.raises(ValueError, match=r"off_above is a level, 0 .. 199, got 500"):
+        bench.check([LATE])
+    with pytest.raises(ValueError, match=r"schedule that ends at alpha >= 0\.03"):
+        bench.check([AS_WRITTEN[0]])
 
 
 def test_each_share_of_random_actions_is_recorded(tmp_path: Path) -> None:
@@ -397,7 +412,9 @@ def test_cells_of_another_reader_are_refused_before_anything_is_trained(
     cells.mkdir()
 
     def refused(because: str, **protocol: object) -> None:
-        cell = {"method": INVERSE, "task": "door-close", "seed": 0, "protocol": {**record["protocol"], **protocol}}
+        starts = protocol.pop("starts", None) or Bench(prior, SCALES["smoke"], reader, 0.0, tmp_path, tmp_path).starts
+        made = {**record["protocol"], **protocol}
+        cell = {"method": INVERSE, "task": "door-close", "seed": 0, "starts": starts, "protocol": made}
         (cells / "one.json").write_text(json.dumps(cell))
         with pytest.raises(ValueError, match=because):
             metaworld_planning(
@@ -407,6 +424,7 @@ def test_cells_of_another_reader_are_refused_before_anything_is_trained(
 
     refused("differ in reader", reader="abcd")
     refused("differ in strength", own={**record["protocol"]["own"], "strength": 9.0})
+    refused("differ in start states", starts=[600_000])
     assert not (tmp_path / "run" / "trainings").exists()
     assert "were chosen by a sweep of: no method" in capsys.readouterr().out
 

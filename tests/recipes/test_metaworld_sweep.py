@@ -15,7 +15,7 @@ from trimtab.recipes import _continuations, _planning
 from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PAPER, PRIOR
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.recipes.finetuning_forgets import finetuning_forgets
-from trimtab.recipes.metaworld_sweep import best, draw, metaworld_sweep
+from trimtab.recipes.metaworld_sweep import best, draw, metaworld_sweep, trials
 from trimtab.recipes.motion_isolation import motion_isolation
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_alignment import score_alignment
@@ -58,6 +58,28 @@ def test_what_is_chosen_is_framed_in_every_panel(tmp_path: Path) -> None:
         picture = Image.open(tmp_path / "sweep.png").convert("RGB")
         red = sum(pixel == (255, 0, 0) for pixel in picture.get_flattened_data())
         assert red > 4 * 200  # four frames
+
+
+def test_what_was_tried_before_is_chosen_from_and_drawn_with_gaps(tmp_path: Path) -> None:
+    protocol = {"prior": "1234"}
+
+    def keep(guidance: float, strength: float, success: float, method: str = "a-method", **other: str) -> None:
+        made = {"guidance": guidance, "strength": strength, "figures": cell(success, 1.0, 1.0)}
+        path = tmp_path / f"{method}--{guidance}--{strength}.json"
+        path.write_text(json.dumps({**made, "protocol": protocol | other}))
+
+    keep(2.5, 0.5, 0.9)
+    keep(10.0, 2.0, 0.7)
+    keep(2.5, 2.0, 0.8)
+    keep(2.5, 3.0, 1.0, "a-method-late")  # of another method
+    tried = trials("a method", protocol, tmp_path)
+    assert list(tried) == [(2.5, 0.5), (2.5, 2.0), (10.0, 2.0)]
+    assert best(tried) == (2.5, 0.5)
+    draw(tried, "a method", tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").stat().st_size > 1000
+    keep(1.0, 0.5, 0.9, prior="5678")
+    with pytest.raises(ValueError, match=r"a method, guidance 1.0, strength 0.5 .* differ in prior"):
+        trials("a method", protocol, tmp_path)
 
 
 def test_no_training_is_refused_before_it_is_recorded(tmp_path: Path) -> None:

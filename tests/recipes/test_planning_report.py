@@ -16,6 +16,7 @@ from trimtab.recipes._planning_report import (
     blame_table,
     findings,
     share_table,
+    strips_of,
     success_table,
     write_report,
 )
@@ -79,9 +80,11 @@ def test_it_is_said_whether_what_was_hoped_for_came_true() -> None:
         }
         for seed, mean in ((0, 1.5), (1, 1.2))
     ]
-    best, bar, kept, far, near = findings(Results(CELLS, (), losses))
+    best, second, bar, kept, far, near = findings(Results(CELLS, (), losses))
     assert best.startswith("Most success on novel tasks: inverse probabilistic adaptation, 0.625 [")
     assert "above in-domain only" in best
+    assert second.startswith("Next is in-domain only, 0.125 [")
+    assert "inverse probabilistic adaptation is ahead by 0.5 [" in second
     assert bar == "inverse probabilistic adaptation succeeds from more than 50% of the start states of door-close."
     assert kept.endswith("keeps 50% of it, less than the 70% asked for.")  # 1 of 4, of seed 0, where it were 2
     assert far.endswith("1.50 times the in-domain model's, enough to adapt.")
@@ -119,6 +122,31 @@ def test_cells_of_two_protocols_are_refused() -> None:
         Results([*CELLS, again])
     with pytest.raises(ValueError, match="no finished cell"):
         Results([])
+
+
+def test_cells_of_other_start_states_are_refused() -> None:
+    other = {**cell("vanilla prior", "door-close", NO[:2]), "starts": STARTS[:2]}
+    with pytest.raises(ValueError, match=r"differ in start states \('2 from 100', not '4 from 100'\)"):
+        Results([*CELLS, other])
+
+
+def test_shares_are_compared_where_all_were_measured_alone() -> None:
+    name = "inverse probabilistic adaptation"
+    alone = [cell(name, "door-close", YES, share=0.7)]
+    assert not any("random actions" in said for said in findings(Results(alone)))  # beside nothing
+    hard = {**cell(name, "window-close", NO), "novel": True}
+    kept = next(said for said in findings(Results([*CELLS, hard])) if "random actions" in said)
+    assert "keeps 50% of it" in kept  # not of the task that was done by the experts' demonstrations alone
+
+
+def test_pictures_of_what_was_never_finished_are_left_out(tmp_path: Path) -> None:
+    frames = torch.randint(256, (5, 16, 16, 3), dtype=torch.uint8)
+    for method in ("AVID", "in-domain only"):
+        facts = {"task": "door-close", "method": method, "seed": 0, "random_share": 0.0}
+        path = tmp_path / f"door-close--{method}--0--0.safetensors"
+        storage.write(path, {"executed 0": frames, "imagined 0": frames.flip(0)}, facts)
+    found = strips_of(Results(CELLS), "door-close", tmp_path)
+    assert list(found) == ["in-domain only, imagined", "in-domain only, executed"]
 
 
 def test_the_page_shows_what_was_imagined_above_what_happened(tmp_path: Path) -> None:

@@ -196,6 +196,7 @@ def probabilistic_adaptation(
         normalise: divide by 1 + a g, which works with every schedule.
         conditioning_frames: of a prior that denoises the frames that a clip goes on from along with what follows, how many
             these are, one in the paper's code: they are left to the prior's own guided belief, untold + a (told - untold).
+            Such a composition answers for clips of `prior.num_frames` alone.
         negative: token states of a text that stands for the prior's "untold" there, as "bad quality" in the paper.
 
     Raises:

@@ -27,6 +27,17 @@ class Demonstrating(Environment, Protocol):
         if the experts acted from now on; afterwards everything is as before."""
 
 
+def first_cause(video_restores: bool, actions_restore: bool) -> Cause:
+    """What to mend first, by which swaps for the truth restore success.
+
+    "the video", if actions read off the true one succeed; else "the inverse dynamics", with or without the video, if the
+    expert's actions succeed; else "the expert", who fails from this start, in so many steps.
+    """
+    if video_restores:
+        return "the video"
+    return "the inverse dynamics" if actions_restore else "the expert"
+
+
 @dataclass(frozen=True)
 class Blame:
     """A failed episode, and how it went with one part swapped for the truth.
@@ -43,14 +54,8 @@ class Blame:
 
     @property
     def cause(self) -> Cause:
-        """What to mend first.
-
-        "the video", if actions read off the true one succeed; else "the inverse dynamics", with or without the video, if
-        the expert's actions succeed; else "the expert", who fails from this start, in so many steps.
-        """
-        if self.true_video.success:
-            return "the video"
-        return "the inverse dynamics" if self.true_actions.success else "the expert"
+        """What to mend first."""
+        return first_cause(self.true_video.success, self.true_actions.success)
 
 
 def find_causes(
@@ -135,4 +140,7 @@ class Expert:
             self._ahead = np.zeros((len(frames), *actions.shape[1:]), np.float32)
             self._ahead[playing] = actions
         self._step += 1
-        return self._ahead[:, place]
+        now = self._ahead[:, place].copy()
+        if active is not None:
+            now[~active] = 0
+        return now

@@ -12,6 +12,9 @@ from trimtab.core.values import Clip, Conditioning
 from trimtab.data.cache import expect
 from trimtab.data.episodes import Episodes
 
+GOLDEN = (5**0.5 - 1) / 2
+"""Whose multiples fall evenly between whole numbers, however many are taken."""
+
 
 class Clips:
     """Every window of `num_context + num_frames` consecutive frames that lies within one episode.
@@ -161,7 +164,7 @@ class Clips:
         """
         if num < 1 or (per_level is not None and per_level < 1):
             raise ValueError(f"evenly needs num >= 1 and per_level >= 1, got {num} and {per_level}")
-        counts = -(-self.num_windows // self.window)  # windows of an episode that do not overlap
+        counts = self._apart()
         episodes = np.repeat(np.arange(len(counts)), counts)
         tiles = np.arange(len(episodes)) - np.repeat(np.cumsum(counts) - counts, counts)
         windows = self._before[episodes] + tiles * self.window
@@ -186,6 +189,33 @@ class Clips:
             left = num - sum(map(len, chosen))
             chosen.append(some[spread(len(some), min(left, len(some)))])
         return np.sort(np.concatenate(chosen))
+
+    def over_episodes(self, num: int) -> np.ndarray:
+        """Window numbers (num,) for evaluation: spread over all episodes, the same every time, not overlapping.
+
+        For levels that tasks share, of which `evenly` would take what lies at one place: one task, at one moment. Here
+        levels go by turns, and in them tasks, and moments from the beginning of an episode to its end.
+
+        Raises:
+            ValueError: there are not that many.
+        """
+        counts = self._apart()
+        if not 1 <= num <= counts.sum():
+            raise ValueError(f"asked for {num} windows, and these {len(counts)} episodes give 1 to {counts.sum()}")
+        levels = [np.flatnonzero(self._level_ids() == level) for level in np.unique(self._level_ids())]
+        order = np.concatenate([np.roll(episodes, place) for place, episodes in enumerate(levels)])
+        chosen, first = list[np.ndarray](), np.zeros(len(counts), np.int64)
+        while left := num - sum(map(len, chosen)):
+            longer = order[counts[order] > len(chosen)]
+            some = longer[spread(len(longer), min(left, len(longer)))]
+            if not chosen:  # moments that keep no step with the tasks
+                first[some] = np.arange(len(some)) * GOLDEN % 1 * counts[some]
+            chosen.append(self.numbers(some, (first[some] + len(chosen)) % counts[some] * self.window))
+        return np.sort(np.concatenate(chosen))
+
+    def _apart(self) -> np.ndarray:
+        """How many windows of each episode do not overlap."""
+        return -(-self.num_windows // self.window)
 
     def _level_ids(self) -> np.ndarray:
         return self._level + (self._set << 32)

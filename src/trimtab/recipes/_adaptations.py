@@ -142,8 +142,11 @@ class Adaptation:
 
     def own(self) -> dict[str, Any]:
         """What is this method's own, in the protocol of a cell."""
-        names = ("guidance", "strength", "naming", "negative", "normalise", "off_above", "chosen")
-        return {name: vars(self)[name] for name in names}
+        return {"guidance": self.guidance, "strength": self.strength, **self.form(), "chosen": self.chosen}
+
+    def form(self) -> dict[str, Any]:
+        """How it is composed and told, whatever its guidance and strength; what is chosen of these holds for one form."""
+        return {name: vars(self)[name] for name in ("naming", "negative", "normalise", "off_above")}
 
 
 def guided_prior(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:

@@ -48,7 +48,7 @@ def expert_clips(
     Args:
         prior: that says how long a clip is.
         tasks: of which `NUM_EPISODES` each are recorded, if they are not there.
-        num_clips: spread over the start states.
+        num_clips: spread over tasks, start states and moments.
         first_start: the seed of the first start state.
         folder: of the recorded set.
         words: the texts as token states; those of the task alone by default.
@@ -66,7 +66,7 @@ def expert_clips(
         output=folder,
     )
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=words or encoder())
-    return Held.of(clips, clips.evenly(num_clips, per_level=None))
+    return Held.of(clips, clips.over_episodes(num_clips))
 
 
 @torch.no_grad()

@@ -46,8 +46,8 @@ from trimtab.recipes.record_metaworld import ROBOT
 from trimtab.training import Budget
 
 FIRST_START = 600_000
-"""The seed of the first start state that is planned from; what the prior learns begins at 0 and at 100_000, demonstrations
-at 0, play at 1000, and what is chosen is chosen from 200_000 on."""
+"""The seed of the first start state that is planned from; what the prior learns begins at 0, at 50_000 and at 100_000, what
+its card is measured on at 500, demonstrations at 0, play at 1000, and what is chosen is chosen from 200_000 on."""
 
 FIRST_CLIP = 300_000
 """The seed of the first start state of the clips of novel tasks that videos are compared with."""
@@ -108,6 +108,8 @@ class Bench:
             )
         if not 0 <= self.random_share <= 1:
             raise ValueError(f"random_share is 0 (only the expert's actions) to 1 (none), got {self.random_share}")
+        if abs(100 * self.random_share - round(100 * self.random_share)) > 1e-9:
+            raise ValueError(f"random_share is a whole percentage, as files are named by it, got {self.random_share}")
         if self.size.horizon > (most := self.prior.num_frames):
             raise ValueError(
                 f"this prior imagines up to {most} frames, got a horizon of {self.size.horizon}; ask for fewer, or pass "
@@ -147,12 +149,21 @@ class Bench:
         """How the robot acts, and how large it is seen, wherever it plays or is recorded."""
         return {**self.size.pace, "size": self.side}
 
+    @property
+    def starts(self) -> list[int]:
+        """The seeds of the start states that every task is played from."""
+        return [FIRST_START + number for number in range(self.size.num_starts)]
+
+    def check(self, methods: Iterable[str]) -> None:
+        """Raises ValueError, before anything is trained, for a method that cannot be composed around this prior."""
+        for how in (self.adaptations[name] for name in methods if name in self.adaptations):
+            how.denoiser(self.prior, self.prior)
+
     def cell(self, task: str, method: str, seed: int) -> dict[str, Any]:
         """One method with one seed, trained if need be, planning one task from every start state."""
         environment = self.scene(task, self.size.num_starts)
-        starts = [FIRST_START + number for number in range(self.size.num_starts)]
         player, facts = self.player(environment, method, seed)
-        played = run_episodes(environment, player, starts, keep_frames=True)
+        played = run_episodes(environment, player, self.starts, keep_frames=True)
         self.keep(task, method, seed, played[:SHOWN])
         return {
             "task": task,
@@ -160,7 +171,7 @@ class Bench:
             "seed": seed,
             "random_share": self.random_share,
             "novel": task not in PLAYED,
-            "starts": starts,
+            "starts": self.starts,
             "success": [episode.success for episode in played],
             "steps": [episode.num_steps for episode in played],
             "returns": [round(episode.total_reward, 2) for episode in played],

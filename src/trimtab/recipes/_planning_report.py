@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trimtab.control.blame import Cause
+from trimtab.control.blame import Cause, first_cause
 from trimtab.core.files import write_whole
 from trimtab.core.markdown import markdown_table
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
@@ -53,6 +53,10 @@ class Results:
         if not cells:
             raise ValueError("there is no finished cell to report; run the command first")
         own: dict[str, Cell] = {}
+        begun: dict[str, Cell] = {}
+        for cell in cells:
+            first = begun.setdefault(cell["task"], cell)
+            check_alike(name_of(cell), starts_of(cell), name_of(first), starts_of(first))
         for cell in (*cells, *videos, *losses):
             check_alike(name_of(cell), shared(cell), name_of(cells[0]), shared(cells[0]))
             first = own.setdefault(cell["method"], cell)
@@ -63,26 +67,22 @@ class Results:
         self.shares = sorted({cell["random_share"] for cell in cells})
 
     def of(self, **facts: Any) -> list[Cell]:
-        """The cells of which these facts are true; a set stands for any of its members."""
-        return [
-            cell
-            for cell in self.cells
-            if all(
-                cell[name] in value if isinstance(value, set) else cell[name] == value for name, value in facts.items()
-            )
-        ]
+        """The cells of which these facts are true."""
+        return [cell for cell in self.cells if all(cell[name] == value for name, value in facts.items())]
 
     def successes(self, **facts: Any) -> tuple[Tensor, Tensor]:
+        """As `outcomes`, of the cells of which these facts are true."""
+        return self.outcomes(self.of(**facts))
+
+    def outcomes(self, found: Sequence[Cell]) -> tuple[Tensor, Tensor]:
         """Of each start of each of these cells whether it succeeded, and a number that stands for task and start."""
-        found = self.of(**facts)
         values = [float(value) for cell in found for value in cell["success"]]
         numbers = [self.tasks.index(cell["task"]) << 32 | start for cell in found for start in cell["starts"]]
         return torch.tensor(values, dtype=torch.float64), torch.tensor(numbers, dtype=torch.int64)
 
     def rate(self, **facts: Any) -> Interval | str:
         """The share of successes, start states resampled; text if nothing was measured."""
-        values, starts = self.successes(**facts)
-        return "" if len(starts.unique()) < 2 else mean_interval(values, starts)
+        return rate_of(*self.successes(**facts))
 
     def against(self, reference: str, method: str, **facts: Any) -> Interval | str:
         """By how much the share of successes is above that of another method at the same starts, seeds averaged."""
@@ -102,14 +102,17 @@ class Results:
     def at_share(self, method: str, share: float) -> Interval | str:
         """Success on novel tasks by the share of random actions, on which the bare prior does not depend.
 
-        Of the seeds alone that were measured with every share, as one seed's luck would else pass for a share's.
+        Of the tasks and seeds alone that were measured with every share, as their luck would else pass for a share's.
         """
         if method == PRIOR:
             return self.rate(method=method, novel=True)
         measured = self.of(method=method, novel=True)
-        seeds = {some: {cell["seed"] for cell in measured if cell["random_share"] == some} for some in self.shares}
-        common = set[int]().union(*seeds.values()).intersection(*filter(None, seeds.values()))
-        return self.rate(method=method, novel=True, random_share=share, seed=common)
+        places: dict[float, set[tuple[str, int]]] = {}
+        for cell in measured:
+            places.setdefault(cell["random_share"], set()).add((cell["task"], cell["seed"]))
+        common = set.intersection(*places.values()) if places else set()
+        alike = [cell for cell in measured if (cell["task"], cell["seed"]) in common]
+        return rate_of(*self.outcomes([cell for cell in alike if cell["random_share"] == share]))
 
     def video_distance(self, method: str, share: float) -> Interval | str:
         """Of what a method imagines of novel tasks from the experts' videos, the mean over seeds; text if not measured."""
@@ -121,20 +124,25 @@ class Results:
         video, actions = (by_start(*self.successes(method=name)) for name in (TRUE_VIDEO, EXPERT))
         values, starts = self.successes(method=method, random_share=share)
 
-        def cause(start: int) -> str:
-            if video.get(start):
-                return "the video"
-            if start not in video or start not in actions:
-                return "not known"
-            return "the inverse dynamics" if actions[start] else "the expert"
-
-        found = [cause(start) for start in starts[values == 0].tolist()]
+        failed = starts[values == 0].tolist()
+        both = video.keys() & actions.keys()
+        found = [first_cause(video[at] > 0, actions[at] > 0) if at in both else "not known" for at in failed]
         return {"failed": len(found), **{name: found.count(name) for name in (*get_args(Cause), "not known")}}
 
 
 def shared(cell: Cell) -> dict[str, Any]:
     """What two cells must share to be compared."""
     return {name: value for name, value in cell["protocol"].items() if name != "own"}
+
+
+def starts_of(cell: Cell) -> dict[str, Any]:
+    """From which states its task was played, which two cells of it must share."""
+    return {"start states": f"{len(cell['starts'])} from {cell['starts'][0]}"}
+
+
+def rate_of(values: Tensor, starts: Tensor) -> Interval | str:
+    """The share of successes, start states resampled; text if there are fewer than two."""
+    return "" if len(starts.unique()) < 2 else mean_interval(values, starts)
 
 
 def settings(cell: Cell) -> dict[str, Any]:
@@ -194,7 +202,7 @@ def write_report(path: Path, results: Results, *, pictures: Path) -> Path:
     if len(results.shares) > 1:
         of_shares = share_table(results)
         caption = "Success on novel tasks, by the share of random actions in the demonstrations"
-        table(of_shares, caption, "Of the training seeds that were measured with every share.")
+        table(of_shares, caption, "Of the tasks and training seeds that were measured with every share.")
         report.curves(
             {row[0]: (results.shares, [mean(rate) for rate in row[1:]]) for row in of_shares[1]},
             "Success on novel tasks; the bare prior has seen no demonstrations", "share of random actions", "success",
@@ -230,6 +238,11 @@ def findings(results: Results) -> list[str]:
         if isinstance(above, Interval):
             beyond = f", {above} above {REFERENCE}" + ("" if above.low > 0 else ", which is within the interval")
         said.append(f"Most success on novel tasks: {best}, {planned[best]}{beyond}.")
+        for second in sorted(planned.keys() - {best}, key=lambda name: -planned[name].mean)[:1]:
+            ahead = results.against(second, best, novel=True, random_share=share)
+            if isinstance(ahead, Interval):
+                word = "" if ahead.low > 0 else ", which is within the interval"
+                said.append(f"Next is {second}, {planned[second]}; {best} is ahead by {ahead}{word}.")
     for name in planned:
         if name in (INVERSE, LATE, AS_WRITTEN[1]):
             done = {task: mean(results.rate(method=name, task=task, random_share=share)) for task in results.tasks}
@@ -239,7 +252,7 @@ def findings(results: Results) -> list[str]:
                 f"{name} succeeds from more than {BAR:.0%} of the start states of {most or 'no task'}"
                 + (f", and not of {below}." if below else ".")
             )
-    for name in planned if 0.7 in results.shares else ():
+    for name in planned if {0.0, 0.7} <= set(results.shares) else ():
         before, kept = results.at_share(name, share), results.at_share(name, 0.7)
         if isinstance(kept, Interval) and mean(before) > 0 and name != PRIOR:
             part = kept.mean / mean(before)
@@ -323,7 +336,8 @@ def strips_of(results: Results, task: str, pictures: Path) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for path in sorted(pictures.glob(f"{task}--*.safetensors")):
         tensors, facts = storage.read(path)
-        if facts["seed"] or facts["random_share"] != results.shares[0]:
+        known = facts["method"] in results.methods  # else its cell was never finished, or lies elsewhere
+        if not known or facts["seed"] or facts["random_share"] != results.shares[0]:
             continue
         for kind in ("imagined", "executed"):
             if kind == "imagined" and facts["method"] == EXPERT:

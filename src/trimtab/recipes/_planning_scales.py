@@ -127,7 +127,8 @@ SCALES = {
 def chosen(path: Path | None, prior: PixelUNet, size: Scale) -> dict[str, Adaptation]:
     """A scale's adaptations, with what was chosen for them beside this prior; the others stay as they are.
 
-    What was chosen at another pace, or of videos that were sampled otherwise, is not taken; how long was trained may differ.
+    What was chosen at another pace, of videos that were sampled otherwise, or for another form of the method, is not taken;
+    how long was trained may differ.
 
     Args:
         path: of the choices; None for those of the package, if it has any.
@@ -144,7 +145,7 @@ def chosen(path: Path | None, prior: PixelUNet, size: Scale) -> dict[str, Adapta
     ours = {"prior": prior.fingerprint, **size.pace, **size.sampled}
     return {
         name: replace(how, guidance=found[name]["guidance"], strength=found[name]["strength"], chosen=True)
-        if name in found and ours.items() <= found[name]["protocol"].items()
+        if name in found and {**ours, "form": how.form()}.items() <= found[name]["protocol"].items()
         else how
         for name, how in size.adaptations.items()
     }

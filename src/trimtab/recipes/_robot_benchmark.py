@@ -180,9 +180,9 @@ def robot(
 
 
 def held_of(clips: Clips, num_clips: int, prior: PixelUNet) -> Held:
-    """So many clips of one set, spread over its levels and over each one's episodes, with the episode of each."""
+    """So many clips of one set, spread over its episodes, with the episode of each."""
     (episodes,) = clips.sets
-    indices = clips.evenly(num_clips, per_level=None)
+    indices = clips.over_episodes(num_clips)
     of = np.repeat(np.arange(len(episodes)), np.maximum(episodes.lengths - clips.window + 1, 0))
     held = Held.of(clips, indices, num_told=prior.num_context)
     return replace(held, levels=torch.from_numpy(of[indices]))

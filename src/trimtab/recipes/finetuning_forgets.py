@@ -18,6 +18,7 @@ from trimtab.core.files import write_whole
 from trimtab.data.episodes import Episodes
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.metrics.text_match import TextMatch, prefers, which_text
+from trimtab.networks import storage
 from trimtab.recipes._adaptations import ADAPTATIONS, FINETUNED
 from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held, held_out_loss
@@ -90,8 +91,14 @@ def finetuning_forgets(
         for diversity, number in todo[1:]:
             shown_to(bench, diversity, number, output).forecast([ADAPTATIONS[METHOD].training], [seed])
         return
-    protocol = {**bench.protocol, **counts, **bench.adaptations[METHOD].own()}
-    own = OwnDomain.of(bench, trained_judge(matcher, datasets, matching_steps, seed), num_clips, seed)
+    judge = trained_judge(matcher, datasets, matching_steps, seed)
+    own = OwnDomain.of(bench, judge, num_clips, seed)
+    protocol = {
+        **bench.protocol,
+        **counts,
+        **bench.adaptations[METHOD].own(),
+        "judge": storage.checksum(judge.state_dict(), {}),
+    }
     found: dict[str, dict[str, Interval]] = {}
     for diversity, number in todo:
         name = f"{diversity}, {number}"

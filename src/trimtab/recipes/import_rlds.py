@@ -164,10 +164,14 @@ def describe(moves: Actions, part: str, motion: tuple[str, ...]) -> dict[str, An
 
 
 def scaled(actions: Actions, statistics: Mapping[str, Any]) -> Actions:
-    """Actions whose motion, their first numbers, has mean 0 and deviation 1; float32."""
+    """Actions whose motion, their first numbers, has mean 0 and deviation 1; float32.
+
+    A number that never changed, where mean and deviation were taken, keeps its scale.
+    """
     mean, deviation = np.array(statistics["mean"]), np.array(statistics["deviation"])
     moves, rest = np.split(actions, [len(mean)], axis=1)
-    return np.concatenate([(moves - mean) / (deviation + 1e-8), rest], axis=1).astype(np.float32)
+    scale = np.where(deviation > 0, deviation + 1e-8, 1.0)
+    return np.concatenate([(moves - mean) / scale, rest], axis=1).astype(np.float32)
 
 
 def opened(closing: Actions) -> Actions:
@@ -186,9 +190,14 @@ def opened(closing: Actions) -> Actions:
 
 
 def _actions(episode: Recorded, motion: Sequence[str], gripper: str) -> Actions:
-    """As recorded, the motion and then, if there is one, the gripper."""
+    """As recorded, the motion and then, if there is one, the gripper. Raises ValueError if that is more than one number."""
     parts = [episode.numbers(name).reshape(len(episode), -1).astype(np.float32) for name in motion]
-    return np.concatenate([*parts, *([opened(episode.numbers(gripper))] if gripper else [])], axis=1)
+    if gripper:
+        closing = episode.numbers(gripper).reshape(len(episode), -1)
+        if closing.shape[1] != 1:
+            raise ValueError(f"a gripper is told one number a step, and {gripper} has {closing.shape[1]}; name another")
+        parts.append(opened(closing))
+    return np.concatenate(parts, axis=1)
 
 
 def _all_motion(source: RLDS, split: str, num: int, motion: Sequence[str]) -> Actions:

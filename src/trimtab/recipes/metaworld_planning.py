@@ -16,7 +16,16 @@ from trimtab.priors import pixel_unet
 from trimtab.recipes._adaptations import ADAPTATIONS, IN_DOMAIN
 from trimtab.recipes._continuations import LEAST_EPISODES
 from trimtab.recipes._planning import Bench, cell_name
-from trimtab.recipes._planning_report import TRUTHS, Results, check_alike, name_of, settings, shared, write_report
+from trimtab.recipes._planning_report import (
+    TRUTHS,
+    Results,
+    check_alike,
+    name_of,
+    settings,
+    shared,
+    starts_of,
+    write_report,
+)
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.training import record_settings
 
@@ -110,6 +119,7 @@ def metaworld_planning(
     if dry_run:
         bench.forecast(trained.values(), numbers)
         return
+    bench.check(names)
     ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
     console.print(f"Guidance and strength were chosen by a sweep of: {', '.join(ours) or 'no method'}.")
     bench.reading()  # refused before hours are spent, if no reader fits
@@ -117,6 +127,8 @@ def metaworld_planning(
         expected = bench.record(cell["method"])  # before hours are spent on what could not stand beside it
         for part in (shared, settings):
             check_alike(name_of(cell), part(cell), "what is asked for", part(expected))
+        if "starts" in cell:
+            check_alike(name_of(cell), starts_of(cell), "what is asked for", starts_of({"starts": bench.starts}))
     pieces = pieces_of(names, numbers)
     todo: list[tuple[Path, str, Callable[[], dict[str, Any]]]] = [
         (
@@ -158,8 +170,8 @@ def metaworld_planning(
 
 
 def pieces_of(methods: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
-    """Method and seed of what is played: where nothing is imagined by a model, there is one seed."""
-    return [(method, seed) for method in methods for seed in seeds if method in ADAPTATIONS or not seed]
+    """Method and seed of what is played: where no model imagines anything, there is one seed, whichever are asked for."""
+    return [(method, seed) for method in methods for seed in (seeds if method in ADAPTATIONS else [0])]
 
 
 def methods_of(size: Scale, random_share: float) -> list[str]:

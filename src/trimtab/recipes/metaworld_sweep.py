@@ -56,7 +56,7 @@ def metaworld_sweep(
 
     The best of a method succeeds most often; of those that do equally often, its videos are nearest to the experts'. One of
     the tasks is among the demonstrations and one is not; planning measures the first from other start states, and the second
-    not at all. What is finished is not done again.
+    not at all. What is finished is not done again, and the best is that of all that were tried in this output.
 
     Args:
         methods: only these, or more; strengths are tried for those that have one.
@@ -95,14 +95,14 @@ def metaworld_sweep(
     if dry_run:
         bench.forecast([ADAPTATIONS[name].training for name in methods], [seed])
         return
-    protocol = {**bench.protocol, **counts, "tasks": list(VALIDATION)}
+    bench.check(methods)
     for name in methods:
         how = bench.size.adaptations[name]
-        grid = [(g, s) for g in guidances for s in (strengths if how.strength is not None else (None,))]
-        tried = {
-            (g, s): trial(bench, name, replace(how, guidance=g, strength=s), protocol, output / "cells")
-            for g, s in grid
-        }
+        protocol = {**bench.protocol, **counts, "tasks": list(VALIDATION), "form": how.form()}
+        for guidance in guidances:
+            for strength in strengths if how.strength is not None else (None,):
+                trial(bench, name, replace(how, guidance=guidance, strength=strength), protocol, output / "cells")
+        tried = trials(name, protocol, output / "cells")  # with those of before
         place = best(tried)
         found = {
             "guidance": place[0],
@@ -119,25 +119,37 @@ def metaworld_sweep(
     print(f"plan by what was chosen: trimtab metaworld-planning --choices {output / 'choices.json'}")
 
 
-def trial(bench: Bench, name: str, how: Adaptation, protocol: Mapping[str, Any], cells: Path) -> Cell:
-    """One guidance and strength; kept in a file. Raises ValueError if that was made under another protocol."""
-    title = f"{slug(name)}--{how.guidance}--{how.strength}"
-    path = cells / f"{title}.json"
-    if not path.exists():
-        denoiser = how.denoiser(bench.prior, bench.train(how.training, protocol["seed"])[0])
-        planner = bench.planner(denoiser, protocol["seed"], how)
-        held = bench.clips("validation", VALIDATION, FIRST_VALIDATION, protocol["num_clips"], how)
-        seeds = [protocol["seed"] + number for number in range(protocol["num_samples"])]
-        samples = torch.stack([continued(denoiser, bench.sampler(how), held, seed) for seed in seeds])
-        figures = {
-            "success": float(np.mean(bench.successes(planner, FIRST_VALIDATION, protocol["num_starts"]))),
-            **quality(samples, held, bench.output / "features"),
-        }
-        write_whole(path, json.dumps({"figures": figures, "protocol": protocol}, indent=1) + "\n")
-    kept = json.loads(path.read_text())
-    check_alike(title, kept["protocol"], "what is asked for", protocol)
-    print(f"{title}: " + ", ".join(f"{figure} {value:.3g}" for figure, value in kept["figures"].items()))
-    return dict(kept["figures"])
+def trial(bench: Bench, name: str, how: Adaptation, protocol: Mapping[str, Any], cells: Path) -> None:
+    """Measure one guidance and strength, and keep the figures in a file, unless it is there."""
+    path = cells / f"{slug(name)}--{how.guidance}--{how.strength}.json"
+    if path.exists():
+        return
+    denoiser = how.denoiser(bench.prior, bench.train(how.training, protocol["seed"])[0])
+    planner = bench.planner(denoiser, protocol["seed"], how)
+    held = bench.clips("validation", VALIDATION, FIRST_VALIDATION, protocol["num_clips"], how)
+    seeds = [protocol["seed"] + number for number in range(protocol["num_samples"])]
+    samples = torch.stack([continued(denoiser, bench.sampler(how), held, seed) for seed in seeds])
+    figures = {
+        "success": float(np.mean(bench.successes(planner, FIRST_VALIDATION, protocol["num_starts"]))),
+        **quality(samples, held, bench.output / "features"),
+    }
+    made = {"guidance": how.guidance, "strength": how.strength, "figures": figures, "protocol": protocol}
+    write_whole(path, json.dumps(made, indent=1) + "\n")
+
+
+def trials(name: str, protocol: Mapping[str, Any], cells: Path) -> dict[tuple[float, float | None], Cell]:
+    """The figures of every guidance and strength of a method that was tried.
+
+    Raises ValueError if one was made under another protocol.
+    """
+    kept = [json.loads(path.read_text()) for path in sorted(cells.glob(f"{slug(name)}--*.json"))]
+    tried: dict[tuple[float, float | None], Cell] = {}
+    for one in sorted(kept, key=lambda one: (one["guidance"], one["strength"] or 0)):
+        title = f"{name}, guidance {one['guidance']}, strength {one['strength']}"
+        check_alike(title, one["protocol"], "what is asked for", protocol)
+        print(f"{title}: " + ", ".join(f"{figure} {value:.3g}" for figure, value in one["figures"].items()))
+        tried[one["guidance"], one["strength"]] = one["figures"]
+    return tried
 
 
 def quality(samples: Samples, held: Held, cache: Path) -> dict[str, float]:
@@ -158,20 +170,23 @@ def best(tried: Mapping[Any, Cell]) -> Any:
 
 
 def draw(tried: Mapping[tuple[float, float | None], Cell], title: str, path: Path) -> None:
-    """A heat map a figure, guidance down and strength across; what is chosen is framed in all of them."""
+    """A heat map a figure, guidance down and strength across, blank where nothing was tried; what is chosen is framed."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    guidances, strengths = (list(dict.fromkeys(some)) for some in zip(*tried, strict=True))
+    guidances = sorted({guidance for guidance, _ in tried})
+    strengths = sorted({strength for _, strength in tried}, key=lambda strength: strength or 0.0)
     chosen = best(tried)
     names = list(next(iter(tried.values())))
     figure = Figure(figsize=(3.6 * len(names), 3.8), layout="constrained")
     figure.suptitle(title, fontsize=11)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        values = np.array([[tried[g, s][name] for s in strengths] for g in guidances])
+        values = np.array([[tried.get((g, s), {}).get(name, np.nan) for s in strengths] for g in guidances])
         picture = axes.imshow(values, cmap="viridis", aspect="auto")
-        for (row, column), value in np.ndenumerate(values):
-            light = (value - values.min()) / max(np.ptp(values), 1e-9) > 0.6
+        low, high = np.nanmin(values), np.nanmax(values)
+        for row, column in np.argwhere(np.isfinite(values)).tolist():
+            value = values[row, column]
+            light = (value - low) / max(high - low, 1e-9) > 0.6
             axes.text(column, row, f"{value:.3g}", ha="center", va="center", color="black" if light else "white")
         corner = strengths.index(chosen[1]) - 0.5, guidances.index(chosen[0]) - 0.5
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor="red", linewidth=2))

@@ -68,7 +68,8 @@ def record_metaworld(
             with what is moved in the middle of its way, both in the same looks, so that only words tell them apart; others
             are left out, and num_episodes are of each task in each such scene.
         astray: the share of the episodes, 0 to 1, that begin where random actions led from somewhere on the expert's way, so
-            that the expert shows what to do there.
+            that the expert shows what to do there. Where any do, each episode is allowed as many steps more as lead the
+            longest astray.
         output: the folder of the set; by default datasets/metaworld-<percent random>-<seed>.
     """
     episodes = metaworld_episodes(
