@@ -178,7 +178,7 @@ def draw(tried: Mapping[tuple[float, float | None], Cell], title: str, path: Pat
     strengths = sorted({strength for _, strength in tried}, key=lambda strength: strength or 0.0)
     chosen = best(tried)
     names = list(next(iter(tried.values())))
-    figure = Figure(figsize=(3.6 * len(names), 3.8), layout="constrained")
+    figure = Figure(figsize=((1.8 + 0.6 * max(3, len(strengths))) * len(names), 3.8), layout="constrained")
     figure.suptitle(title, fontsize=11)
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         values = np.array([[tried.get((g, s), {}).get(name, np.nan) for s in strengths] for g in guidances])
