@@ -268,9 +268,12 @@ def findings(results: Results) -> list[str]:
 
 
 def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows: success by task, of seen and of novel ones, against the reference on novel ones, and FVD there."""
+    """Header and rows: success by task, of seen and novel ones, above the in-domain model's and the bare prior's on novel
+    ones, and FVD there.
+    """
     share = results.shares[0]
-    header = ["method", *results.tasks, "seen", "novel", f"novel, above {REFERENCE}", "novel, over seeds", "FVD, novel"]
+    above = [f"novel, above {name}" for name in (REFERENCE, PRIOR)]
+    header = ["method", *results.tasks, "seen", "novel", *above, "novel, over seeds", "FVD, novel"]
     rows = []
     for method in results.methods:
         facts = {"method": method, "random_share": share}
@@ -280,7 +283,7 @@ def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
                 *(mean_text(results.rate(task=task, **facts)) for task in results.tasks),
                 results.rate(novel=False, **facts),
                 results.rate(novel=True, **facts),
-                results.against(REFERENCE, method, novel=True, random_share=share),
+                *(results.against(name, method, novel=True, random_share=share) for name in (REFERENCE, PRIOR)),
                 results.over_seeds(novel=True, **facts),
                 results.video_distance(method, share),
             ]
