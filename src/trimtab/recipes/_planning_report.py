@@ -99,16 +99,17 @@ class Results:
         means = [self.successes(seed=seed, **facts)[0].mean().item() for seed in seeds]
         return seed_interval(means) if len(means) > 1 else ""
 
-    def at_share(self, method: str, share: float) -> Interval | str:
+    def at_share(self, method: str, share: float, beside: Sequence[float]) -> Interval | str:
         """Success on novel tasks by the share of random actions, on which the bare prior does not depend.
 
-        Of the tasks and seeds alone that were measured with every share, as their luck would else pass for a share's.
+        Of the tasks and seeds alone that were measured with all the shares beside it, as their luck would else pass for a
+        share's.
         """
         if method == PRIOR:
             return self.rate(method=method, novel=True)
         measured = self.of(method=method, novel=True)
         places: dict[float, set[tuple[str, int]]] = {}
-        for cell in measured:
+        for cell in (some for some in measured if some["random_share"] in beside):
             places.setdefault(cell["random_share"], set()).add((cell["task"], cell["seed"]))
         common = set.intersection(*places.values()) if places else set()
         alike = [cell for cell in measured if (cell["task"], cell["seed"]) in common]
@@ -253,7 +254,7 @@ def findings(results: Results) -> list[str]:
                 + (f", and not of {below}." if below else ".")
             )
     for name in planned if {0.0, 0.7} <= set(results.shares) else ():
-        before, kept = results.at_share(name, share), results.at_share(name, 0.7)
+        before, kept = (results.at_share(name, one, (0.0, 0.7)) for one in (0.0, 0.7))
         if isinstance(kept, Interval) and mean(before) > 0 and name != PRIOR:
             part = kept.mean / mean(before)
             word = "at least" if part >= LEAST_KEPT else "less than"
@@ -296,7 +297,9 @@ def share_table(results: Results) -> tuple[list[str], list[list[Any]]]:
     several = [name for name in results.methods if len({c["random_share"] for c in results.of(method=name)}) > 1]
     methods = [name for name in results.methods if name in (PRIOR, *several) and name not in TRUTHS]
     header = ["method", *(f"{share:.0%}" for share in results.shares)]
-    return header, [[name, *(results.at_share(name, share) for share in results.shares)] for name in methods]
+    return header, [
+        [name, *(results.at_share(name, share, results.shares) for share in results.shares)] for name in methods
+    ]
 
 
 def loss_table(results: Results) -> tuple[list[str], list[list[Any]]]:
