@@ -99,10 +99,14 @@ def metaworld_sweep(
     for name in methods:
         how = bench.size.adaptations[name]
         protocol = {**bench.protocol, **counts, "tasks": list(VALIDATION), "form": how.form()}
+        trials(name, protocol, output / "cells")  # refused before hours are spent, if one is of another protocol
         for guidance in guidances:
             for strength in strengths if how.strength is not None else (None,):
                 trial(bench, name, replace(how, guidance=guidance, strength=strength), protocol, output / "cells")
         tried = trials(name, protocol, output / "cells")  # with those of before
+        for (guidance, strength), figures in tried.items():
+            told = ", ".join(f"{figure} {value:.3g}" for figure, value in figures.items())
+            print(f"{name}, guidance {guidance}, strength {strength}: {told}")
         place = best(tried)
         found = {
             "guidance": place[0],
@@ -147,7 +151,6 @@ def trials(name: str, protocol: Mapping[str, Any], cells: Path) -> dict[tuple[fl
     for one in sorted(kept, key=lambda one: (one["guidance"], one["strength"] or 0)):
         title = f"{name}, guidance {one['guidance']}, strength {one['strength']}"
         check_alike(title, one["protocol"], "what is asked for", protocol)
-        print(f"{title}: " + ", ".join(f"{figure} {value:.3g}" for figure, value in one["figures"].items()))
         tried[one["guidance"], one["strength"]] = one["figures"]
     return tried
 
