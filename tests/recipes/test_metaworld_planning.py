@@ -80,9 +80,8 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
         )  # fmt: skip
 
     swept = Scale(num_steps=1)
-    choice = {
-        "guidance": 3.0, "strength": 1.5, "protocol": {"prior": prior.fingerprint, **swept.pace, **swept.sampled},
-    }  # fmt: skip
+    chosen_for = {"prior": prior.fingerprint, **swept.pace, **swept.sampled, "form": ADAPTATIONS[INVERSE].form()}
+    choice = {"guidance": 3.0, "strength": 1.5, "protocol": chosen_for}
     (tmp_path / "choices.json").write_text(json.dumps({INVERSE: choice}))
     run()
     paths = sorted((tmp_path / "run" / "cells").glob("*.json"))
