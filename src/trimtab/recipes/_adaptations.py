@@ -97,7 +97,9 @@ TRAININGS: dict[str, Training] = {
     "in-domain": Training(FromScratch, of_videos, SMALL, optimizer="muon", learning_rate=4e-3),
     "avid": Training(AVID, of_videos, SMALL, optimizer="muon", learning_rate=4e-3),
     "temporal": Training(Finetune, of_videos, {"temporal": True}, most=MOST_STEPS_OF_FINETUNING),
-    "dreambooth": Training(DreamBooth, of_stills, {"rank": 8}, lengths=(1,), most=MOST_STEPS_ON_STILLS),
+    "dreambooth": Training(
+        DreamBooth, of_stills, {"rank": 8}, lengths=(1,), learning_rate=1e-4, most=MOST_STEPS_ON_STILLS
+    ),
 }
 
 

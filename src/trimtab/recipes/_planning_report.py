@@ -90,7 +90,7 @@ class Results:
         both = sorted(ours.keys() & theirs.keys())
         if len(both) < 2 or method == reference:
             return ""
-        first, second = (torch.tensor([some[start] for start in both]) for some in (ours, theirs))
+        first, second = (torch.tensor([some[start] for start in both], dtype=torch.float64) for some in (ours, theirs))
         return paired_interval(first, second, torch.tensor(both))
 
     def over_seeds(self, **facts: Any) -> Interval | str:
