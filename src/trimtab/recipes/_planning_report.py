@@ -56,7 +56,7 @@ class Results:
         begun: dict[str, Cell] = {}
         for cell in cells:
             first = begun.setdefault(cell["task"], cell)
-            check_alike(name_of(cell), starts_of(cell), name_of(first), starts_of(first))
+            check_alike(name_of(cell), begun_from(cell["starts"]), name_of(first), begun_from(first["starts"]))
         for cell in (*cells, *videos, *losses):
             check_alike(name_of(cell), shared(cell), name_of(cells[0]), shared(cells[0]))
             first = own.setdefault(cell["method"], cell)
@@ -136,9 +136,9 @@ def shared(cell: Cell) -> dict[str, Any]:
     return {name: value for name, value in cell["protocol"].items() if name != "own"}
 
 
-def starts_of(cell: Cell) -> dict[str, Any]:
-    """From which states its task was played, which two cells of it must share."""
-    return {"start states": f"{len(cell['starts'])} from {cell['starts'][0]}"}
+def begun_from(starts: Sequence[int]) -> dict[str, Any]:
+    """The start states of a task, by their seeds, in short; two cells of it must share them."""
+    return {"start states": f"{len(starts)} from {starts[0]}"}
 
 
 def rate_of(values: Tensor, starts: Tensor) -> Interval | str:

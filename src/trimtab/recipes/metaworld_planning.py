@@ -19,11 +19,11 @@ from trimtab.recipes._planning import Bench, cell_name
 from trimtab.recipes._planning_report import (
     TRUTHS,
     Results,
+    begun_from,
     check_alike,
     name_of,
     settings,
     shared,
-    starts_of,
     write_report,
 )
 from trimtab.recipes._planning_scales import SCALES, Scale, chosen
@@ -128,7 +128,7 @@ def metaworld_planning(
         for part in (shared, settings):
             check_alike(name_of(cell), part(cell), "what is asked for", part(expected))
         if "starts" in cell:
-            check_alike(name_of(cell), starts_of(cell), "what is asked for", starts_of({"starts": bench.starts}))
+            check_alike(name_of(cell), begun_from(cell["starts"]), "what is asked for", begun_from(bench.starts))
     pieces = pieces_of(names, numbers)
     todo: list[tuple[Path, str, Callable[[], dict[str, Any]]]] = [
         (
