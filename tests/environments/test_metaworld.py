@@ -11,7 +11,7 @@ from trimtab.data.clips import Clips
 from trimtab.data.layout import TASKS_PATH
 from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import CAMERAS, SCENES, SIMULATOR_RATE, TEXTS, MetaWorld, import_metaworld
-from trimtab.recipes._planning import scene
+from trimtab.recipes.planning.bench import scene
 from trimtab.recipes.record_metaworld import ROBOT, metaworld_episodes, record_metaworld
 
 pytestmark = pytest.mark.slow  # and needs libEGL, which not every machine has

@@ -10,8 +10,8 @@ from trimtab.core.contracts import Denoiser
 from trimtab.core.values import Clip, Conditioning
 from trimtab.metrics.distributions import fvd
 from trimtab.priors import pixel_unet
-from trimtab.recipes._continuations import continued, video_distance
 from trimtab.recipes._held import Held
+from trimtab.recipes.planning.continuations import continued, video_distance
 
 
 def held_of(num: int, time: int) -> Held:

@@ -13,10 +13,10 @@ from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
-from trimtab.recipes import _coinrun
 from trimtab.recipes import catch_up as longer
 from trimtab.recipes import demo as recipe
 from trimtab.recipes.demo import METHODS, NAMES, demo
+from trimtab.recipes.domains import coinrun
 from trimtab.recipes.few_steps import SAMPLERS, few_steps
 
 NUM_CLIPS = 4
@@ -42,7 +42,7 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """One run of a few training steps; the held-out set is recorded shorter, since most of the time would go there."""
-    folder, record = tmp_path_factory.mktemp("demo"), _coinrun.procgen_episodes
+    folder, record = tmp_path_factory.mktemp("demo"), coinrun.procgen_episodes
 
     def shorter(**request: Any) -> Any:
         return record(**{**request, "num_frames": min(request["num_frames"], 1000)})
@@ -65,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
         folder / "run",
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_coinrun, "procgen_episodes", shorter)
+        patch.setattr(coinrun, "procgen_episodes", shorter)
         run.again()
         yield run
 
@@ -182,7 +182,7 @@ def test_a_longer_run_says_when_it_reaches_avid(
 
 def test_few_steps_are_held_against_many(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On its clips the demo's sampler, at its number of steps, gives the demo's own videos and so its own figures."""
-    monkeypatch.setattr("trimtab.recipes.few_steps.validation", _coinrun.held_out)
+    monkeypatch.setattr("trimtab.recipes.few_steps.validation", coinrun.held_out)
     few_steps(
         steps=(1, 2),
         num_clips=NUM_CLIPS,

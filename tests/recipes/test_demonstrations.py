@@ -7,7 +7,7 @@ import pytest
 from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
 
-from trimtab.recipes._demonstrations import play
+from trimtab.recipes.experts.demonstrations import play
 
 
 class Line(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):

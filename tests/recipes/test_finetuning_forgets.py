@@ -14,12 +14,13 @@ from trimtab.control.inverse_dynamics import InverseDynamics
 from trimtab.data.episodes import Episodes
 from trimtab.metrics.intervals import Interval
 from trimtab.metrics.text_match import TextMatch
-from trimtab.recipes import _planning, tabletop_prior_card
 from trimtab.recipes import finetuning_forgets as recipe
-from trimtab.recipes._planning import Bench
-from trimtab.recipes._planning_scales import Scale
-from trimtab.recipes._tabletop import WORDS
+from trimtab.recipes import tabletop_prior_card
+from trimtab.recipes.domains.tabletop import WORDS
 from trimtab.recipes.finetuning_forgets import BEFORE, DIVERSITIES, OwnDomain, finetuned, finetuning_forgets, plot
+from trimtab.recipes.planning import bench as planning
+from trimtab.recipes.planning.bench import Bench
+from trimtab.recipes.planning.scales import Scale
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_few_and_many_demonstrations_end_to_end(bench: Bench, tmp_path: Path, mo
     bench.prior.save(tmp_path / "prior.safetensors")
     InverseDynamics(width=4).save(bench.reader)
     TextMatch().save(tmp_path / "judge.safetensors", {"steps": 0})
-    monkeypatch.setitem(_planning.SCALES, "smoke", bench.size)
+    monkeypatch.setitem(planning.SCALES, "smoke", bench.size)
     for _ in range(2):
         finetuning_forgets(
             demonstrations=(1, 2), num_starts=1, num_clips=4, prior=str(tmp_path / "prior.safetensors"),

@@ -18,9 +18,7 @@ from trimtab.diffusion.noise import gaussian_noise, generator
 from trimtab.diffusion.sampling import start_noise
 from trimtab.priors import pixel_unet
 from trimtab.recipes import inverse_dynamics as recipe
-from trimtab.recipes._drawn import Films, believed, clips_for, drawn_anew
 from trimtab.recipes._held import from_bytes
-from trimtab.recipes._pairs import REACH, commanded, divided, errors, moved, pair
 from trimtab.recipes.inverse_dynamics import (
     Reading,
     answers,
@@ -29,6 +27,8 @@ from trimtab.recipes.inverse_dynamics import (
     facts_of,
     inverse_dynamics,
 )
+from trimtab.recipes.reading.drawn import Films, believed, clips_for, drawn_anew
+from trimtab.recipes.reading.pairs import REACH, commanded, divided, errors, moved, pair
 
 LENGTHS = (5, 7, 4, 6, 5, 1)
 

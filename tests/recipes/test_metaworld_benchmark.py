@@ -19,11 +19,11 @@ from trimtab.metrics.evaluation import REPEAT_LAST_FRAME
 from trimtab.networks import storage
 from trimtab.networks.attention import CopyAttention
 from trimtab.priors import pixel_unet
-from trimtab.recipes import _metaworld
 from trimtab.recipes import metaworld_benchmark as recipe
-from trimtab.recipes._benchmark import cells_in
-from trimtab.recipes._methods import METHODS
-from trimtab.recipes._robot_benchmark import ROBOT_METHODS, SCHEDULE, copies_of, held_of, patch_of, robot_trainings
+from trimtab.recipes.benchmark.bench import cells_in
+from trimtab.recipes.benchmark.methods import METHODS
+from trimtab.recipes.benchmark.robots import ROBOT_METHODS, SCHEDULE, copies_of, held_of, patch_of, robot_trainings
+from trimtab.recipes.domains import metaworld
 from trimtab.recipes.metaworld_benchmark import SCALES, metaworld_benchmark, seeds_of
 
 TASKS = ("door-open", "drawer-open")
@@ -74,11 +74,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     tabletop.prior({"widths": (32, 32, 32), "depths": (1, 1, 1), "patch": 8}).save(folder / "prior.safetensors")
     JudgeFile(judge).save(ActionJudge(4, 4, frame_size=64, crop=64), {"actions": VECTORS})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_metaworld, "metaworld_episodes", drawn)
+        patch.setattr(metaworld, "metaworld_episodes", drawn)
         patch.setattr(recipe, "PLAYED", TASKS)
         patch.setattr(recipe, "NUM_EPISODES", 4)
         patch.setitem(SCALES, "smoke", replace(SCALES["smoke"], lengths=(1, 2)))
-        patch.setattr("trimtab.recipes._inspection.NUM_ASKED", 4)
+        patch.setattr("trimtab.recipes.benchmark.inspection.NUM_ASKED", 4)
         patch.setattr("trimtab.metrics.evaluation.LEAST_LEVELS", 4)
         run = Finished(
             {

@@ -15,10 +15,10 @@ from trimtab import forecast
 from trimtab.data.clips import to_video
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.metrics.actions import ActionJudge, JudgeFile, action_errors, vector_error_ratio
-from trimtab.recipes import _metaworld
 from trimtab.recipes import metaworld_judge as recipe
-from trimtab.recipes._pairs import Part, divided
+from trimtab.recipes.domains import metaworld
 from trimtab.recipes.metaworld_judge import Reading, answers, triples_of
+from trimtab.recipes.reading.pairs import Part, divided
 
 SIDE = 16
 
@@ -155,9 +155,9 @@ def test_its_episodes_are_the_robot_at_play_but_others(
         asked.append(settings)
         return episodes
 
-    monkeypatch.setattr(_metaworld, "metaworld_episodes", recorded)
-    _metaworld.play(tmp_path, 24)
-    _metaworld.at_play(tmp_path / "judge", seed=recipe.FIRST_SEED, num_episodes=24)
+    monkeypatch.setattr(metaworld, "metaworld_episodes", recorded)
+    metaworld.play(tmp_path, 24)
+    metaworld.at_play(tmp_path / "judge", seed=recipe.FIRST_SEED, num_episodes=24)
     _, learned, judged = asked
     assert {name for name in learned if learned[name] != judged[name]} == {"seed", "output"}
     seeds = [set(range(some["seed"], some["seed"] + some["num_episodes"])) for some in (learned, judged)]

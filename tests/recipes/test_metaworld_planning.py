@@ -24,8 +24,15 @@ from trimtab.environments.metaworld import MetaWorld
 from trimtab.metrics.intervals import Interval
 from trimtab.networks.encoders import MiniLM
 from trimtab.networks.vision_transformer import VisionTransformer
-from trimtab.recipes import _continuations, _metaworld, _planning, record_metaworld
-from trimtab.recipes._adaptations import (
+from trimtab.recipes import record_metaworld
+from trimtab.recipes._held import Held
+from trimtab.recipes.domains import metaworld
+from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, PLAYED, SEEN, UNPLAYED, VALIDATION, encoder
+from trimtab.recipes.domains.tabletop import astray_episodes, halfway_episodes, tabletop_episodes
+from trimtab.recipes.metaworld_planning import metaworld_planning, methods_of, pieces_of
+from trimtab.recipes.planning import bench as planning
+from trimtab.recipes.planning import continuations
+from trimtab.recipes.planning.adaptations import (
     ADAPTATIONS,
     AS_WRITTEN,
     IN_DOMAIN,
@@ -36,14 +43,10 @@ from trimtab.recipes._adaptations import (
     PRIOR,
     TRAININGS,
 )
-from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import FIRST_VALIDATION, PLAYED, SEEN, UNPLAYED, VALIDATION, encoder
-from trimtab.recipes._planning import Bench
-from trimtab.recipes._planning_report import EXPERT, TRUTHS
-from trimtab.recipes._planning_scales import SCALES, Scale, chosen
-from trimtab.recipes._reading import reading
-from trimtab.recipes._tabletop import astray_episodes, halfway_episodes, tabletop_episodes
-from trimtab.recipes.metaworld_planning import metaworld_planning, methods_of, pieces_of
+from trimtab.recipes.planning.bench import Bench
+from trimtab.recipes.planning.reader import reading
+from trimtab.recipes.planning.report import EXPERT, TRUTHS
+from trimtab.recipes.planning.scales import SCALES, Scale, chosen
 from trimtab.recipes.record_metaworld import ROBOT, metaworld_episodes
 
 
@@ -66,11 +69,11 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
     few = metaworld_episodes(
         tasks=("drawer-close",), num_episodes=10, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
     )
-    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
-    monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
-    monkeypatch.setattr(_planning, "video_distance", alike)
-    monkeypatch.setattr("trimtab.recipes._adaptations.NUM_PRESERVED", 4)
-    monkeypatch.setattr("trimtab.recipes._adaptations.NUM_STILLS", 4)
+    monkeypatch.setattr(planning, "demonstrations", lambda share, datasets, **pace: few)
+    monkeypatch.setattr(continuations, "metaworld_episodes", lambda **settings: few)
+    monkeypatch.setattr(planning, "video_distance", alike)
+    monkeypatch.setattr("trimtab.recipes.planning.adaptations.NUM_PRESERVED", 4)
+    monkeypatch.setattr("trimtab.recipes.planning.adaptations.NUM_STILLS", 4)
 
     def run(teraflops: float = 0.02) -> None:
         metaworld_planning(
@@ -138,7 +141,7 @@ def test_a_dry_run_counts_what_is_missing_and_binds_no_folder(
 ) -> None:
     tabletop.prior().save(tmp_path / "prior.safetensors")
     few = tabletop.dots(tmp_path / "dots")
-    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
+    monkeypatch.setattr(planning, "demonstrations", lambda share, datasets, **pace: few)
     run = partial(
         metaworld_planning, methods=(PRIOR, IN_DOMAIN, INVERSE), seeds=(1, 2, 3), teraflops=0.02, output=tmp_path / "run",
         prior=str(tmp_path / "prior.safetensors"),
@@ -244,20 +247,20 @@ def test_what_is_recorded_and_played_is_as_large_as_what_the_prior_imagines(
     def built(task: str, num_envs: int, *, size: int, **pace: int) -> MetaWorld:
         raise LookupError(f"{num_envs} of {size} pixels")
 
-    for module in (_metaworld, _continuations):
+    for module in (metaworld, continuations):
         monkeypatch.setattr(module, "metaworld_episodes", recorded)
     prior = tabletop.prior(frame_shape=(3, 128, 128))
     bench = Bench(prior, Scale(), tmp_path / "reader.safetensors", 0.0, tmp_path, tmp_path)
-    monkeypatch.setattr(_planning, "scene", built)
+    monkeypatch.setattr(planning, "scene", built)
     with pytest.raises(LookupError, match="3 of 128 pixels"):
         bench.scene("door-close", 3)
     bench.demonstrations()
     bench.clips("validation", VALIDATION, FIRST_VALIDATION, 2)
-    _metaworld.play(tmp_path, size=128)
+    metaworld.play(tmp_path, size=128)
     assert [(settings["size"], settings["robot"]) for settings in asked] == [(128, True)] * 5
     folders = ["seen-0", "others-0", "validation", "roam", "play"]
     assert [settings["output"].name for settings in asked] == [f"metaworld-{name}-128px" for name in folders]
-    usual, other = _metaworld.place(tmp_path, "play", 4, 50), _metaworld.place(tmp_path, "play", 2, 200, 128)
+    usual, other = metaworld.place(tmp_path, "play", 4, 50), metaworld.place(tmp_path, "play", 2, 200, 128)
     assert (usual.name, other.name) == ("metaworld-play", "metaworld-play-2x200-128px")
     InverseDynamics(width=2, encoder=None).save(bench.reader)
     with pytest.raises(ValueError, match=r"reads frames of 64 x 64, and the prior's are 128 x 128.*--size 128"):
@@ -286,9 +289,9 @@ def test_play_of_other_tasks_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
     with monkeypatch.context() as patch:
         patch.setattr(record_metaworld, "recorded_once", recorded)
-        _metaworld.at_play(tmp_path / "play", seed=1000, num_episodes=24)
+        metaworld.at_play(tmp_path / "play", seed=1000, num_episodes=24)
     with pytest.raises(ValueError, match=r"holds another set \(tasks .*'soccer'\], not .*delete that folder"):
-        _metaworld.at_play(tmp_path / "play", seed=1000, num_episodes=24)
+        metaworld.at_play(tmp_path / "play", seed=1000, num_episodes=24)
 
 
 def test_choices_are_taken_for_the_same_prior_pace_and_sampling(tmp_path: Path) -> None:
@@ -439,5 +442,5 @@ def test_no_start_that_is_planned_from_was_seen_by_the_prior_or_in_play() -> Non
     """A start state is a function of the seed, whatever it looks like and whichever of two tasks follows."""
     sets = (tabletop_episodes, astray_episodes, halfway_episodes)
     learned = [inspect.signature(record).parameters["seed"].default for record in sets]
-    firsts = [*learned, 0, 1000, FIRST_VALIDATION, _planning.FIRST_CLIP, _planning.FIRST_CHECK, _planning.FIRST_LOSS]
-    assert min(abs(_planning.FIRST_START - first) for first in firsts) > 10_000
+    firsts = [*learned, 0, 1000, FIRST_VALIDATION, planning.FIRST_CLIP, planning.FIRST_CHECK, planning.FIRST_LOSS]
+    assert min(abs(planning.FIRST_START - first) for first in firsts) > 10_000

@@ -11,12 +11,13 @@ from PIL import Image
 
 from tiny import tabletop
 from trimtab.control.inverse_dynamics import InverseDynamics
-from trimtab.recipes import _continuations, _planning
-from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PAPER, PRIOR
-from trimtab.recipes._planning_scales import SCALES, Scale, chosen
 from trimtab.recipes.finetuning_forgets import finetuning_forgets
 from trimtab.recipes.metaworld_sweep import best, draw, metaworld_sweep, trials
 from trimtab.recipes.motion_isolation import motion_isolation
+from trimtab.recipes.planning import bench as planning
+from trimtab.recipes.planning import continuations
+from trimtab.recipes.planning.adaptations import ADAPTATIONS, INVERSE, PAPER, PRIOR
+from trimtab.recipes.planning.scales import SCALES, Scale, chosen
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_alignment import score_alignment
 from trimtab.recipes.score_voices import score_voices
@@ -99,9 +100,9 @@ def test_strengths_are_tried_kept_and_chosen(tmp_path: Path, monkeypatch: pytest
     few = metaworld_episodes(
         tasks=("drawer-close",), num_episodes=3, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
     )
-    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
-    monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
-    monkeypatch.setitem(_planning.SCALES, "smoke", Scale(num_seeds=1, teraflops=0.02, num_steps=1))
+    monkeypatch.setattr(planning, "demonstrations", lambda share, datasets, **pace: few)
+    monkeypatch.setattr(continuations, "metaworld_episodes", lambda **settings: few)
+    monkeypatch.setitem(planning.SCALES, "smoke", Scale(num_seeds=1, teraflops=0.02, num_steps=1))
 
     def sweep(reader: str) -> None:
         metaworld_sweep(

@@ -10,11 +10,8 @@ import torch
 from tiny import tabletop
 from trimtab import forecast
 from trimtab.data.clips import Clips
-from trimtab.recipes import _adaptations, _continuations, _planning
-from trimtab.recipes._adaptations import PRIOR
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import encoder
-from trimtab.recipes._planning_scales import Scale
+from trimtab.recipes.domains.metaworld import encoder
 from trimtab.recipes.motion_isolation import (
     WITH,
     WITHOUT,
@@ -24,6 +21,10 @@ from trimtab.recipes.motion_isolation import (
     motion_isolation,
     retold,
 )
+from trimtab.recipes.planning import adaptations, continuations
+from trimtab.recipes.planning import bench as planning
+from trimtab.recipes.planning.adaptations import PRIOR
+from trimtab.recipes.planning.scales import Scale
 from trimtab.recipes.tabletop_prior_card import told
 
 
@@ -74,11 +75,11 @@ def test_clips_are_compared_end_to_end(tmp_path: Path, monkeypatch: pytest.Monke
     prior.save(tmp_path / "prior.safetensors")
     few = tabletop.dots(tmp_path / "dots")
     monkeypatch.setattr(forecast, "TRIED", 1)
-    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
-    monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
-    monkeypatch.setitem(_planning.SCALES, "smoke", Scale(teraflops=0.02, num_steps=1, batch_size=2))
+    monkeypatch.setattr(planning, "demonstrations", lambda share, datasets, **pace: few)
+    monkeypatch.setattr(continuations, "metaworld_episodes", lambda **settings: few)
+    monkeypatch.setitem(planning.SCALES, "smoke", Scale(teraflops=0.02, num_steps=1, batch_size=2))
     for name in ("NUM_PRESERVED", "NUM_STILLS", "STILL_STEPS"):
-        monkeypatch.setattr(_adaptations, name, 2)
+        monkeypatch.setattr(adaptations, name, 2)
     motion_isolation(
         num_clips=4, prior=str(tmp_path / "prior.safetensors"), datasets=tmp_path, planning=tmp_path / "planning",
         output=tmp_path / "out",

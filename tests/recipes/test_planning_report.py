@@ -8,8 +8,8 @@ import torch
 
 from trimtab.metrics.intervals import Interval
 from trimtab.networks import storage
-from trimtab.recipes._adaptations import PRIOR
-from trimtab.recipes._planning_report import (
+from trimtab.recipes.planning.adaptations import PRIOR
+from trimtab.recipes.planning.report import (
     EXPERT,
     TRUE_VIDEO,
     Results,

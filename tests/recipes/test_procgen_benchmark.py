@@ -21,15 +21,15 @@ from trimtab.metrics.intervals import seed_interval
 from trimtab.metrics.protocol import Evaluation
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
-from trimtab.recipes import _coinrun
 from trimtab.recipes import procgen_benchmark as procgen_benchmark_recipe
 from trimtab.recipes import procgen_rollouts as rollouts
-from trimtab.recipes._benchmark import Bench, cells_in
-from trimtab.recipes._benchmark_report import Words, horizons, write_report
-from trimtab.recipes._benchmark_results import ALIKE, Results, check_alike, check_budgets
-from trimtab.recipes._benchmark_tables import listed
 from trimtab.recipes._held import Held
-from trimtab.recipes._methods import METHODS, PAPER_TRAININGS, SIZES, TRAININGS, VARIED, slug
+from trimtab.recipes.benchmark.bench import Bench, cells_in
+from trimtab.recipes.benchmark.methods import METHODS, PAPER_TRAININGS, SIZES, TRAININGS, VARIED, slug
+from trimtab.recipes.benchmark.report import Words, horizons, write_report
+from trimtab.recipes.benchmark.results import ALIKE, Results, check_alike, check_budgets
+from trimtab.recipes.benchmark.tables import listed
+from trimtab.recipes.domains import coinrun
 from trimtab.recipes.procgen_benchmark import SCALES, procgen_benchmark
 from trimtab.recipes.procgen_choices import CHOICES, chosen, procgen_choices
 from trimtab.recipes.procgen_prior import PAPER
@@ -55,7 +55,7 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A few steps of training a method; the sets are recorded shorter, since most of the time would go there."""
-    folder, record = tmp_path_factory.mktemp("benchmark"), _coinrun.procgen_episodes
+    folder, record = tmp_path_factory.mktemp("benchmark"), coinrun.procgen_episodes
 
     def shorter(**request: Any) -> Any:
         return record(**{**request, "num_frames": min(request["num_frames"], 1000)})
@@ -65,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
     PixelUNet(PixelUNetSettings(sizes={"widths": (32, 32, 32), "depths": (1, 1, 1)})).save(prior)
     shared: dict[str, Any] = {"prior": str(prior), "datasets": folder / "datasets", "num_frames": 1000, "batch_size": 2}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_coinrun, "procgen_episodes", shorter)
+        patch.setattr(coinrun, "procgen_episodes", shorter)
         patch.setattr("trimtab.recipes.procgen_choices.LENGTHS", (1, 2))
         smoke = replace(SCALES["smoke"], lengths=(1, 2))
         patch.setitem(SCALES, "smoke", smoke)
@@ -416,8 +416,8 @@ def test_a_forecast_is_of_each_training_once_and_of_all_together(
         needs = {"memory": len(tried) * 2**30, "seconds": 60.0, "steps": 10, "disk": 2**20}
         write_whole(folder / "forecast.json", json.dumps(needs))
 
-    monkeypatch.setattr("trimtab.recipes._methods.fit_or_forecast", forecast)
-    monkeypatch.setattr("trimtab.recipes._methods.operations_per_step", lambda *_, **__: 1e12)
+    monkeypatch.setattr("trimtab.recipes.benchmark.methods.fit_or_forecast", forecast)
+    monkeypatch.setattr("trimtab.recipes.benchmark.methods.operations_per_step", lambda *_, **__: 1e12)
     prior = pixel_unet.tiny()
     domain = procgen_benchmark_recipe.coinrun(prior, tmp_path, "sticky", 50_000)
     bench = Bench(prior, replace(domain, training=lambda _: Unread()), SCALES["tiny"], tmp_path, rate=lambda *_: 1e-3)
@@ -443,7 +443,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, ask: Callable[[], Any]) -> dict[str, 
         request.update(settings)
         raise LookupError
 
-    for recipe in (_coinrun, rollouts):
+    for recipe in (coinrun, rollouts):
         monkeypatch.setattr(recipe, "procgen_episodes", note)
     with pytest.raises(LookupError):
         ask()
@@ -471,9 +471,9 @@ def test_uniform_play_is_as_long_as_the_papers_and_sticky_play_as_it_was(
 ) -> None:
     prior, found = pixel_unet.load("procgen"), {}
     for ask in (
-        lambda: _coinrun.training_clips(prior, 50_000, tmp_path, policy),
-        lambda: _coinrun.validation(prior, num_clips, tmp_path, policy),
-        lambda: _coinrun.held_out(prior, num_clips, tmp_path, policy),
+        lambda: coinrun.training_clips(prior, 50_000, tmp_path, policy),
+        lambda: coinrun.validation(prior, num_clips, tmp_path, policy),
+        lambda: coinrun.held_out(prior, num_clips, tmp_path, policy),
     ):
         request = asked(monkeypatch, ask)
         assert request["policy"] == policy
@@ -577,7 +577,7 @@ def test_what_is_compared_at_equal_size_has_equally_many_weights() -> None:
     others = {"controlnet", "finetune", *(f"{name}-{size}" for name in VARIED.values() for size in SIZES)}
     counts = {}
     for name in set(TRAININGS) - others:
-        model, _ = TRAININGS[name].assembled(prior, 0, _coinrun.COINRUN_ACTIONS)
+        model, _ = TRAININGS[name].assembled(prior, 0, coinrun.COINRUN_ACTIONS)
         counts[name] = sum(value.numel() for value in model.parameters() if value.requires_grad)
     assert counts.keys() >= {"scratch", "classifier", "controlnet-small", "lora", "avid"}
     assert max(counts.values()) < 1.03 * counts["avid"]

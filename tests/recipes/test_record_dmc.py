@@ -12,8 +12,8 @@ from trimtab.data.episodes import Episodes
 from trimtab.environments.dmc import DMC, DMCStates
 from trimtab.environments.looks import Look
 from trimtab.metrics.intervals import Interval
-from trimtab.recipes._actor import load
 from trimtab.recipes.dmc_policy import EVALUATION_SEED, dmc_policy
+from trimtab.recipes.experts.actor import load
 from trimtab.recipes.record_dmc import dmc_episodes, record_dmc
 
 pytestmark = pytest.mark.slow  # and needs libEGL, which not every machine has

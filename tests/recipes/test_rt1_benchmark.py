@@ -25,10 +25,10 @@ from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes import rt1_benchmark as recipe
-from trimtab.recipes._benchmark import cells_in
 from trimtab.recipes._held import held_out_loss
-from trimtab.recipes._inspection import Imaginer
-from trimtab.recipes._robot_benchmark import ROBOT_METHODS, held_of
+from trimtab.recipes.benchmark.bench import cells_in
+from trimtab.recipes.benchmark.inspection import Imaginer
+from trimtab.recipes.benchmark.robots import ROBOT_METHODS, held_of
 from trimtab.recipes.import_rlds import rlds_episodes
 from trimtab.recipes.metaworld_judge import metaworld_judge
 from trimtab.recipes.rt1_benchmark import ACTION, FRAMES, SCALES, check_fits, idle, rt1_benchmark, trainings_beside
@@ -70,7 +70,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     tabletop.prior().save(output / "prior.safetensors")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SCALES, "smoke", replace(SCALES["smoke"], lengths=(8,)))
-        patch.setattr("trimtab.recipes._inspection.NUM_ASKED", 4)
+        patch.setattr("trimtab.recipes.benchmark.inspection.NUM_ASKED", 4)
         rt1_benchmark(
             folder, methods=("frozen prior", "AVID"), teraflops=0.02, num_clips=5, num_episodes=20, num_steps=2,
             batch_size=2, prior=str(output / "prior.safetensors"), datasets=output / "datasets", output=output / "run",
@@ -120,7 +120,7 @@ def test_the_papers_settings_run_with_latents_and_a_judge(
     monkeypatch.setitem(FRAMES, "paper", (32, 64))
     shorter = replace(SCALES["paper"], lengths=(3,), avid_steps=3, batch_size=2, num_steps=3)
     monkeypatch.setitem(SCALES, "paper", shorter)
-    monkeypatch.setattr("trimtab.recipes._inspection.NUM_ASKED", 3)
+    monkeypatch.setattr("trimtab.recipes.benchmark.inspection.NUM_ASKED", 3)
     monkeypatch.setattr("trimtab.metrics.evaluation.LEAST_LEVELS", 2)
     methods = ("from scratch", "AVID", "finetuning with language")
     run = partial(rt1_benchmark, folder, scale="paper", num_clips=3, num_episodes=10, datasets=tmp_path / "datasets")

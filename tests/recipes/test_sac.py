@@ -10,8 +10,8 @@ import torch
 from gymnasium.spaces import Box
 
 from trimtab.networks import storage
-from trimtab.recipes._actor import Actor, load
-from trimtab.recipes._sac import forecast, learner, restore, tensors_of, train
+from trimtab.recipes.experts.actor import Actor, load
+from trimtab.recipes.experts.soft_actor_critic import forecast, learner, restore, tensors_of, train
 
 SMALL: dict[str, Any] = {"width": 16, "batch_size": 32, "learning_rate": 1e-2, "num_random_steps": 20}
 
@@ -95,7 +95,7 @@ def test_an_interrupted_piece_keeps_what_was_done(tmp_path: Path) -> None:
 
 
 def test_what_is_remembered_wraps_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trimtab.recipes._sac.MEMORY", 25)
+    monkeypatch.setattr("trimtab.recipes.experts.soft_actor_critic.MEMORY", 25)
     train(Mirror(), 40, folder=tmp_path, **SMALL)
     model = learner(Mirror(), **SMALL)
     restore(model, tmp_path / "state.safetensors")

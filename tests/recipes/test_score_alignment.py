@@ -17,10 +17,11 @@ from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes import _continuations, _planning
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION, encoder
-from trimtab.recipes._planning_scales import Scale
+from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, VALIDATION, encoder
+from trimtab.recipes.planning import bench as planning
+from trimtab.recipes.planning import continuations
+from trimtab.recipes.planning.scales import Scale
 from trimtab.recipes.score_alignment import (
     SAID,
     VOICES,
@@ -143,10 +144,10 @@ def test_models_are_compared_end_to_end(
 
     prior.save(tmp_path / "prior.safetensors")
     monkeypatch.setattr(forecast, "TRIED", 1)
-    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
-    monkeypatch.setattr(_continuations, "metaworld_episodes", recorded)
+    monkeypatch.setattr(planning, "demonstrations", lambda share, datasets, **pace: few)
+    monkeypatch.setattr(continuations, "metaworld_episodes", recorded)
     size = Scale(teraflops=0.02, batch_size=2, action_repeat=2, max_steps=200)
-    monkeypatch.setitem(_planning.SCALES, "smoke", size)
+    monkeypatch.setitem(planning.SCALES, "smoke", size)
     score_alignment(
         num_levels=3, num_clips=4, prior=str(tmp_path / "prior.safetensors"), datasets=tmp_path,
         planning=tmp_path / "planning", output=tmp_path / "out",

@@ -13,10 +13,11 @@ from trimtab.adapters.from_scratch import FromScratch
 from trimtab.control.inverse_dynamics import InverseDynamics
 from trimtab.core.values import Clip, Conditioning
 from trimtab.networks.encoders import MiniLM
-from trimtab.recipes import _continuations, _planning
-from trimtab.recipes._adaptations import ADAPTATIONS, IN_DOMAIN, INVERSE, PROBABILISTIC
 from trimtab.recipes._held import Held
-from trimtab.recipes._planning_scales import Scale
+from trimtab.recipes.planning import bench as planning
+from trimtab.recipes.planning import continuations
+from trimtab.recipes.planning.adaptations import ADAPTATIONS, IN_DOMAIN, INVERSE, PROBABILISTIC
+from trimtab.recipes.planning.scales import Scale
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_voices import (
     PARTS,
@@ -110,9 +111,9 @@ def test_voices_plan_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     few = metaworld_episodes(
         tasks=("drawer-close",), num_episodes=3, action_repeat=4, max_episode_steps=50, output=tmp_path / "few"
     )
-    monkeypatch.setattr(_planning, "demonstrations", lambda share, datasets, **pace: few)
-    monkeypatch.setattr(_continuations, "metaworld_episodes", lambda **settings: few)
-    monkeypatch.setitem(_planning.SCALES, "smoke", Scale(teraflops=0.02, num_steps=1))
+    monkeypatch.setattr(planning, "demonstrations", lambda share, datasets, **pace: few)
+    monkeypatch.setattr(continuations, "metaworld_episodes", lambda **settings: few)
+    monkeypatch.setitem(planning.SCALES, "smoke", Scale(teraflops=0.02, num_steps=1))
     for _ in range(2):
         score_voices(
             num_starts=1, num_clips=3, prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / "reader.safetensors",

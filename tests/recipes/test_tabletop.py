@@ -13,7 +13,7 @@ from trimtab.core.values import Conditioning
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._tabletop import EARLY, FROM_WORDS, STILLS, UNTOLD, Lessons, Told
+from trimtab.recipes.domains.tabletop import EARLY, FROM_WORDS, STILLS, UNTOLD, Lessons, Told
 
 
 def dots(folder: Path, looks: Sequence[int], lengths: Sequence[int], tasks: Sequence[str]) -> Episodes:

@@ -14,9 +14,9 @@ from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
-from trimtab.recipes import _tabletop
 from trimtab.recipes import tabletop_prior as recipe
 from trimtab.recipes import tabletop_prior_card as card
+from trimtab.recipes.domains import tabletop
 from trimtab.recipes.tabletop_prior import TABLETOP, tabletop_prior
 from trimtab.recipes.tabletop_prior_card import opposite, tabletop_prior_card
 from trimtab.training import Budget
@@ -51,7 +51,7 @@ def dots_of_two(**settings: Any) -> Episodes:
 def _toy_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "TABLETOP", SMALL)
     for name in ("tabletop_episodes", "astray_episodes", "halfway_episodes"):
-        monkeypatch.setattr(_tabletop, name, dots)
+        monkeypatch.setattr(tabletop, name, dots)
     monkeypatch.setattr(card, "tabletop_episodes", dots)
     monkeypatch.setattr(card, "halfway_episodes", dots_of_two)
     monkeypatch.setattr(forecast, "TRIED", 1)

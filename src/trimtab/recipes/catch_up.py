@@ -16,9 +16,9 @@ from trimtab.adapters.avid import AVID
 from trimtab.core.files import write_whole
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
-from trimtab.recipes._coinrun import held_out, training_clips
 from trimtab.recipes._held import held_out_loss
 from trimtab.recipes.demo import build, train
+from trimtab.recipes.domains.coinrun import held_out, training_clips
 from trimtab.training import Budget
 
 

@@ -17,7 +17,7 @@ from rich.progress import track
 from trimtab.core.files import write_whole
 from trimtab.environments.dmc import DMCStates
 from trimtab.metrics.intervals import Interval, mean_interval
-from trimtab.recipes._sac import forecast, train
+from trimtab.recipes.experts.soft_actor_critic import forecast, train
 from trimtab.training import record_settings
 
 EVALUATION_SEED = 2**20

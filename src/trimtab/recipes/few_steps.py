@@ -20,8 +20,8 @@ from trimtab.metrics.evaluation import REPEAT_LAST_FRAME, evaluate
 from trimtab.metrics.protocol import Evaluation
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._coinrun import validation
 from trimtab.recipes._held import Held, from_bytes, to_bytes
+from trimtab.recipes.domains.coinrun import validation
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 
 SAMPLERS: dict[str, Callable[..., Video]] = {

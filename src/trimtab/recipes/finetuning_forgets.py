@@ -19,13 +19,13 @@ from trimtab.data.episodes import Episodes
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.metrics.text_match import TextMatch, prefers, which_text
 from trimtab.networks import storage
-from trimtab.recipes._adaptations import ADAPTATIONS, FINETUNED
-from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes._metaworld import LINGER, SEEN, VALIDATION, encoder, place
-from trimtab.recipes._planning import Bench
-from trimtab.recipes._planning_scales import counted
-from trimtab.recipes._tabletop import WORDS
+from trimtab.recipes.domains.metaworld import LINGER, SEEN, VALIDATION, encoder, place
+from trimtab.recipes.domains.tabletop import WORDS
+from trimtab.recipes.planning.adaptations import ADAPTATIONS, FINETUNED
+from trimtab.recipes.planning.bench import Bench
+from trimtab.recipes.planning.continuations import continued
+from trimtab.recipes.planning.scales import counted
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.score_alignment import recorded
 from trimtab.recipes.score_voices import keep, kept, share, success, table

@@ -23,10 +23,10 @@ from trimtab.metrics.intervals import Interval
 from trimtab.networks.precision import fast_products
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._degraded import degrade
-from trimtab.recipes._drawn import Films, believed, clips_for, done_in, drawn_anew
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, SIZE, play
-from trimtab.recipes._pairs import ACTION, Pairs, Part, commanded, divided, errors, moved, pair
+from trimtab.recipes.domains.metaworld import ACTION_REPEAT, MAX_STEPS, SIZE, play
+from trimtab.recipes.reading.degraded import degrade
+from trimtab.recipes.reading.drawn import Films, believed, clips_for, done_in, drawn_anew
+from trimtab.recipes.reading.pairs import ACTION, Pairs, Part, commanded, divided, errors, moved, pair
 from trimtab.training import Budget, record_settings
 
 CHUNK = 128

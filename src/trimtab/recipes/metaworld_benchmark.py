@@ -10,10 +10,8 @@ import torch
 
 from trimtab.data.episodes import Episodes
 from trimtab.priors import pixel_unet
-from trimtab.recipes._benchmark import Bench, Scale
-from trimtab.recipes._metaworld import PLAYED, at_play, encoder
-from trimtab.recipes._pairs import ACTION
-from trimtab.recipes._robot_benchmark import (
+from trimtab.recipes.benchmark.bench import Bench, Scale
+from trimtab.recipes.benchmark.robots import (
     ROBOT_METHODS,
     SCHEDULE,
     SMOKE,
@@ -24,6 +22,8 @@ from trimtab.recipes._robot_benchmark import (
     robot,
     robot_trainings,
 )
+from trimtab.recipes.domains.metaworld import PLAYED, at_play, encoder
+from trimtab.recipes.reading.pairs import ACTION
 from trimtab.training import record_settings
 
 SCALES = {

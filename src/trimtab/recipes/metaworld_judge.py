@@ -19,10 +19,10 @@ from trimtab.data.episodes import Episodes
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import VECTORS, ActionJudge, JudgeFile
 from trimtab.networks.precision import fast_products
-from trimtab.recipes._degraded import degrade
-from trimtab.recipes._metaworld import at_play
-from trimtab.recipes._pairs import ACTION, Part, errors, parted
+from trimtab.recipes.domains.metaworld import at_play
 from trimtab.recipes.inverse_dynamics import table
+from trimtab.recipes.reading.degraded import degrade
+from trimtab.recipes.reading.pairs import ACTION, Part, errors, parted
 from trimtab.training import Budget, record_settings
 
 CHUNK = 256

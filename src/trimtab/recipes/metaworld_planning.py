@@ -13,10 +13,10 @@ from rich.console import Console
 from trimtab.core.files import write_whole
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
-from trimtab.recipes._adaptations import ADAPTATIONS, IN_DOMAIN
-from trimtab.recipes._continuations import LEAST_EPISODES
-from trimtab.recipes._planning import Bench, cell_name
-from trimtab.recipes._planning_report import (
+from trimtab.recipes.planning.adaptations import ADAPTATIONS, IN_DOMAIN
+from trimtab.recipes.planning.bench import Bench, cell_name
+from trimtab.recipes.planning.continuations import LEAST_EPISODES
+from trimtab.recipes.planning.report import (
     TRUTHS,
     Results,
     begun_from,
@@ -26,7 +26,7 @@ from trimtab.recipes._planning_report import (
     shared,
     write_report,
 )
-from trimtab.recipes._planning_scales import SCALES, Scale, chosen
+from trimtab.recipes.planning.scales import SCALES, Scale, chosen
 from trimtab.training import record_settings
 
 

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from trimtab.core.files import write_whole
 from trimtab.metrics.frames import Lpips
-from trimtab.recipes._adaptations import ADAPTATIONS, NORMALISED, Adaptation
-from trimtab.recipes._continuations import LEAST_EPISODES, continued, video_distance
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import FIRST_VALIDATION, VALIDATION
-from trimtab.recipes._planning import Bench, slug
-from trimtab.recipes._planning_report import check_alike
-from trimtab.recipes._planning_scales import counted
+from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, VALIDATION
+from trimtab.recipes.planning.adaptations import ADAPTATIONS, NORMALISED, Adaptation
+from trimtab.recipes.planning.bench import Bench, slug
+from trimtab.recipes.planning.continuations import LEAST_EPISODES, continued, video_distance
+from trimtab.recipes.planning.report import check_alike
+from trimtab.recipes.planning.scales import counted
 from trimtab.training import record_settings
 
 FVD = "FVD with given frames"

@@ -20,12 +20,12 @@ from trimtab.metrics.frames import Lpips
 from trimtab.metrics.i3d import with_context
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.metrics.text_match import which_text
-from trimtab.recipes._adaptations import CUSTOMIZED, PRIOR
-from trimtab.recipes._continuations import continued
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import VALIDATION, encoder
-from trimtab.recipes._planning import FIRST_CHECK, Bench
-from trimtab.recipes._planning_scales import counted
+from trimtab.recipes.domains.metaworld import VALIDATION, encoder
+from trimtab.recipes.planning.adaptations import CUSTOMIZED, PRIOR
+from trimtab.recipes.planning.bench import FIRST_CHECK, Bench
+from trimtab.recipes.planning.continuations import continued
+from trimtab.recipes.planning.scales import counted
 from trimtab.recipes.score_alignment import recorded
 from trimtab.recipes.score_voices import bars, likeness, table
 from trimtab.recipes.tabletop_prior_card import told

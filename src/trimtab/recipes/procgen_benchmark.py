@@ -12,9 +12,10 @@ from trimtab.environments.procgen import ACTION_NAMES, COINRUN_EFFECTS
 from trimtab.metrics.actions import COINRUN_JUDGE
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._benchmark import Bench, Domain, Scale
-from trimtab.recipes._benchmark_report import Words
-from trimtab.recipes._coinrun import (
+from trimtab.recipes.benchmark.bench import Bench, Domain, Scale
+from trimtab.recipes.benchmark.methods import METHODS, PAPER_TRAININGS
+from trimtab.recipes.benchmark.report import Words
+from trimtab.recipes.domains.coinrun import (
     COINRUN_ACTIONS,
     IDLE,
     TEST_LEVELS,
@@ -25,7 +26,6 @@ from trimtab.recipes._coinrun import (
     training_clips,
     validation,
 )
-from trimtab.recipes._methods import METHODS, PAPER_TRAININGS
 from trimtab.recipes.procgen_choices import CHOICES, chosen
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.training import record_settings

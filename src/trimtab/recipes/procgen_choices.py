@@ -15,9 +15,9 @@ from torch import nn
 from trimtab.core.files import write_whole
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._coinrun import COINRUN_ACTIONS, VALIDATION_LEVELS, training_clips, validation
 from trimtab.recipes._held import Held
-from trimtab.recipes._methods import TRAININGS, Training
+from trimtab.recipes.benchmark.methods import TRAININGS, Training
+from trimtab.recipes.domains.coinrun import COINRUN_ACTIONS, VALIDATION_LEVELS, training_clips, validation
 from trimtab.recipes.procgen_prior import LENGTHS
 from trimtab.training import record_settings
 

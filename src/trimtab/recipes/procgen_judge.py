@@ -21,7 +21,7 @@ from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import ActionJudge, JudgeFile, is_recognised
 from trimtab.metrics.intervals import mean_interval
 from trimtab.networks.precision import fast_products
-from trimtab.recipes._degraded import degrade
+from trimtab.recipes.reading.degraded import degrade
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.training import Budget, record_settings
 

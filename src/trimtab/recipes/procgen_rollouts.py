@@ -30,11 +30,11 @@ from trimtab.metrics.protocol import Evaluation, compared
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._benchmark import Scale
-from trimtab.recipes._coinrun import PLAYS, TEST_LEVELS, Policy
 from trimtab.recipes._held import Held, from_bytes, sampler, to_bytes
-from trimtab.recipes._methods import METHODS, slug
+from trimtab.recipes.benchmark.bench import Scale
+from trimtab.recipes.benchmark.methods import METHODS, slug
 from trimtab.recipes.compare import read_result
+from trimtab.recipes.domains.coinrun import PLAYS, TEST_LEVELS, Policy
 from trimtab.recipes.procgen_benchmark import POLICIES, SCALES
 from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.recipes.record_procgen import procgen_episodes

@@ -17,8 +17,8 @@ from trimtab.environments._mujoco import SAMPLES
 from trimtab.environments.dmc import DMC, TEXTS, check_scene
 from trimtab.environments.looks import Look
 from trimtab.metrics.intervals import Interval
-from trimtab.recipes import _actor
-from trimtab.recipes._demonstrations import Episode, play
+from trimtab.recipes.experts.actor import load
+from trimtab.recipes.experts.demonstrations import Episode, play
 
 
 def record_dmc(
@@ -101,7 +101,7 @@ def dmc_episodes(
             "recording needs num_episodes and random_hold >= 1, random_share in 0 .. 1 and seed, first_look and num_looks "
             f">= 0, got {num_episodes}, {random_hold}, {random_share}, {seed}, {first_look} and {num_looks}"
         )
-    actor, facts, checksum = _actor.load(policy)
+    actor, facts, checksum = load(policy)
     task, num_steps = facts["task"], facts["max_episode_steps"] if max_episode_steps is None else max_episode_steps
     scene: dict[str, Any] = {"size": size, "action_repeat": facts["action_repeat"], "max_episode_steps": num_steps}
     check_scene([task], **scene)

@@ -17,7 +17,7 @@ from trimtab.data.recording import recorded_once
 from trimtab.environments._mujoco import SAMPLES
 from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import SCENES, SIMULATOR_RATE, TEXTS, MetaWorld, check_scene
-from trimtab.recipes._demonstrations import MOST_LED, MOST_OF_THE_WAY, Episode, play
+from trimtab.recipes.experts.demonstrations import MOST_LED, MOST_OF_THE_WAY, Episode, play
 
 ROBOT = Look(seed=None, hue=-80.0)
 """How the robot looks that plans are made for, the same in every scene: in colours of which no look that the tabletop prior

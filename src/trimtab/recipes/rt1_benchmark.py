@@ -19,9 +19,9 @@ from trimtab.metrics.actions import JudgeFile
 from trimtab.networks.encoders import MiniLM
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._benchmark import Bench, Scale
-from trimtab.recipes._methods import Training, reading_task
-from trimtab.recipes._robot_benchmark import (
+from trimtab.recipes.benchmark.bench import Bench, Scale
+from trimtab.recipes.benchmark.methods import Training, reading_task
+from trimtab.recipes.benchmark.robots import (
     ROBOT_METHODS,
     SCHEDULE,
     SMOKE,

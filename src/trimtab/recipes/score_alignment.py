@@ -23,9 +23,9 @@ from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import FIRST_VALIDATION, PLAYED, VALIDATION, encoder
-from trimtab.recipes._planning import Bench
-from trimtab.recipes._planning_scales import counted
+from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, PLAYED, VALIDATION, encoder
+from trimtab.recipes.planning.bench import Bench
+from trimtab.recipes.planning.scales import counted
 from trimtab.recipes.tabletop_prior_card import told
 from trimtab.training import record_settings
 

@@ -22,13 +22,13 @@ from trimtab.metrics.distributions import distance_jackknife, frechet_distance
 from trimtab.metrics.frames import Lpips
 from trimtab.metrics.i3d import I3D
 from trimtab.metrics.intervals import Interval, mean_interval
-from trimtab.recipes._adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC, Adaptation
-from trimtab.recipes._continuations import LEAST_EPISODES, continued
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import VALIDATION
-from trimtab.recipes._planning import FIRST_CHECK, Bench, slug
-from trimtab.recipes._planning_report import check_alike
-from trimtab.recipes._planning_scales import counted
+from trimtab.recipes.domains.metaworld import VALIDATION
+from trimtab.recipes.planning.adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC, Adaptation
+from trimtab.recipes.planning.bench import FIRST_CHECK, Bench, slug
+from trimtab.recipes.planning.continuations import LEAST_EPISODES, continued
+from trimtab.recipes.planning.report import check_alike
+from trimtab.recipes.planning.scales import counted
 from trimtab.recipes.score_alignment import recorded
 from trimtab.training import record_settings
 

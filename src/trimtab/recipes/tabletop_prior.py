@@ -11,7 +11,7 @@ from trimtab.forecast import fit_or_forecast
 from trimtab.networks.encoders import MiniLM
 from trimtab.networks.optimizers import Kind
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings, load
-from trimtab.recipes._tabletop import Told, lessons
+from trimtab.recipes.domains.tabletop import Told, lessons
 from trimtab.training import Budget, record_settings
 
 TABLETOP = PixelUNetSettings(

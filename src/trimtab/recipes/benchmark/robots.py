@@ -29,10 +29,10 @@ from trimtab.diffusion.losses import DenoisingLoss
 from trimtab.diffusion.schedules import Schedule
 from trimtab.metrics.actions import JudgeFile
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._benchmark import Domain
-from trimtab.recipes._benchmark_report import Words
 from trimtab.recipes._held import Held
-from trimtab.recipes._methods import FORGOTTEN, METHODS, PASSES, Method, Training, reading_task
+from trimtab.recipes.benchmark.bench import Domain
+from trimtab.recipes.benchmark.methods import FORGOTTEN, METHODS, PASSES, Method, Training, reading_task
+from trimtab.recipes.benchmark.report import Words
 from trimtab.recipes.procgen_prior import frames_task
 
 SCHEDULE = "linear, zero terminal SNR"

@@ -29,7 +29,7 @@ from trimtab.diffusion.losses import DenoisingLoss, velocity_loss
 from trimtab.networks.encoders import MiniLM
 from trimtab.networks.optimizers import Kind
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._metaworld import encoder
+from trimtab.recipes.domains.metaworld import encoder
 from trimtab.training import ClipSource
 
 SUBJECT, CLASS = "a [D] robot arm", "a robot arm"
@@ -211,5 +211,5 @@ PAPER: dict[str, Adaptation] = {
 
 NORMALISED = tuple(name for name in ADAPTATIONS if name not in AS_WRITTEN)
 
-CHOICES = Path(__file__).parent / "planning_choices.json"
+CHOICES = Path(__file__).parents[1] / "planning_choices.json"
 """What `trimtab metaworld-sweep` chose last; planning goes by it."""

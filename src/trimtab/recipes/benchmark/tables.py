@@ -8,7 +8,7 @@ from typing import Literal
 from trimtab.core.markdown import markdown_table
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
 from trimtab.metrics.intervals import Interval, seed_interval
-from trimtab.recipes._benchmark_results import Results
+from trimtab.recipes.benchmark.results import Results
 
 PICTURES: dict[str, Literal["min", "max"] | None] = {
     "LPIPS": "min",

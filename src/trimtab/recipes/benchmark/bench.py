@@ -32,11 +32,11 @@ from trimtab.metrics.intervals import mean_interval
 from trimtab.metrics.protocol import Evaluation
 from trimtab.networks import storage
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._benchmark_report import Words, write_report
-from trimtab.recipes._benchmark_results import check_alike, check_planned
 from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes._inspection import Imaginer, listening_of, masks_of, under_every
-from trimtab.recipes._methods import METHODS, TRAININGS, Method, Training, slug
+from trimtab.recipes.benchmark.inspection import Imaginer, listening_of, masks_of, under_every
+from trimtab.recipes.benchmark.methods import METHODS, TRAININGS, Method, Training, slug
+from trimtab.recipes.benchmark.report import Words, write_report
+from trimtab.recipes.benchmark.results import check_alike, check_planned
 from trimtab.recipes.compare import read_result
 from trimtab.recipes.procgen_prior import LENGTHS
 

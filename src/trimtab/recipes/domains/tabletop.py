@@ -18,7 +18,7 @@ from trimtab.data.episodes import Episodes
 from trimtab.diffusion.losses import DenoisingLoss
 from trimtab.environments.metaworld import OPPOSITES, TEXTS
 from trimtab.priors.pixel_unet import SCHEDULES, PixelUNet
-from trimtab.recipes._metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, encoder
+from trimtab.recipes.domains.metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, encoder
 from trimtab.recipes.record_metaworld import metaworld_episodes
 
 TASKS = (*chain(*OPPOSITES), "button-press", "button-press-topdown", "coffee-push", "soccer")

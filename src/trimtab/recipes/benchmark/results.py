@@ -10,7 +10,7 @@ import torch
 from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
 from trimtab.metrics.protocol import Evaluation, compared
-from trimtab.recipes._methods import Method
+from trimtab.recipes.benchmark.methods import Method
 
 Cell = Interval | str | float | int
 

@@ -16,9 +16,9 @@ from trimtab.metrics.evaluation import REAL, REPEAT_LAST_FRAME
 from trimtab.metrics.intervals import Interval
 from trimtab.metrics.protocol import Evaluation
 from trimtab.networks import storage
-from trimtab.recipes._benchmark_results import Cell, Results
-from trimtab.recipes._benchmark_tables import ACTIONS, DISTANCES, PICTURES, VARIED_IN, markdown
-from trimtab.recipes._methods import Method, slug
+from trimtab.recipes.benchmark.methods import Method, slug
+from trimtab.recipes.benchmark.results import Cell, Results
+from trimtab.recipes.benchmark.tables import ACTIONS, DISTANCES, PICTURES, VARIED_IN, markdown
 from trimtab.recipes.compare import read_result
 from trimtab.report import Report, film_strip
 

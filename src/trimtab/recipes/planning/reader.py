@@ -11,7 +11,7 @@ import torch
 
 from trimtab.control import inverse_dynamics
 from trimtab.networks import storage
-from trimtab.recipes._metaworld import SIZE
+from trimtab.recipes.domains.metaworld import SIZE
 from trimtab.recipes.record_metaworld import ROBOT
 
 

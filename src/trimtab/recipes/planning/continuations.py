@@ -18,7 +18,7 @@ from trimtab.metrics.i3d import I3D, with_context
 from trimtab.metrics.intervals import Interval
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held
-from trimtab.recipes._metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, SIZE, encoder
+from trimtab.recipes.domains.metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, SIZE, encoder
 from trimtab.recipes.record_metaworld import metaworld_episodes
 
 PART = 16

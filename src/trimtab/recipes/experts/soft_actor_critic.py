@@ -20,7 +20,7 @@ from torch import Tensor
 from trimtab.core.files import alone_in
 from trimtab.forecast import Needs, own_memory
 from trimtab.networks import storage
-from trimtab.recipes._actor import Actor
+from trimtab.recipes.experts.actor import Actor
 
 MEMORY = 1_000_000
 """Steps that are remembered at most."""

@@ -16,8 +16,8 @@ from trimtab.diffusion import sampling
 from trimtab.diffusion.noise import generator
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import from_bytes, moved, sampler, to_bytes
-from trimtab.recipes._metaworld import encoder
-from trimtab.recipes._pairs import Pairs, Part
+from trimtab.recipes.domains.metaworld import encoder
+from trimtab.recipes.reading.pairs import Pairs, Part
 
 NUM_STEPS, SHARES = 8, (0.25, 0.5, 1.0)
 """Sampling steps from pure noise, and the shares of these that are taken, of what is drawn to measure on."""

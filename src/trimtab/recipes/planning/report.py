@@ -16,8 +16,8 @@ from trimtab.core.files import write_whole
 from trimtab.core.markdown import markdown_table
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
 from trimtab.networks import storage
-from trimtab.recipes._adaptations import AS_WRITTEN, IN_DOMAIN, INVERSE, LATE, PRIOR
-from trimtab.recipes._benchmark_results import mean_of
+from trimtab.recipes.benchmark.results import mean_of
+from trimtab.recipes.planning.adaptations import AS_WRITTEN, IN_DOMAIN, INVERSE, LATE, PRIOR
 from trimtab.report import Report, film_strip
 
 EXPERT, TRUE_VIDEO = "the expert", "the expert's video"

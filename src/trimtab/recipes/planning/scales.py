@@ -11,7 +11,16 @@ from typing import Any
 from trimtab.core.values import Video
 from trimtab.diffusion import sampling
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._adaptations import (
+from trimtab.recipes.domains.metaworld import (
+    ACTION_REPEAT,
+    MAX_STEPS,
+    NOVEL,
+    NOVEL_OF_THE_PAPER,
+    PLAYED,
+    SEEN,
+    TEMPERATURE,
+)
+from trimtab.recipes.planning.adaptations import (
     ADAPTATIONS,
     AS_WRITTEN,
     CHOICES,
@@ -23,8 +32,7 @@ from trimtab.recipes._adaptations import (
     PRIOR,
     Adaptation,
 )
-from trimtab.recipes._metaworld import ACTION_REPEAT, MAX_STEPS, NOVEL, NOVEL_OF_THE_PAPER, PLAYED, SEEN, TEMPERATURE
-from trimtab.recipes._planning_report import TRUTHS
+from trimtab.recipes.planning.report import TRUTHS
 
 
 def counted(**numbers: int) -> dict[str, int]:

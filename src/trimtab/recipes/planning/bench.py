@@ -28,7 +28,9 @@ from trimtab.metrics.intervals import mean_interval
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._adaptations import (
+from trimtab.recipes._held import Held, device, held_out_loss, modules_of, sampled
+from trimtab.recipes.domains.metaworld import PLAYED, SEEN, VALIDATION, demonstrations, place
+from trimtab.recipes.planning.adaptations import (
     ADAPTATIONS,
     IN_DOMAIN,
     TRAININGS,
@@ -36,12 +38,10 @@ from trimtab.recipes._adaptations import (
     Demonstrations,
     Training,
 )
-from trimtab.recipes._continuations import continued, expert_clips, video_distance
-from trimtab.recipes._held import Held, device, held_out_loss, modules_of, sampled
-from trimtab.recipes._metaworld import PLAYED, SEEN, VALIDATION, demonstrations, place
-from trimtab.recipes._planning_report import EXPERT, TRUE_VIDEO
-from trimtab.recipes._planning_scales import SCALES, Scale, chosen
-from trimtab.recipes._reading import reading
+from trimtab.recipes.planning.continuations import continued, expert_clips, video_distance
+from trimtab.recipes.planning.reader import reading
+from trimtab.recipes.planning.report import EXPERT, TRUE_VIDEO
+from trimtab.recipes.planning.scales import SCALES, Scale, chosen
 from trimtab.recipes.record_metaworld import ROBOT
 from trimtab.training import Budget
 
