@@ -116,10 +116,10 @@ def metaworld_planning(
     names = methods_of(size, random_share) if methods is None else methods
     numbers = range(size.num_seeds) if seeds is None else seeds
     trained = {name: ADAPTATIONS[name].training for name in names if name in ADAPTATIONS}
+    bench.check(names)
     if dry_run:
         bench.forecast(trained.values(), numbers)
         return
-    bench.check(names)
     ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
     console.print(f"Guidance and strength were chosen by a sweep of: {', '.join(ours) or 'no method'}.")
     bench.reading()  # refused before hours are spent, if no reader fits

@@ -92,10 +92,10 @@ def metaworld_sweep(
     record_settings(
         output, "metaworld-sweep", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
     )
+    bench.check(methods)
     if dry_run:
         bench.forecast([ADAPTATIONS[name].training for name in methods], [seed])
         return
-    bench.check(methods)
     for name in methods:
         how = bench.size.adaptations[name]
         protocol = {**bench.protocol, **counts, "tasks": list(VALIDATION), "form": how.form()}
