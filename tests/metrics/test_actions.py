@@ -156,7 +156,7 @@ def test_shipped_judge_reads_new_coinrun_frames() -> None:
     """Levels of neither training nor test, played here: far better than the commonest class (0.5 and 0.25)."""
     from trimtab.data.clips import to_video
     from trimtab.environments.procgen import COINRUN_EFFECTS, COINRUN_WEIGHTS, Procgen, StickyPolicy
-    from trimtab.recipes.procgen_judge import COINRUN_TABLES
+    from trimtab.recipes.domains.coinrun import COINRUN_TABLES
 
     environment, policy = Procgen("coinrun", 32, 40_000, 1_000, seed=0), StickyPolicy(0, COINRUN_WEIGHTS)
     frames, actions, first = [], [], []
@@ -185,7 +185,7 @@ def test_shipped_judge_reads_new_coinrun_frames() -> None:
 
 def test_tables_only_merge_further() -> None:
     """Actions of one exact effect stay together in the coarser tables."""
-    from trimtab.recipes.procgen_judge import COINRUN_TABLES
+    from trimtab.recipes.domains.coinrun import COINRUN_TABLES
 
     exact = COINRUN_TABLES["effects"]
     for table in COINRUN_TABLES.values():

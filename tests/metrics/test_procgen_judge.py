@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from trimtab.metrics.actions import JudgeFile
-from trimtab.recipes.procgen_judge import COINRUN_TABLES, degrade, procgen_judge
+from trimtab.recipes.domains.coinrun import COINRUN_TABLES
+from trimtab.recipes.procgen_judge import degrade, procgen_judge
 
 
 def test_what_is_done_to_frames_is_a_function_of_seed_step_and_sample() -> None:

@@ -325,7 +325,9 @@ def test_what_cannot_be_composed_around_a_prior_is_refused_before_anything_is_tr
         bench.check([AS_WRITTEN[0]])
     short.save(tmp_path / "prior.safetensors")
     with pytest.raises(ValueError, match="off_above"):
-        metaworld_planning(prior=str(tmp_path / "prior.safetensors"), methods=[LATE], dry_run=True, output=tmp_path / "run")
+        metaworld_planning(
+            prior=str(tmp_path / "prior.safetensors"), methods=[LATE], dry_run=True, output=tmp_path / "run"
+        )
 
 
 def test_each_share_of_random_actions_is_recorded(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from trimtab.recipes.planning import adaptations, continuations
 from trimtab.recipes.planning import bench as planning
 from trimtab.recipes.planning.adaptations import PRIOR
 from trimtab.recipes.planning.scales import Scale
-from trimtab.recipes.tabletop_prior_card import told
 
 
 @pytest.fixture
@@ -64,9 +63,9 @@ def test_motion_is_kept_where_only_looks_change(held: Held) -> None:
 
 def test_a_word_is_added_to_each_text(held: Held) -> None:
     again = retold(held, "")
-    torch.testing.assert_close(told(again), told(held))
+    torch.testing.assert_close(again.texts, held.texts)
     named = retold(held, " with a [D] robot arm")
-    assert (told(named) != told(held)).flatten(1).any(1).all()
+    assert (named.texts != held.texts).flatten(1).any(1).all()
     torch.testing.assert_close(named.clip.video, held.clip.video)
 
 

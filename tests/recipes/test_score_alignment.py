@@ -30,7 +30,6 @@ from trimtab.recipes.score_alignment import (
     errors_by_task,
     intervals,
     plot,
-    recorded,
     score_alignment,
     shuffled,
 )
@@ -76,7 +75,7 @@ def test_another_text_is_one_of_the_others(which: list[int], seed: int) -> None:
 
 def test_an_episode_has_a_start_state_and_a_text(held: Held) -> None:
     assert held.levels.tolist() == [0, 0, 1, 1]
-    assert len(recorded(held).unique()) == 4
+    assert len(held.recordings.unique()) == 4
 
 
 def test_a_model_is_aligned_with_itself_where_it_is_told_the_same(held: Held) -> None:
@@ -89,7 +88,7 @@ def test_a_model_is_aligned_with_itself_where_it_is_told_the_same(held: Held) ->
     torch.testing.assert_close(own["cosine"], torch.ones(2, 4))
     assert (other["mean squared"] > 0).all()
     assert (untold["mean squared"] > 0).all()
-    figures = intervals(found, recorded(held))
+    figures = intervals(found, held.recordings)
     less = figures["shuffled text less own text"]["mean squared"]
     assert less == figures["shuffled text"]["mean squared"]  # as the own text's is zero
 
@@ -129,7 +128,7 @@ def test_half_of_each_is_right_where_two_err_in_opposite_ways(held: Held) -> Non
 def test_it_is_drawn(tmp_path: Path, held: Held) -> None:
     values = {said: {name: torch.rand(3, 4) for name in ("mean squared", "cosine")} for said in SAID}
     errors = errors_by_task({voice: torch.rand(3, 4) for voice in VOICES}, held)
-    plot(intervals(values, recorded(held)), errors, (0.1, 0.5, 0.9), tmp_path / "a" / "picture.png")
+    plot(intervals(values, held.recordings), errors, (0.1, 0.5, 0.9), tmp_path / "a" / "picture.png")
     assert (tmp_path / "a" / "picture.png").stat().st_size > 1000
 
 

@@ -17,20 +17,10 @@ from trimtab.recipes._held import Held
 from trimtab.recipes.planning import bench as planning
 from trimtab.recipes.planning import continuations
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, IN_DOMAIN, INVERSE, PROBABILISTIC
+from trimtab.recipes.planning.figures import bars, keep, kept, likeness, share, table
 from trimtab.recipes.planning.scales import Scale
 from trimtab.recipes.record_metaworld import metaworld_episodes
-from trimtab.recipes.score_voices import (
-    PARTS,
-    bars,
-    composed,
-    keep,
-    kept,
-    likeness,
-    score_voices,
-    share,
-    table,
-    weights_of_voices,
-)
+from trimtab.recipes.score_voices import PARTS, composed, score_voices, weights_of_voices
 
 
 def asked(num: int) -> Conditioning:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from trimtab.core.contracts import Denoiser
@@ -56,6 +57,17 @@ class Held:
         """The context that a model is told."""
         assert self.clip.given.context is not None
         return self.clip.given.context
+
+    @property
+    def texts(self) -> Tensor:
+        """The texts of the clips, (clip, token, feature)."""
+        return self.clip.given.facts()["text"]
+
+    @property
+    def recordings(self) -> Int[Tensor, " clip"]:
+        """The episode of each clip, which is of one level, or start state, and has one text."""
+        kinds, which = torch.unique(self.texts, dim=0, return_inverse=True)
+        return self.levels * len(kinds) + which
 
     def part(self, first: int, size: int) -> Clip:
         """Some of the clips."""

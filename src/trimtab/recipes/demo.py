@@ -31,8 +31,7 @@ from trimtab.priors.remembering import Remembering
 from trimtab.recipes._demo_report import NAMES, write_report
 from trimtab.recipes._held import Held, from_bytes, held_out_loss, mean_loss, sampler, to_bytes
 from trimtab.recipes.benchmark.inspection import Imaginer, listening_of, masks_of
-from trimtab.recipes.domains.coinrun import IDLE, TEST_LEVELS, TRAINING_LEVELS, held_out, training_clips
-from trimtab.recipes.procgen_judge import COINRUN_TABLES
+from trimtab.recipes.domains.coinrun import COINRUN_TABLES, IDLE, TEST_LEVELS, TRAINING_LEVELS, held_out, training_clips
 from trimtab.recipes.procgen_prior import LENGTHS, frames_task
 from trimtab.training import ROTATION, Budget, Run, record_settings
 

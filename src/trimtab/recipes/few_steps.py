@@ -21,8 +21,7 @@ from trimtab.metrics.protocol import Evaluation
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, from_bytes, to_bytes
-from trimtab.recipes.domains.coinrun import validation
-from trimtab.recipes.procgen_judge import COINRUN_TABLES
+from trimtab.recipes.domains.coinrun import COINRUN_TABLES, validation
 
 SAMPLERS: dict[str, Callable[..., Video]] = {
     "DPM-Solver++ 2M": sampling.dpm_solver_pp_2m,

@@ -25,11 +25,10 @@ from trimtab.recipes.domains.tabletop import WORDS
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, FINETUNED
 from trimtab.recipes.planning.bench import Bench
 from trimtab.recipes.planning.continuations import continued
+from trimtab.recipes.planning.figures import keep, kept, share, table
 from trimtab.recipes.planning.scales import counted
 from trimtab.recipes.record_metaworld import metaworld_episodes
-from trimtab.recipes.score_alignment import recorded
-from trimtab.recipes.score_voices import keep, kept, share, success, table
-from trimtab.recipes.tabletop_prior_card import of_two_tasks, opposite, told, trained_judge
+from trimtab.recipes.tabletop_prior_card import of_two_tasks, opposite, trained_judge
 from trimtab.training import record_settings
 
 DIVERSITIES = {"one task": tuple(task for task in SEEN if task in VALIDATION), "three tasks": SEEN}
@@ -105,7 +104,7 @@ def finetuning_forgets(
         path = output / "cells" / f"{name.replace(', ', '-').replace(' ', '-')}.json"
         if not path.exists():
             denoiser = finetuned(bench, diversity, number, seed, output)
-            succeeded = success(bench, guided(bench, denoiser), num_starts, seed)
+            succeeded = bench.success(guided(bench, denoiser), num_starts, seed)
             keep(path, {"success": succeeded, **own.figures(denoiser)}, protocol)
         found[name] = kept(path, protocol)
     written = {
@@ -177,14 +176,14 @@ class OwnDomain:
     def of(cls, bench: Bench, judge: TextMatch, num_clips: int, seed: int) -> OwnDomain:
         """The set that the prior's card measures words on."""
         held, texts = of_two_tasks(bench.prior, num_clips, bench.datasets), encoder()(list(WORDS.values()))
-        asked = which_text(told(held), texts)
+        asked = which_text(held.texts, texts)
         other = opposite(asked, list(WORDS))
         loss = held_out_loss(bench.prior, bench.prior, held, num_draws=2)
         return cls(bench, held, judge, texts, asked, other, loss, seed)
 
     def figures(self, denoiser: Denoiser) -> dict[str, Interval]:
         """The denoising loss, what of it was not there before, and whether imagined clips show what they were asked for."""
-        clusters = recorded(self.held)
+        clusters = self.held.recordings
         loss = held_out_loss(denoiser, self.bench.prior, self.held, num_draws=2)
         with torch.no_grad():
             video = continued(guided(self.bench, denoiser), self.bench.sampler(), self.held, self.seed)

@@ -25,10 +25,8 @@ from trimtab.recipes.domains.metaworld import VALIDATION, encoder
 from trimtab.recipes.planning.adaptations import CUSTOMIZED, PRIOR
 from trimtab.recipes.planning.bench import FIRST_CHECK, Bench
 from trimtab.recipes.planning.continuations import continued
+from trimtab.recipes.planning.figures import bars, likeness, table
 from trimtab.recipes.planning.scales import counted
-from trimtab.recipes.score_alignment import recorded
-from trimtab.recipes.score_voices import bars, likeness, table
-from trimtab.recipes.tabletop_prior_card import told
 from trimtab.training import record_settings
 
 WITHOUT, WITH = "customised, without the word", "customised, with the word"
@@ -97,7 +95,7 @@ def motion_isolation(
 def retold(held: Held, naming: str) -> Held:
     """The same clips with something added to their texts. Raises ValueError for a text of no task."""
     encode, texts = encoder(), list(TEXTS.values())
-    which = which_text(told(held), encode(texts))
+    which = which_text(held.texts, encode(texts))
     given = replace(held.clip.given, text=encode([text + naming for text in texts])[which])
     return replace(held, clip=Clip(held.clip.video, given))
 
@@ -105,7 +103,7 @@ def retold(held: Held, naming: str) -> Held:
 def motion(video: Video, by_prior: Video, held: Held) -> dict[str, Interval]:
     """How much moves, as such and beside what does in the recording; and how like the prior's clip, in motion and looks."""
     ours, theirs, recording = (changes(some, held.context) for some in (video, by_prior, held.clip.video))
-    clusters = recorded(held)
+    clusters = held.recordings
     amount = ours.flatten(1).mean(1)
     return {
         "change a frame": mean_interval(amount, clusters),

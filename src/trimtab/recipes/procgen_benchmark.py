@@ -17,6 +17,7 @@ from trimtab.recipes.benchmark.methods import METHODS, PAPER_TRAININGS
 from trimtab.recipes.benchmark.report import Words
 from trimtab.recipes.domains.coinrun import (
     COINRUN_ACTIONS,
+    COINRUN_TABLES,
     IDLE,
     TEST_LEVELS,
     VALIDATION_LEVELS,
@@ -27,7 +28,6 @@ from trimtab.recipes.domains.coinrun import (
     validation,
 )
 from trimtab.recipes.procgen_choices import CHOICES, chosen
-from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.training import record_settings
 
 SCALES = {

@@ -16,22 +16,15 @@ from torch.nn import functional
 
 from trimtab.core.values import Clip
 from trimtab.data.clips import Clips
-from trimtab.environments.procgen import COINRUN_EFFECTS, COINRUN_WEIGHTS, NUM_ACTIONS, Procgen, StickyPolicy
+from trimtab.environments.procgen import COINRUN_WEIGHTS, NUM_ACTIONS, Procgen, StickyPolicy
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.actions import ActionJudge, JudgeFile, is_recognised
 from trimtab.metrics.intervals import mean_interval
 from trimtab.networks.precision import fast_products
+from trimtab.recipes.domains.coinrun import COINRUN_TABLES
 from trimtab.recipes.reading.degraded import degrade
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.training import Budget, record_settings
-
-COINRUN_TABLES: dict[str, tuple[int, ...]] = {
-    "effects": COINRUN_EFFECTS,
-    # "down" does something only on a crate, so frames elsewhere cannot tell it from "stay".
-    "effects without down": (0, 0, 1, 2, 2, 3, 4, 4, 5, *(2,) * 6),
-    "horizontal": (0, 0, 0, 1, 1, 1, 2, 2, 2, *(1,) * 6),
-}
-"""Tables that merge coinrun's actions, from the exact classes to those that almost every frame shows."""
 
 
 def procgen_judge(

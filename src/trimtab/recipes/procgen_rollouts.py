@@ -34,9 +34,8 @@ from trimtab.recipes._held import Held, from_bytes, sampler, to_bytes
 from trimtab.recipes.benchmark.bench import Scale
 from trimtab.recipes.benchmark.methods import METHODS, slug
 from trimtab.recipes.compare import read_result
-from trimtab.recipes.domains.coinrun import PLAYS, TEST_LEVELS, Policy
+from trimtab.recipes.domains.coinrun import COINRUN_TABLES, PLAYS, TEST_LEVELS, Policy
 from trimtab.recipes.procgen_benchmark import POLICIES, SCALES
-from trimtab.recipes.procgen_judge import COINRUN_TABLES
 from trimtab.recipes.record_procgen import procgen_episodes
 from trimtab.report import Report
 

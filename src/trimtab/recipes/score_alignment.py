@@ -26,7 +26,6 @@ from trimtab.recipes._held import Held
 from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, PLAYED, VALIDATION, encoder
 from trimtab.recipes.planning.bench import Bench
 from trimtab.recipes.planning.scales import counted
-from trimtab.recipes.tabletop_prior_card import told
 from trimtab.training import record_settings
 
 SAID = ("own text", "shuffled text", "untold")
@@ -86,7 +85,7 @@ def score_alignment(
     indices = spread(bench.prior.schedule.num_levels, num_levels)
     found, wrong = alignment(bench.prior, trained, held, indices.tolist(), seed)
     levels = bench.prior.schedule.level(torch.from_numpy(indices)).sigma.tolist()
-    figures, errors = intervals(found, recorded(held)), errors_by_task(wrong, held)
+    figures, errors = intervals(found, held.recordings), errors_by_task(wrong, held)
     written = {
         "prior": bench.prior.fingerprint,
         "sigma": levels,
@@ -124,12 +123,6 @@ def shuffled(text: Float[Tensor, "clip token feature"], seed: int) -> Float[Tens
     return kinds[(which + further) % len(kinds)]
 
 
-def recorded(held: Held) -> Int[Tensor, " clip"]:
-    """The episode of each clip, which is of one start state and has one text."""
-    kinds, which = torch.unique(told(held), dim=0, return_inverse=True)
-    return held.levels * len(kinds) + which
-
-
 @torch.no_grad()
 def alignment(
     prior: PixelUNet, model: Denoiser, held: Held, levels: Sequence[int], seed: int
@@ -146,7 +139,7 @@ def alignment(
         seed: of the noise, the same for all, and of the other texts.
     """
     noise = sampling.start_noise(tuple(held.clip.video.shape[1:]), seed, held.indices.tolist())
-    other = shuffled(told(held), seed)
+    other = shuffled(held.texts, seed)
     found = {said: {name: torch.zeros(len(levels), len(noise)) for name in DISTANCES.values()} for said in SAID}
     wrong = {voice: torch.zeros(len(levels), len(noise)) for voice in VOICES}
     for first in range(0, len(noise), 16):
@@ -174,7 +167,7 @@ def errors_by_task(wrong: Mapping[str, Levels], held: Held) -> dict[str, dict[st
     still = (held.told[:, -1:] - held.clip.video).square().flatten(1).mean(1)
     found = {}
     for task, text in zip(TEXTS, encoder()(list(TEXTS.values())), strict=True):
-        if not (those := (told(held) == text).flatten(1).all(1)).any():
+        if not (those := (held.texts == text).flatten(1).all(1)).any():
             continue
         found[f"{task}, {'seen' if task in PLAYED else 'novel'}"] = {
             voice: [mean_interval(row[those], held.levels[those], over=still[those]) for row in rows]

@@ -90,19 +90,19 @@ def tabletop_prior_card(
     held = Held.of(clips, clips.evenly(num_clips, per_level=None))
     tasks = list(WORDS)
     texts = encoder()(list(WORDS.values()))
-    asked = which_text(told(held), texts)
+    asked = which_text(held.texts, texts)
     imagine = partial(imagined, model, num_steps, guidance, temperature, seed)
-    video = imagine(held, told(held))
+    video = imagine(held, held.texts)
     real, last = held.clip.video, held.context[:, -1:].expand_as(held.clip.video).contiguous()
     lpips = Lpips()
     ours, theirs = lpips(video, real).mean(1), lpips(last, real).mean(1)
 
     two = of_two_tasks(model, num_clips, datasets)
-    own = which_text(told(two), texts)
+    own = which_text(two.texts, texts)
     other = opposite(own, tasks)
     rows = {
         "real": two.clip.video,
-        "asked for its text": imagine(two, told(two)),
+        "asked for its text": imagine(two, two.texts),
         "asked for the opposite": imagine(two, texts[other]),
     }
     taken = dict(
@@ -174,11 +174,6 @@ def trained_judge(
             return judge
         judge.save(path, {"steps": num_steps, "seed": seed})
     return text_match.load(path)
-
-
-def told(held: Held) -> Tensor:
-    """The texts of clips, (clip, token, feature)."""
-    return held.clip.given.facts()["text"]
 
 
 def opposite(asked: Tensor, tasks: list[str]) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from trimtab.data.clips import Clips
-from trimtab.environments.procgen import NUM_ACTIONS
+from trimtab.environments.procgen import COINRUN_EFFECTS, NUM_ACTIONS
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held
 from trimtab.recipes.record_procgen import procgen_episodes
@@ -35,6 +35,14 @@ PLAYS: dict[Policy, Play] = {"sticky": Play("", 200, 48), "uniform": Play("-unif
 
 COINRUN_ACTIONS = {"num_actions": NUM_ACTIONS}
 """As adapters are told of them."""
+
+COINRUN_TABLES: dict[str, tuple[int, ...]] = {
+    "effects": COINRUN_EFFECTS,
+    # "down" does something only on a crate, so frames elsewhere cannot tell it from "stay".
+    "effects without down": (0, 0, 1, 2, 2, 3, 4, 4, 5, *(2,) * 6),
+    "horizontal": (0, 0, 0, 1, 1, 1, 2, 2, 2, *(1,) * 6),
+}
+"""Tables that merge coinrun's actions, from the exact classes to those that almost every frame shows."""
 
 IDLE = 4
 """The action that does nothing."""

@@ -24,7 +24,7 @@ from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
 from trimtab.environments.metaworld import MetaWorld, check_scene
 from trimtab.forecast import Needs, fit_or_forecast, operations_per_step, together, told
-from trimtab.metrics.intervals import mean_interval
+from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
@@ -39,6 +39,7 @@ from trimtab.recipes.planning.adaptations import (
     Training,
 )
 from trimtab.recipes.planning.continuations import continued, expert_clips, video_distance
+from trimtab.recipes.planning.figures import share
 from trimtab.recipes.planning.reader import reading
 from trimtab.recipes.planning.report import EXPERT, TRUE_VIDEO
 from trimtab.recipes.planning.scales import SCALES, Scale, chosen
@@ -271,6 +272,10 @@ class Bench:
         return [
             one.success for task in VALIDATION for one in run_episodes(self.scene(task, num_starts), planner, starts)
         ]
+
+    def success(self, denoiser: Denoiser, num_starts: int, seed: int) -> Interval:
+        """The share of start states of the validation tasks from which plans succeed, start states resampled."""
+        return share(torch.tensor(self.successes(self.planner(denoiser, seed), FIRST_CHECK, num_starts)))
 
     def sampler(self, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> Callable[..., Video]:
         """From noise of variance one to a video; what is believed is clamped unless weights do not sum to one."""
