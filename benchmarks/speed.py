@@ -47,9 +47,9 @@ from trimtab.networks.precision import compile_frozen, keep_freed_memory, matrix
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet, PixelUNetSettings
 from trimtab.priors.remembering import Remembering
-from trimtab.recipes._adaptations import TRAININGS
-from trimtab.recipes._metaworld import NUM_TOKENS
-from trimtab.recipes._methods import PASSES
+from trimtab.recipes.benchmark.methods import PASSES
+from trimtab.recipes.domains.metaworld import NUM_TOKENS
+from trimtab.recipes.planning.adaptations import TRAININGS
 from trimtab.recipes.procgen_prior import frames_task
 from trimtab.recipes.tabletop_prior import TABLETOP
 from trimtab.world_model import WorldModel

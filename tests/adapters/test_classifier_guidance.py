@@ -114,6 +114,10 @@ def test_continuous_actions_are_told_apart_by_equal_bins() -> None:
     classifier = ActionClassifier(pixel_unet.tiny(), action_dim=2, num_bins=8, **TINY)
     actions = torch.tensor([[[-9.0, -4.0], [-3.01, -2.99], [0.0, 3.99], [4.0, 9.0]]])
     assert classifier.classes(Conditioning(actions=actions), 4).tolist() == [[[0, 0], [0, 1], [4, 7], [7, 7]]]
+    near = ActionClassifier(pixel_unet.tiny(), action_dim=2, num_bins=8, reach=1.0, **TINY)
+    assert near.classes(Conditioning(actions=actions / 4), 4).tolist() == [[[0, 0], [0, 1], [4, 7], [7, 7]]]
+    with pytest.raises(ValueError, match="a number above 0, got 0"):
+        ActionClassifier(pixel_unet.tiny(), action_dim=2, reach=0.0, **TINY)
 
 
 @pytest.mark.parametrize("continuous", [False, True])

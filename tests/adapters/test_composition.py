@@ -236,6 +236,10 @@ def test_the_conditioning_frame_is_the_prior_s_alone(index: int) -> None:
         short(NOISY[:, :3], level)
     with pytest.raises(ValueError, match=r"conditioning_frames is 0 \.\. 3, got 4"):
         probabilistic_adaptation(SMALL, BIG, guidance=2.5, prior_strength=0.1, conditioning_frames=4)
+    with pytest.raises(
+        ValueError, match="a negative text is for the prior's conditioning_frames, of which there are 0"
+    ):
+        probabilistic_adaptation(SMALL, BIG, guidance=2.5, prior_strength=0.1, negative=NEGATIVE)
 
 
 def test_weights_that_are_no_finite_numbers_are_refused() -> None:

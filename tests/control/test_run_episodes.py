@@ -104,14 +104,28 @@ def test_environments_and_requests_that_do_not_fit_are_refused() -> None:
         run_episodes(other, Expert(other), [1])
 
     class Silent(Point):
+        """Does not say what the task is."""
+
+        def reset(self, **options):
+            frame, facts = super().reset(**options)
+            return frame, {"success": facts["success"]}
+
+    silent = Points(1, kind=Silent)
+    with pytest.raises(
+        ValueError, match=r"must inform of 'text', one entry a copy; it informs of \['_success', 'success'\]"
+    ):
+        run_episodes(silent, Expert(silent), [1])
+
+
+def test_where_no_success_is_known_an_episode_goes_on_to_its_end() -> None:
+    class Rewarding(Point):
         """Does not say whether the task is done."""
 
         def step(self, action):
             *rest, facts = super().step(action)
             return *rest, {"text": facts["text"]}
 
-    silent = Points(1, kind=Silent)
-    with pytest.raises(
-        ValueError, match=r"must inform of 'success', one entry a copy; it informs of \['_text', 'text'\]"
-    ):
-        run_episodes(silent, Expert(silent), [1])
+    points = Points(1, kind=Rewarding, end_at_success=False, max_episode_steps=9)
+    (episode,) = run_episodes(points, Expert(points), [1])
+    assert not episode.success
+    assert episode.num_steps == 9

@@ -202,3 +202,13 @@ def test_a_number_that_never_changes_is_scaled_to_nought() -> None:
     assert found.tolist() == [[0, 1]] * 3
     found = scaled(np.full((3, 2), 1.5, np.float32), {"mean": [1.0], "deviation": [0.0]})
     assert found.tolist() == [[0.5, 1.5]] * 3  # elsewhere it did
+
+
+def test_a_set_that_the_disk_has_no_room_for_is_refused_before_hours_are_spent(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 2000}))
+    frames = 3 * 6 * 8 * 3  # of the first episode, in bytes; there are eight
+    with pytest.raises(ValueError, match=f"about {8 * frames / 1e9:.3g} GB, and 2e-06 GB are free; import fewer"):
+        rlds_episodes(folder, output=tmp_path / "set", split="train", **SMALL)
+    assert len(rlds_episodes(folder, output=tmp_path / "set", split="train", max_episodes=2, **SMALL)) == 2

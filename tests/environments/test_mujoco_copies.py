@@ -127,7 +127,7 @@ def test_wrong_arguments_are_refused(suite: Suite) -> None:
     for arguments, options, message in (
         (("walker-fly",), {}, "no task 'walker-fly'; the tasks are "),
         (([suite.task, "door-close-v3"],), {}, "no task 'door-close-v3'"),
-        ((suite.task,), {"size": 100}, r"have \(64, 128\) pixels a side, got 100"),
+        ((suite.task,), {"size": 100}, r"have \(64, 128, 256, 512\) pixels a side, got 100"),
         ((suite.task, 0), {}, "num_envs >= 1"),
         (([],), {}, "give one task"),
         (([suite.task], 2), {}, "one for each of num_envs"),

@@ -29,7 +29,7 @@ from trimtab.recipes._held import Held
 from trimtab.recipes.domains import metaworld
 from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, PLAYED, SEEN, UNPLAYED, VALIDATION, encoder
 from trimtab.recipes.domains.tabletop import astray_episodes, halfway_episodes, tabletop_episodes
-from trimtab.recipes.metaworld_planning import metaworld_planning, methods_of, pieces_of
+from trimtab.recipes.metaworld_planning import cells_in, metaworld_planning, methods_of, pieces_of
 from trimtab.recipes.planning import bench as planning
 from trimtab.recipes.planning import continuations
 from trimtab.recipes.planning.adaptations import (
@@ -265,7 +265,10 @@ def test_what_is_recorded_and_played_is_as_large_as_what_the_prior_imagines(
     InverseDynamics(width=2, encoder=None).save(bench.reader)
     with pytest.raises(ValueError, match=r"reads frames of 64 x 64, and the prior's are 128 x 128.*--size 128"):
         bench.reading()
-    for shape, because in (((3, 32, 32), r"frames have \(64, 128\) pixels a side, got 32"), ((3, 64, 128), "square")):
+    for shape, because in (
+        ((3, 32, 32), r"frames have \(64, 128, 256, 512\) pixels a side, got 32"),
+        ((3, 64, 128), "square"),
+    ):
         with pytest.raises(ValueError, match=because):
             Bench(tabletop.prior(frame_shape=shape), Scale(), Path(), 0.0, tmp_path, tmp_path)
 
@@ -297,7 +300,8 @@ def test_play_of_other_tasks_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
 def test_choices_are_taken_for_the_same_prior_pace_and_sampling(tmp_path: Path) -> None:
     prior, size, path = tabletop.prior(), Scale(), tmp_path / "choices.json"
     form = ADAPTATIONS[INVERSE].form()
-    protocol = {"prior": prior.fingerprint, **size.pace, **size.sampled, "teraflops": 1.0, "num_clips": 3, "form": form}
+    asked = {"prior": prior.fingerprint, "look": asdict(ROBOT), **size.pace, **size.sampled}
+    protocol = {**asked, "teraflops": 1.0, "num_clips": 3, "form": form}
     path.write_text(json.dumps({INVERSE: {"guidance": 3.0, "strength": 1.5, "protocol": protocol}}))
     found = chosen(path, prior, size)[INVERSE]
     assert (found.guidance, found.strength, found.chosen) == (3.0, 1.5, True)
@@ -306,13 +310,17 @@ def test_choices_are_taken_for_the_same_prior_pace_and_sampling(tmp_path: Path) 
     pace = {"max_steps": 9}, {"action_repeat": 2}
     sampled = {"temperature": 1.0}, {"num_steps": 5}, {"sample": sampling.ddim}
     for own in (*pace, *sampled):
-        assert chosen(path, prior, size.but(own)) == ADAPTATIONS
-    assert chosen(path, tabletop.prior({**tabletop.SIZES, "widths": (64,)}), size) == ADAPTATIONS
+        with pytest.raises(ValueError, match="holds no choice for this"):
+            chosen(path, prior, size.but(own))
+        assert chosen(None, prior, size.but(own)) == ADAPTATIONS
+    with pytest.raises(ValueError, match="holds no choice for this"):
+        chosen(path, tabletop.prior({**tabletop.SIZES, "widths": (64,)}), size)
     assert chosen(None, prior, size) == ADAPTATIONS  # those of the package are of the prior that ships
     with pytest.raises(ValueError, match=r"no choices in .*metaworld-sweep makes them"):
         chosen(tmp_path / "none.json", prior, size)
     path.write_text(path.read_text().replace('"off_above": null', '"off_above": 250'))
-    assert chosen(path, prior, size) == ADAPTATIONS  # of another form of the method
+    with pytest.raises(ValueError, match="holds no choice for this"):
+        chosen(path, prior, size)  # of another form of the method
 
 
 def test_what_cannot_be_composed_around_a_prior_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
@@ -332,11 +340,13 @@ def test_what_cannot_be_composed_around_a_prior_is_refused_before_anything_is_tr
 
 def test_each_share_of_random_actions_is_recorded(tmp_path: Path) -> None:
     tabletop.prior().save(tmp_path / "prior.safetensors")
+    InverseDynamics(4, 64, 4).save(tmp_path / "reader.safetensors", action_repeat=4, looks=[asdict(ROBOT)])
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "none.json").write_text("{}")  # ends the run after its settings are there
+    options: dict[str, Any] = {"prior": str(tmp_path / "prior.safetensors"), "reader": tmp_path / "reader.safetensors"}
     for share in (0.0, 0.7):  # of one folder
-        with pytest.raises(ValueError, match="train them first"):
-            metaworld_planning(
-                prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / "none", random_share=share, output=tmp_path
-            )
+        with pytest.raises(ValueError, match="no cell of planning"):
+            metaworld_planning(random_share=share, output=tmp_path, **options)
     paths = (tmp_path / "settings.json", tmp_path / "random-70" / "settings.json")
     assert [json.loads(path.read_text())["settings"]["random_share"] for path in paths] == [0.0, 0.7]
 
@@ -449,3 +459,60 @@ def test_no_start_that_is_planned_from_was_seen_by_the_prior_or_in_play() -> Non
     learned = [inspect.signature(record).parameters["seed"].default for record in sets]
     firsts = [*learned, 0, 1000, FIRST_VALIDATION, planning.FIRST_CLIP, planning.FIRST_CHECK, planning.FIRST_LOSS]
     assert min(abs(planning.FIRST_START - first) for first in firsts) > 10_000
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"figures": 1}', '{"method": "unheard", "seed": 0}'])
+def test_a_file_among_the_cells_that_is_none_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ValueError, match=r"other.json is no cell of planning .*--cells"):
+        cells_in(tmp_path)
+
+
+def test_a_refused_command_can_be_mended_in_the_same_folder(tmp_path: Path) -> None:
+    tabletop.prior().save(tmp_path / "prior.safetensors")
+    options: dict[str, Any] = {"prior": str(tmp_path / "prior.safetensors"), "output": tmp_path / "run"}
+    with pytest.raises(ValueError, match="train them first"):
+        metaworld_planning(reader=tmp_path / "mistyped", **options)
+    assert not (tmp_path / "run" / "settings.json").exists()
+
+
+def test_choices_that_are_for_nothing_here_are_refused(tmp_path: Path) -> None:
+    prior, size = tabletop.prior(), SCALES["smoke"]
+    (path := tmp_path / "choices.json").write_text('{"AVID": {"tried": 3}}')
+    with pytest.raises(ValueError, match="holds no choices of `trimtab metaworld-sweep`"):
+        chosen(path, prior, size)
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="holds no choice for this"):
+        chosen(path, prior, size)
+    bench = Bench(prior, size, tmp_path, 0.0, tmp_path, tmp_path)
+    ours = json.loads(json.dumps({"prior": prior.fingerprint, "look": asdict(ROBOT), **size.pace, **size.sampled}))
+    own = {"guidance": 9.0, "strength": None, "protocol": {**ours, "form": bench.adaptations[IN_DOMAIN].form()}}
+    path.write_text(json.dumps({IN_DOMAIN: own}))
+    assert chosen(path, prior, size)[IN_DOMAIN].guidance == 9.0
+    own["protocol"]["look"] = {**ours["look"], "hue": 12.0}
+    path.write_text(json.dumps({IN_DOMAIN: own}))
+    with pytest.raises(ValueError, match="holds no choice for this"):
+        chosen(path, prior, size)
+
+
+def test_what_was_trained_by_another_rate_is_not_taken_for_this(tmp_path: Path) -> None:
+    bench = Bench(tabletop.prior(), SCALES["smoke"], tmp_path, 0.0, tmp_path, tmp_path)
+    folder = bench.folder("in-domain", 0)
+    folder.mkdir(parents=True)
+    training = bench.size.trainings["in-domain"]
+    facts = {**training.how(), "steps": bench.steps(training, 0.1), "teraflops a step": 0.1, "learning_rate": 0.5}
+    (folder / "config.json").write_text(json.dumps({"facts": facts}))
+    with pytest.raises(ValueError, match=r"was trained with learning_rate 0.5, not 0.004; move it away"):
+        bench.train("in-domain", 0)
+
+
+def test_the_papers_scale_trains_as_long_as_the_paper_at_its_size(tmp_path: Path) -> None:
+    size, prior = SCALES["paper"], tabletop.prior()
+    training = size.trainings["in-domain"]
+    assert training.learning_rate == 1e-4
+    assert (size.batch_size, Bench(prior, size, tmp_path, 0.0, tmp_path, tmp_path).steps(training, 500.0)) == (
+        16,
+        60_000,
+    )
+    model = training.build(prior, **training.options)
+    assert 20e6 < sum(value.numel() for value in model.parameters()) < 200e6  # the paper's has 109 million

@@ -1,6 +1,7 @@
 """The sweep: success decides, then nearness to the experts; and once from end to end at toy size."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,9 @@ def test_success_decides_and_of_equals_the_nearest_to_the_experts() -> None:
     assert best(tried) == "low"
 
 
-@pytest.mark.parametrize("grid", [{"guidances": (0.5,)}, {"strengths": (-0.1,)}, {"guidances": ()}])
+@pytest.mark.parametrize(
+    "grid", [{"guidances": (0.5,)}, {"strengths": (-0.1,)}, {"guidances": ()}, {"strengths": (math.nan,)}]
+)
 def test_a_grid_outside_sense_is_refused_before_anything_is_trained(grid: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="guidances are from 1 on and strengths from 0 on"):
         metaworld_sweep(**grid, output=tmp_path / "sweep")

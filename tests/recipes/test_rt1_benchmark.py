@@ -28,7 +28,7 @@ from trimtab.recipes import rt1_benchmark as recipe
 from trimtab.recipes._held import held_out_loss
 from trimtab.recipes.benchmark.bench import cells_in
 from trimtab.recipes.benchmark.inspection import Imaginer
-from trimtab.recipes.benchmark.robots import ROBOT_METHODS, held_of
+from trimtab.recipes.benchmark.robots import EMBEDDED, ROBOT_METHODS, held_of
 from trimtab.recipes.import_rlds import rlds_episodes
 from trimtab.recipes.metaworld_judge import metaworld_judge
 from trimtab.recipes.rt1_benchmark import ACTION, FRAMES, SCALES, check_fits, idle, rt1_benchmark, trainings_beside
@@ -118,6 +118,7 @@ def test_the_papers_settings_run_with_latents_and_a_judge(
 ) -> None:
     monkeypatch.setattr(pixel_unet, "load", lambda name, schedule: latent_prior())
     monkeypatch.setitem(FRAMES, "paper", (32, 64))
+    monkeypatch.setattr(recipe, "PAPER", EMBEDDED)  # but its adapters, whose steps take seconds
     shorter = replace(SCALES["paper"], lengths=(3,), avid_steps=3, batch_size=2, num_steps=3)
     monkeypatch.setitem(SCALES, "paper", shorter)
     monkeypatch.setattr("trimtab.recipes.benchmark.inspection.NUM_ASKED", 3)
@@ -201,3 +202,14 @@ def test_a_prior_of_other_clips_is_refused(tmp_path: Path, folder: Path) -> None
         ValueError, match=r"off frames of \(320, 512\), not vectors of 7 numbers off frames of \(64, 64\)"
     ):
         rt1_benchmark(folder, judge=tmp_path / "wide", prior=settings["prior"], output=tmp_path / "third")
+
+
+def test_the_papers_adapters_are_large_and_the_small_controlnet_is_as_large() -> None:
+    prior = pixel_unet.load("tabletop", schedule=recipe.SCHEDULE)
+    trainings = recipe.trainings_beside(prior, "paper")
+    made = (
+        trainings[name].build(prior, action_dim=7, **trainings[name].options) for name in ("avid", "controlnet-small")
+    )
+    adapter, controlnet = (sum(v.numel() for v in model.parameters() if v.requires_grad) for model in made)
+    assert 30e6 < adapter < 40e6
+    assert abs(controlnet / adapter - 1) < 0.03

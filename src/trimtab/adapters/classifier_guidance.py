@@ -19,7 +19,7 @@ from trimtab.diffusion.noise import gaussian_noise, uniform_integers
 from trimtab.models import controller
 
 REACH = 4.0
-"""Continuous actions, in standard deviations, are told apart between minus and plus this."""
+"""Continuous actions, in standard deviations, are told apart between minus and plus this, unless another is given."""
 
 LEAST_ALPHA = 0.1
 """Of a noise level at which a classifier is heard; so no gradient is multiplied by more than ten times its weight."""
@@ -41,11 +41,12 @@ class ActionClassifier(nn.Module):
         model: the name of a file in models/.
         num_actions: size of a discrete action set, or
         action_dim: width of a continuous action, each dimension of which is cut into `num_bins` equal bins.
-        num_bins: of a continuous action, between -4 and 4, so actions should be normalised.
+        num_bins: of each number of a continuous action.
+        reach: of the bins, from minus to plus this: in standard deviations for actions that are scaled by theirs.
         sizes: of the model's network.
 
     Raises:
-        ValueError: neither or both of num_actions and action_dim.
+        ValueError: neither or both of num_actions and action_dim, or a reach of 0 or less.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class ActionClassifier(nn.Module):
         num_actions: int | None = None,
         action_dim: int | None = None,
         num_bins: int = 256,
+        reach: float = REACH,
         **sizes: Any,
     ) -> None:
         super().__init__()
@@ -63,8 +65,11 @@ class ActionClassifier(nn.Module):
             raise ValueError(
                 f"a classifier reads either num_actions or action_dim, got {num_actions} and {action_dim}; give one"
             )
+        if not reach > 0:
+            raise ValueError(f"bins reach from minus to plus a number above 0, got {reach}")
         self.controller: Any = controller(model, prior, **sizes)
-        self.num_actions, self.action_dim, self.num_bins = num_actions, action_dim, num_bins
+        self.num_actions, self.action_dim = num_actions, action_dim
+        self.num_bins, self.reach = num_bins, reach
         classes = num_actions if num_actions is not None else (action_dim or 0) * num_bins
         width = self.controller.channels[-1]
         self.head = nn.Sequential(
@@ -72,6 +77,7 @@ class ActionClassifier(nn.Module):
         )
         self.settings: dict[str, Any] = {
             "model": model, "num_actions": num_actions, "action_dim": action_dim, "num_bins": num_bins,
+            "reach": reach,
             **self.controller.sizes,
         }  # fmt: skip
 
@@ -99,7 +105,7 @@ class ActionClassifier(nn.Module):
             raise ValueError(f"this classifier reads {self.settings}, got actions of {actions.dtype}")
         if self.action_dim is None:
             return actions[..., None].long()
-        share = (actions.clamp(-REACH, REACH) + REACH) / (2 * REACH)
+        share = (actions.clamp(-self.reach, self.reach) + self.reach) / (2 * self.reach)
         return (share * self.num_bins).long().clamp(max=self.num_bins - 1)
 
 

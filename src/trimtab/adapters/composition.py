@@ -204,6 +204,8 @@ def probabilistic_adaptation(
     """
     composed = adaptation(in_domain, prior, prior, guidance, prior_strength, normalise)
     if conditioning_frames == 0:
+        if negative is not None:
+            raise ValueError("a negative text is for the prior's conditioning_frames, of which there are 0; pass none")
         return composed
     if not 0 < conditioning_frames < prior.num_frames:
         raise ValueError(f"conditioning_frames is 0 .. {prior.num_frames - 1}, got {conditioning_frames}")

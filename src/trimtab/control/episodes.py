@@ -42,7 +42,10 @@ class Player(Protocol):
 
 @runtime_checkable
 class Environment(Protocol):
-    """Copies of a simulator: any `gymnasium.vector.VectorEnv` that informs of "text" and "success", one entry a copy."""
+    """Copies of a simulator: any `gymnasium.vector.VectorEnv` that informs of "text", one entry a copy.
+
+    And of "success", if it knows any.
+    """
 
     @property
     def num_envs(self) -> int: ...
@@ -63,7 +66,7 @@ class Episode:
     Attributes:
         seed: that the copy was reset with.
         text: the task in words.
-        success: whether the task was done at any step, which ended the episode.
+        success: whether the task was done at any step, which ended the episode; False where nothing says so.
         total_reward: the sum of rewards (the return).
         num_steps: actions played.
         frames: what was seen, (num_steps + 1, height, width, 3) uint8; None if not kept.
@@ -102,8 +105,8 @@ def run_episodes(
         The episodes of `copies`, in their order.
 
     Raises:
-        ValueError: there is another number of seeds, no such copy, or the environment informs of no text and success, or
-            does not begin the next episode at the step after the end.
+        ValueError: there is another number of seeds, no such copy, or the environment informs of no text, or does
+            not begin the next episode at the step after the end.
     """
     num_envs, mode = environment.num_envs, environment.metadata.get("autoreset_mode")
     if mode is not AutoresetMode.NEXT_STEP:
@@ -120,7 +123,8 @@ def run_episodes(
     while active.any():
         actions = player.act(frames, active)
         frames, reward, terminated, truncated, information = environment.step(actions)
-        success |= active & np.asarray(told(information, "success"), dtype=bool)
+        if "success" in information:
+            success |= active & np.asarray(information["success"], dtype=bool)
         rewards += np.where(active, reward, 0.0)
         num_steps += active
         for copy in np.flatnonzero(active & keep_frames).tolist():

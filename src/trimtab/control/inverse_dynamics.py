@@ -31,10 +31,10 @@ NUM_STAGES = 3
 """Of EfficientNet, of which a map of height / 8 by width / 8 places and 40 features is taken."""
 
 ABSENT = {
-    "vc1": (16, "vc1_vitb.pth (VC-1 base, of facebookresearch/eai-vc)"),
-    "dinov2": (14, "dinov2_vitb14_pretrain.pth (DINOv2 base, of facebookresearch/dinov2)"),
+    "vc1": (16, "vc1_vitb.pth (VC-1 base, of facebookresearch/eai-vc, for non-commercial use: CC BY-NC 4.0)"),
+    "dinov2": (14, "dinov2_vitb14_pretrain.pth (DINOv2 base, of facebookresearch/dinov2, Apache 2.0)"),
 }
-"""Encoders whose weights no package carries: the pixels of their patches, and the file that has them."""
+"""Encoders whose weights no package carries: the pixels of their patches, and the file that has them, with its licence."""
 
 
 class InverseDynamics(nn.Module):
@@ -206,7 +206,7 @@ def chosen(encoder: str | Encoder | None, weights: Path | None) -> Encoder | Non
         if weights is None:
             raise ValueError(
                 f"the weights of {encoder} come with no package: get {file}, convert it to safetensors, and pass its path "
-                "as weights"
+                "as weights (--encoder-weights where a reader is trained, --reader-weights where one is used)"
             )
         return VisionTransformer.read(weights, patch)
     if weights is not None:

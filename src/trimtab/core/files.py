@@ -1,10 +1,11 @@
-"""Writing a file whole or not at all, and a folder to oneself; knows nothing of what is in them."""
+"""Writing a file whole or not at all, room for it, and a folder to oneself; knows nothing of what is in them."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,16 @@ def write_whole(path: Path, content: bytes | str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_room(num_bytes: int, place: Path, remedy: str) -> None:
+    """Raise ValueError, with what to do about it, if a disk has no room for so many bytes at a place."""
+    there = next(folder for folder in (place.resolve(), *place.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if num_bytes > free:
+        raise ValueError(
+            f"{place} will take about {num_bytes / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free; {remedy}"
+        )
 
 
 @contextmanager

@@ -112,7 +112,8 @@ def recorded_once(folder: Path, request: Mapping[str, Any], write: Callable[[], 
     ]
     if differing:
         raise ValueError(
-            f"{folder} holds another set ({', '.join(differing)}); choose another output or delete that folder"
+            f"{folder} holds another set ({', '.join(differing)}); delete that folder, or record elsewhere: by "
+            "--output of a command that records, by --datasets of one that trains"
         )
     print(f"reusing {folder}, recorded {found['date']} with the same settings")
     return episodes

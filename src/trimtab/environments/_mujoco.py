@@ -18,7 +18,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-SIZES = (64, 128)
+SIZES = (64, 128, 256, 512)
 SAMPLES = 3
 """Drawn along the side of each pixel, which is their mean: so motion below a pixel shows, and edges do not flicker."""
 

@@ -129,14 +129,14 @@ class DMCStates(Env[np.ndarray, np.ndarray]):
 class DMC(MuJoCoEnv["_Copy"]):
     """Copies of a task, or of tasks of one body, seen through one camera. Actions are numbers in -1 .. 1.
 
-    Seeds, episodes and information are those of every `MuJoCoEnv`; the "state" is all that the suite measures, which knows
-    no success, only rewards.
+    Seeds, episodes and information are those of every `MuJoCoEnv`; the "state" is all that the suite measures. It knows no
+    success, only rewards, so that an episode is judged by its return.
 
     Args:
         task: one of `TEXTS` for all copies, or one for each copy.
         num_envs: how many copies; by default one, or as many as tasks.
         camera: its name in the task; by default the first, which follows the body where it moves about.
-        size: of a frame, 64 or 128 pixels.
+        size: of a frame, 64, 128, 256 or 512 pixels.
         action_repeat, max_episode_steps, still: see `DMCStates`.
         look: of all copies; None is the suite's own.
 

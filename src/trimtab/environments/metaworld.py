@@ -114,7 +114,7 @@ class MetaWorld(MuJoCoEnv["_Copy"]):
             task is then done when the joint is near its end, and rewards are those of the scene's own task. None is each
             task's own scene and beginning.
         num_envs: how many copies; by default one, or as many as tasks.
-        camera, size: one of `CAMERAS`, and 64 or 128 pixels.
+        camera, size: one of `CAMERAS`, and 64, 128, 256 or 512 pixels.
         action_repeat: for how many of the simulator's 1/80 seconds an action is held.
         max_episode_steps: after which an episode is truncated.
         end_at_success: whether success terminates an episode.

@@ -20,7 +20,7 @@ from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.metrics.text_match import TextMatch, prefers, which_text
 from trimtab.networks import storage
 from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes.domains.metaworld import LINGER, SEEN, VALIDATION, encoder, place
+from trimtab.recipes.domains.metaworld import LINGER, SEEN, SIZE, VALIDATION, encoder, place
 from trimtab.recipes.domains.tabletop import WORDS
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, FINETUNED
 from trimtab.recipes.planning.bench import Bench
@@ -81,6 +81,10 @@ def finetuning_forgets(
     counts = counted(num_starts=num_starts, num_clips=num_clips) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "choices": choices}
     bench = Bench.opened(scale, prior, reader, datasets, output, teraflops, choices, reader_weights)
+    if bench.side != SIZE:
+        raise ValueError(
+            f"texts are judged, and the prior's domain recorded, at {SIZE} pixels, this prior's are {bench.side}"
+        )
     # More numbers of demonstrations may be asked for later.
     record_settings(
         output, "finetuning-forgets", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run

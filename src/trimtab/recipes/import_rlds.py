@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from rich import print
 from rich.progress import track
 
+from trimtab.core.files import check_room
 from trimtab.data.episodes import Episodes, EpisodeWriter
 from trimtab.data.recording import recorded_once
 from trimtab.data.rlds import RLDS, Recorded
@@ -97,7 +98,8 @@ def rlds_episodes(
     and deviation are in the provenance.
 
     Raises:
-        ValueError: another set is in the same place; a setting is out of range; or the set cannot be read, see `RLDS`.
+        ValueError: another set is in the same place; a setting is out of range; the disk has no room for as many
+            frames as episodes like the first have; or the set cannot be read, see `RLDS`.
         FileNotFoundError: the set, or a part of it that is needed, is missing.
     """
     if min(height, width) < 1 or frame_rate <= 0 or not motion or (max_episodes is not None and max_episodes < 1):
@@ -135,7 +137,8 @@ def rlds_episodes(
         return np.stack([np.asarray(picture) for picture in pictures]), _actions(episode, motion, gripper), facts
 
     def write() -> None:
-        rows(next(source.episodes(split, num)))  # whatever is missing is missed here, not after hours
+        seen, *_ = rows(next(source.episodes(split, num)))  # whatever is missing is missed here, not after hours
+        check_room(seen.nbytes * num, place, "import fewer episodes (--max-episodes, or --num-episodes of a benchmark)")
         used = measured or describe(_all_motion(source, split, num, motion), part, motion)
         versions = {name: version(name) for name in ("trimtab", "numpy", "pyarrow", "pillow")}
         provenance = {**request, "statistics": used, "versions": versions}

@@ -79,7 +79,7 @@ def inverse_dynamics(
         action_repeat: for how many of the simulator's 1/80 seconds an action is held, in what is recorded; plans are made at
             the pace that the reader knows.
         max_steps: actions in an episode of it.
-        size: of a frame of it, 64 or 128 pixels, as many as those of the prior that plans are made with.
+        size: of a frame of it, 64, 128, 256 or 512 pixels, as many as those of the prior that plans are made with.
         held_out: the share of the episodes that it is measured on.
         num_steps: optimizer steps.
         batch_size: pairs of frames a step.
@@ -105,17 +105,18 @@ def inverse_dynamics(
         raise ValueError(
             f"drawn is a share, 0 to 1, of the pairs that a prior draws, which --imagined names; got {drawn} of {imagined}"
         )
-    settings = {name: value for name, value in locals().items() if name not in ("dry_run", "datasets")}
-    record_settings(output, "inverse-dynamics", settings, dry_run=dry_run)
-    episodes = [Episodes.open(path) for path in data] or play(
-        datasets, num_episodes, action_repeat=action_repeat, max_steps=max_steps, size=size
-    )
-    train, test = divided(episodes, held_out, seed)
-    done = (moved if learn == "motion" else commanded)(episodes)
+    # Which prior redraws what is only measured may change: the training does not.
+    free = ("dry_run", "datasets") if drawn else ("dry_run", "datasets", "imagined")
+    settings = {name: value for name, value in locals().items() if name not in free and name != "free"}
+    given = [Episodes.open(path) for path in data]
     torch.manual_seed(seed)
     prior = None if imagined is None else pixel_unet.load(imagined)
+    model = InverseDynamics(len(ACTION), given[0].frames.shape[1] if given else size, width, encoder, encoder_weights)
+    record_settings(output, "inverse-dynamics", settings, dry_run=dry_run)
+    episodes = given or play(datasets, num_episodes, action_repeat=action_repeat, max_steps=max_steps, size=size)
+    train, test = divided(episodes, held_out, seed)
+    done = (moved if learn == "motion" else commanded)(episodes)
     held = None if prior is None else clips_for(prior, test, NUM_MEASURED)
-    model = InverseDynamics(len(ACTION), episodes[0].frames.shape[1], width, encoder, encoder_weights)
     films = None
     if prior is not None and drawn and not dry_run:
         films = believed(prior, clips_for(prior, train, NUM_LEARNED), done, seed)

@@ -94,15 +94,15 @@ def metaworld_benchmark(
         "prior": prior,
         "judge": judge,
     }
-    record_settings(output, "metaworld-benchmark", settings, dry_run=dry_run)
     frozen = pixel_unet.load(prior, schedule=SCHEDULE)
     judge_file = checked_judge(
         judge, frozen.frame_shape[1:], len(ACTION), "train one by `trimtab metaworld-judge` and pass it as --judge"
     )
     trainings = robot_trainings(
-        patch_of(frozen), copies=copies_of(frozen), rate=learning_rate, finetuning=finetuning_rate
+        patch_of(frozen), copies=copies_of(frozen), rate=learning_rate, finetuning=finetuning_rate, reach=1.0
     )
     size = SCALES[scale].but({**own, "trainings": trainings})
+    record_settings(output, "metaworld-benchmark", settings, dry_run=dry_run)
     training = at_play(datasets / "metaworld-play", seed=TRAINING_SEED, num_episodes=NUM_EPISODES)
     validation = held_out(VALIDATION_SEED, size.num_choosing, datasets)
     test = held_out(TEST_SEED, size.num_clips, datasets)

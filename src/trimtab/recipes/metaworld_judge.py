@@ -69,14 +69,14 @@ def metaworld_judge(
         output: run folder; judge.safetensors in it, with its card beside it, is the result.
     """
     settings = {name: value for name, value in locals().items() if name != "dry_run"}
-    record_settings(output, "metaworld-judge", settings, dry_run=dry_run)
-    folder = datasets / "metaworld-judge"
-    episodes = Episodes.open(data) if data else at_play(folder, seed=FIRST_SEED, num_episodes=num_episodes)
-    if episodes.num_actions is not None:
+    given = Episodes.open(data) if data else None
+    if given is not None and given.num_actions is not None:
         raise ValueError(
-            f"{episodes.folder} holds discrete actions, and this judge reads vectors; record a robot, or train the judge of "
+            f"{given.folder} holds discrete actions, and this judge reads vectors; record a robot, or train the judge of "
             "coinrun by `trimtab procgen-judge`"
         )
+    record_settings(output, "metaworld-judge", settings, dry_run=dry_run)
+    episodes = given or at_play(datasets / "metaworld-judge", seed=FIRST_SEED, num_episodes=num_episodes)
     pairs, held = parted(Clips(episodes, num_context=1, num_frames=1), held_out, seed)
     train, test = (triples_of(episodes, part.episodes) for part in (pairs, held))
     torch.manual_seed(seed)

@@ -107,22 +107,23 @@ def metaworld_planning(
     bench = Bench(
         frozen, size, reader, random_share, datasets, output, reader_weights, adaptations=chosen(choices, frozen, size)
     )  # which refuses what has no sense before it is recorded as a setting
+    names = methods_of(size, random_share) if methods is None else methods
+    if not dry_run:
+        bench.reading()  # refused before anything is recorded, if no reader fits
+    bench.check(names)
     # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.
     place = output / f"random-{round(100 * random_share)}" if random_share else output
     of_all = {"scale": scale, **own, "prior": prior, "reader": reader, "reader_weights": reader_weights}
     record_settings(
         place, "metaworld-planning", {**of_all, "choices": choices, "random_share": random_share}, dry_run=dry_run
     )
-    names = methods_of(size, random_share) if methods is None else methods
     numbers = range(size.num_seeds) if seeds is None else seeds
     trained = {name: ADAPTATIONS[name].training for name in names if name in ADAPTATIONS}
-    bench.check(names)
     if dry_run:
         bench.forecast(trained.values(), numbers)
         return
     ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
     console.print(f"Guidance and strength were chosen by a sweep of: {', '.join(ours) or 'no method'}.")
-    bench.reading()  # refused before hours are spent, if no reader fits
     for cell in (*cells_in(cells), *cells_in(cells / "videos"), *cells_in(cells / "losses")):
         expected = bench.record(cell["method"])  # before hours are spent on what could not stand beside it
         for part in (shared, settings):
@@ -181,7 +182,14 @@ def methods_of(size: Scale, random_share: float) -> list[str]:
 
 
 def cells_in(folder: Path) -> list[dict[str, Any]]:
-    """All cells, in the order of methods and tasks."""
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    order = [*TRUTHS, *ADAPTATIONS]
-    return sorted(found, key=lambda cell: (order.index(cell["method"]), cell.get("task", ""), cell["seed"]))
+    """All cells, in the order of methods and tasks. Raises ValueError for a file that is none."""
+    found, order = [], [*TRUTHS, *ADAPTATIONS]
+    for path in sorted(folder.glob("*.json")):
+        try:
+            cell = json.loads(path.read_text())
+            found.append((order.index(cell["method"]), cell.get("task", ""), cell["seed"], cell))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is no cell of planning ({error!r}); move it away, or name another --cells"
+            ) from error
+    return [cell for *_, cell in sorted(found, key=lambda one: one[:3])]

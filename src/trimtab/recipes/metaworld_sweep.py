@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -80,7 +81,14 @@ def metaworld_sweep(
     """
     if unknown := [name for name in methods if name not in ADAPTATIONS]:
         raise ValueError(f"no methods {unknown}; there are: {', '.join(ADAPTATIONS)}")
-    if not guidances or not strengths or min(guidances) < 1 or min(strengths) < 0:
+    numbers = [*guidances, *strengths]
+    if (
+        not guidances
+        or not strengths
+        or min(guidances) < 1
+        or min(strengths) < 0
+        or not all(map(math.isfinite, numbers))
+    ):
         came = " and ".join(", ".join(map(str, numbers)) or "none" for numbers in (guidances, strengths))
         raise ValueError(f"guidances are from 1 on and strengths from 0 on, got {came}")
     if num_samples < 2:

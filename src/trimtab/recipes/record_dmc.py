@@ -46,7 +46,7 @@ def record_dmc(
         random_hold: for how many steps each is chosen, random or the policy's.
         seed: of the first episode; the next have the next seeds.
         camera: its name in the task; by default the first, which follows the body where it moves about.
-        size: of a frame, 64 or 128 pixels.
+        size: of a frame, 64, 128, 256 or 512 pixels.
         max_episode_steps: after which an episode is cut; by default as in training.
         first_look: the seed of the first look.
         num_looks: how many colours, lights and places of the camera the episodes take in turn; 0 is the suite's own look.

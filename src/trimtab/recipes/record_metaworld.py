@@ -55,7 +55,7 @@ def record_metaworld(
             action does, as the arm lags behind.
         seed: of the first episode of each task; the next have the next seeds.
         camera: close, corner, corner2, corner3 or topview.
-        size: of a frame, 64 or 128 pixels.
+        size: of a frame, 64, 128, 256 or 512 pixels.
         action_repeat: for how many of the simulator's 1/80 seconds an action is held.
         max_episode_steps: within which the task is to be done.
         linger: for how many steps every episode goes on after the task was done, or was to be done; a clip of so many frames

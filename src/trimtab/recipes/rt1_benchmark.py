@@ -22,6 +22,7 @@ from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes.benchmark.bench import Bench, Scale
 from trimtab.recipes.benchmark.methods import Training, reading_task
 from trimtab.recipes.benchmark.robots import (
+    PAPER,
     ROBOT_METHODS,
     SCHEDULE,
     SMOKE,
@@ -118,12 +119,12 @@ def rt1_benchmark(
         raise ValueError(f"num_episodes is at least 1, got {num_episodes}; leave it out for the scale's own")
     output = output or Path(f"runs/rt1-benchmark-{scale}")
     settings = {"folder": folder, "scale": scale, **own, "num_episodes": num_episodes, "prior": prior, "judge": judge}
-    record_settings(output, "rt1-benchmark", settings, dry_run=dry_run)
     frozen = pixel_unet.load(prior, schedule=SCHEDULE)
     check_fits(frozen, FRAMES[scale], max(SCALES[scale].lengths))
     remedy = "pass another as --judge, or none"
     judge_file = None if judge is None else checked_judge(judge, FRAMES[scale], len(ACTION), remedy)
     size = SCALES[scale].but({**own, "trainings": trainings_beside(frozen, scale)})
+    record_settings(output, "rt1-benchmark", settings, dry_run=dry_run)
     num_episodes = EPISODES[scale] if num_episodes is None else num_episodes
     sets = imported(folder, num_episodes, size, FRAMES[scale], datasets)
     if judge_file is not None:
@@ -163,7 +164,7 @@ def trainings_beside(prior: PixelUNet, scale: Literal["smoke", "paper"]) -> dict
         return robot_trainings(patch_of(prior), copies=copies_of(prior))
     learn = partial(velocity_task, codec=prior.codec)
     read = partial(reading_task, codec=prior.codec)
-    return robot_trainings(patch_of(prior), learn=learn, read=read, rate=1e-4, finetuning=2e-5, passes=1)
+    return robot_trainings(patch_of(prior), learn=learn, read=read, rate=1e-4, finetuning=2e-5, passes=1, sizes=PAPER)
 
 
 def imported(

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from trimtab.adapters.avid import AVID
-from trimtab.adapters.classifier_guidance import ActionClassifier
+from trimtab.adapters.classifier_guidance import REACH, ActionClassifier
 from trimtab.adapters.controlnet import ControlNet
 from trimtab.adapters.finetune import Finetune
 from trimtab.adapters.from_scratch import FromScratch
@@ -54,6 +54,14 @@ def velocity_task(denoiser: Any, schedule: Schedule, seed: int, **options: Any) 
     return DenoisingLoss(denoiser, schedule, seed=seed, **options)
 
 
+Sizes = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Of two networks of equally many weights, within 3%: an adapter, and the small ControlNet."""
+
+EMBEDDED: Sizes = {}, {"widths": (64, 96, 160), "depths": (1, 1, 2)}
+PAPER: Sizes = {"widths": (256, 512, 768), "depths": (2, 2, 2)}, {"widths": (256, 512, 960), "depths": (2, 2, 2)}
+"""Of about as many weights as the second of AVID's three latent adapters, 34 million."""
+
+
 def robot_trainings(
     patch: int,
     *,
@@ -63,6 +71,8 @@ def robot_trainings(
     rate: float = 1e-3,
     finetuning: float = 1e-4,
     passes: int = PASSES,
+    reach: float = REACH,
+    sizes: Sizes = EMBEDDED,
 ) -> dict[str, Training]:
     """What `ROBOT_METHODS` need trained.
 
@@ -75,10 +85,12 @@ def robot_trainings(
         rate: learning rate.
         finetuning: learning rate where all weights of the prior are trained; AVID's is a fifth of its others.
         passes: how often AVID is trained on each batch.
+        sizes: of what learns beside the prior, or alone, and of the small ControlNet.
+        reach: of the numbers of an action, which a classifier tells apart from minus to plus this.
     """
     look, rates = {"patch": patch}, (rate,)
-    own = {**look, "copies": copies}
-    small = {"widths": (64, 96, 160), "depths": (1, 1, 2), **look}
+    own = {**look, "copies": copies, **sizes[0]}
+    small = {**look, **sizes[1]}
     beside = partial(Training, AVID, task=learn, rates=rates, passes=passes)
     untold: dict[str, Any] = {"num_actions": None, "action_dim": None}
     return {
@@ -89,7 +101,9 @@ def robot_trainings(
         "finetune": Training(Finetune, {}, learn, (finetuning,)),
         "finetune-language": Training(Finetune, untold, learn, (finetuning,)),
         "lora": Training(Finetune, {"rank": 40}, learn, rates),
-        "classifier": Training(ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2), **look}, read, rates),
+        "classifier": Training(
+            ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2), "reach": reach, **look}, read, rates
+        ),
         "avid": beside(own),
         "avid-no-mask": beside({"learn_mask": False, **own}),
         "avid-blind": beside({"see_prior": False, **own}),

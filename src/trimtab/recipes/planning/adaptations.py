@@ -73,6 +73,16 @@ class Training:
     learning_rate: float = 1e-3
     most: int | None = None
 
+    def how(self) -> dict[str, Any]:
+        """By what it is trained, for the record."""
+        return {"optimizer": self.optimizer, "learning_rate": self.learning_rate}
+
+    def shown(self, episodes: Demonstrations) -> dict[str, int]:
+        """How much of what is demonstrated it sees, for the record."""
+        if self.lesson is of_stills:
+            return {"stills": NUM_STILLS}
+        return {"demonstrations": sum(map(len, [episodes] if isinstance(episodes, Episodes) else episodes))}
+
 
 def of_videos(model: Any, prior: PixelUNet, episodes: Demonstrations, seed: int) -> tuple[nn.Module, Clips]:
     """The loss of clips and their texts, some of which are withheld."""
@@ -101,6 +111,22 @@ TRAININGS: dict[str, Training] = {
         DreamBooth, of_stills, {"rank": 8}, lengths=(1,), learning_rate=1e-4, most=MOST_STEPS_ON_STILLS
     ),
 }
+
+LARGE: Mapping[str, Any] = {"text_dim": MiniLM.dim, "widths": (128, 256, 512), "depths": (3, 3, 3)}
+"""Of the paper's in-domain model, which is AVDC's: channels and blocks of each resolution."""
+
+LARGE_STEPS = 60_000
+"""Of the paper's in-domain model."""
+
+PAPER_TRAININGS: dict[str, Training] = {
+    **{
+        name: Training(build, of_videos, LARGE, learning_rate=1e-4, most=LARGE_STEPS)
+        for name, build in {"in-domain": FromScratch, "avid": AVID}.items()
+    },
+    "temporal": replace(TRAININGS["temporal"], learning_rate=1e-4, most=LARGE_STEPS),
+    "dreambooth": TRAININGS["dreambooth"],
+}
+"""At the size, rate and number of steps of arXiv 2504.15369, as far as it gives them: the last two are not in it."""
 
 
 @dataclass(frozen=True)

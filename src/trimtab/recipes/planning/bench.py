@@ -20,7 +20,6 @@ from trimtab.control.episodes import Episode, Player, run_episodes
 from trimtab.control.video_planner import Imagination, VideoPlanner
 from trimtab.core.contracts import Denoiser
 from trimtab.core.values import Video
-from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
 from trimtab.environments.metaworld import MetaWorld, check_scene
 from trimtab.forecast import Needs, fit_or_forecast, operations_per_step, together, told
@@ -33,7 +32,6 @@ from trimtab.recipes.domains.metaworld import PLAYED, SEEN, VALIDATION, demonstr
 from trimtab.recipes.planning.adaptations import (
     ADAPTATIONS,
     IN_DOMAIN,
-    TRAININGS,
     Adaptation,
     Demonstrations,
     Training,
@@ -306,11 +304,11 @@ class Bench:
     def train(self, name: str | None, seed: int, *, dry_run: bool = False) -> tuple[Any, dict[str, Any]]:
         """What a method needs trained, and the facts of its training; both are kept in the run folder.
 
-        Raises ValueError if what is kept was trained for another number of operations.
+        Raises ValueError if what is kept was trained for another number of operations, or by another optimizer or rate.
         """
         if name is None:
             return None, {}
-        training = TRAININGS[name]
+        training = self.size.trainings[name]
         folder = self.folder(name, seed)
         if (folder / checkpoints.CONFIG).exists():
             facts = json.loads((folder / checkpoints.CONFIG).read_text())["facts"]
@@ -320,6 +318,10 @@ class Bench:
                     f"{folder} was trained for {steps * step:.3g} teraflops, not {self.size.teraflops:.3g}; ask for as many "
                     "by --scale or --teraflops, or name another run folder (--output, --planning), where it is trained anew"
                 )
+            if changed := [
+                f"{what} {facts[what]}, not {now}" for what, now in training.how().items() if facts[what] != now
+            ]:
+                raise ValueError(f"{folder} was trained with {', '.join(changed)}; move it away to train anew")
             return checkpoints.load(folder, training.build, self.prior), facts
         torch.manual_seed(seed)
         model = training.build(self.prior, **training.options)
@@ -339,9 +341,8 @@ class Bench:
             "steps": run.step,
             "teraflops a step": step,
             "seconds": run.seconds,
-            "optimizer": training.optimizer,
-            "learning_rate": training.learning_rate,
-            "demonstrations": sum(map(len, [episodes] if isinstance(episodes, Episodes) else episodes)),
+            **training.how(),
+            **training.shown(episodes),
         }
         checkpoints.save(folder, model, self.prior, facts=facts)
         return model.eval(), facts

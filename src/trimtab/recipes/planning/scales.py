@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,14 @@ from trimtab.recipes.planning.adaptations import (
     IN_DOMAIN,
     NORMALISED,
     PAPER,
+    PAPER_TRAININGS,
     PRIOR,
+    TRAININGS,
     Adaptation,
+    Training,
 )
 from trimtab.recipes.planning.report import TRUTHS
+from trimtab.recipes.record_metaworld import ROBOT
 
 
 def counted(**numbers: int) -> dict[str, int]:
@@ -65,6 +69,7 @@ class Scale:
         batch_size: clips in a training step.
         lengths: predicted frames of a training step, in turn: mostly as many as a plan has, at times a whole clip, as
             videos are judged.
+        trainings: by name, what is trained.
         adaptations: by name, with the guidance and strength that they are used with unless others are chosen.
 
     Raises:
@@ -87,6 +92,7 @@ class Scale:
     max_steps: int = MAX_STEPS
     batch_size: int = 8
     lengths: Sequence[int] = (1, 2, 4, 4, 4, 8)
+    trainings: Mapping[str, Training] = field(default_factory=lambda: TRAININGS)
     adaptations: Mapping[str, Adaptation] = field(default_factory=lambda: ADAPTATIONS)
 
     def __post_init__(self) -> None:
@@ -126,8 +132,9 @@ SCALES = {
     "paper": Scale(
         tasks=("button-press", "window-open", *NOVEL_OF_THE_PAPER),
         methods=(*TRUTHS, PRIOR, IN_DOMAIN, FINETUNED, CUSTOMIZED, *AS_WRITTEN),
-        num_starts=30, teraflops=1e6, sample=sampling.ddim, num_steps=25, replan_every=1, horizon=8, action_repeat=2,
-        max_steps=200, batch_size=16, lengths=(8,), temperature=1.0, adaptations=PAPER,
+        num_starts=30, teraflops=1e9, sample=sampling.ddim, num_steps=25, replan_every=1, horizon=8, action_repeat=2,
+        max_steps=200, batch_size=16, lengths=(8,), temperature=1.0, trainings=PAPER_TRAININGS,
+        adaptations=PAPER,
     ),
 }  # fmt: skip
 
@@ -144,16 +151,30 @@ def chosen(path: Path | None, prior: PixelUNet, size: Scale) -> dict[str, Adapta
         size: whose pace and sampling they have to be of.
 
     Raises:
-        ValueError: a file was named that is not there.
+        ValueError: a file was named that is not there, or that holds no choice for this.
     """
     if path is not None and not path.is_file():
         raise ValueError(f"no choices in {path}; trimtab metaworld-sweep makes them: choices.json in its output")
-    path = path or CHOICES
+    named, path = path is not None, path or CHOICES
     found = json.loads(path.read_text()) if path.exists() else {}
-    ours = {"prior": prior.fingerprint, **size.pace, **size.sampled}
-    return {
-        name: replace(how, guidance=found[name]["guidance"], strength=found[name]["strength"], chosen=True)
-        if name in found and {**ours, "form": how.form()}.items() <= found[name]["protocol"].items()
-        else how
-        for name, how in size.adaptations.items()
-    }
+    ours = {"prior": prior.fingerprint, "look": asdict(ROBOT), **size.pace, **size.sampled}
+    try:
+        made = {
+            name: replace(how, guidance=found[name]["guidance"], strength=found[name]["strength"], chosen=True)
+            if name in found and holds({**ours, "form": how.form()}, found[name]["protocol"])
+            else how
+            for name, how in size.adaptations.items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} holds no choices of `trimtab metaworld-sweep` ({error!r})") from error
+    if named and not any(how.chosen for how in made.values()):
+        raise ValueError(
+            f"{path} holds no choice for this: none is of {ours} and of a method's form; run `trimtab metaworld-sweep` with "
+            "these, or name no --choices"
+        )
+    return made
+
+
+def holds(asked: Mapping[str, Any], protocol: Mapping[str, Any]) -> bool:
+    """Whether a protocol, read from a file, says all that is asked."""
+    return json.loads(json.dumps(asked)).items() <= protocol.items()
