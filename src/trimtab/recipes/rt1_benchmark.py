@@ -1,4 +1,4 @@
-"""AVID's methods on RT1, or a set in RLDS form with its fields, at equal compute: a toy, or AVID's own experiment."""
+"""AVID's methods on RT1, or a set in RLDS form with its fields, at equal compute: a toy, or with AVID's own settings."""
 
 from __future__ import annotations
 
@@ -92,9 +92,10 @@ def rt1_benchmark(
 
     Args:
         folder: of one version of the set, such as fractal20220817_data/0.1.0.
-        scale: smoke has six methods and frames of 64 x 64; paper is AVID's own experiment, for GPUs and a prior that you
-            bring: every method, frames of 320 x 512, one given and 15 predicted, batches of 64, the operations of 500
-            thousand steps of AVID, and DDIM of 50 steps.
+        scale: smoke has six methods and frames of 64 x 64; paper has the settings of AVID's own experiment, for GPUs and a
+            prior that you bring: every method, adapters of 37 million weights, which is about its middle size, frames of
+            320 x 512, one given and 15 predicted, batches of 64, the operations of 500 thousand steps of AVID, and DDIM of
+            50 steps.
         methods: only these; "repeat last frame" is a row anyway.
         seeds: only these, of weights and batches.
         teraflops: operations of one training, in 10^12, instead of the scale's.
