@@ -15,6 +15,7 @@ from trimtab.recipes.planning.report import (
     Results,
     blame_table,
     findings,
+    seeds_table,
     share_table,
     strips_of,
     success_table,
@@ -67,7 +68,23 @@ def test_rates_and_differences_are_those_of_the_cells() -> None:
     seeds = results.over_seeds(method="inverse probabilistic adaptation", novel=True, random_share=0.0)
     assert isinstance(seeds, Interval)
     assert seeds.mean == pytest.approx(5 / 8)
+    assert seeds.high - seeds.mean == pytest.approx(12.706 * 0.25 / 2, rel=1e-3)  # Student's t for two seeds
     assert results.over_seeds(method=EXPERT, novel=True) == ""
+
+
+def test_over_seeds_differences_are_those_of_each_seed() -> None:
+    results = Results(CELLS)
+    header, rows = seeds_table(results)
+    assert header == ["method", "novel", "above in-domain only", f"above {PRIOR}"]
+    assert [row[0] for row in rows] == [
+        "in-domain only",
+        "inverse probabilistic adaptation",
+    ]  # the others have one seed
+    (_, _, to_itself, _), (_, _, above, to_the_prior) = rows
+    assert (to_itself, to_the_prior) == ("", "")
+    assert (above.low, above.mean, above.high) == pytest.approx((0.5, 0.5, 0.5))  # 2/4 - 0, and 3/4 - 1/4
+    told = "Over training seeds inverse probabilistic adaptation is above in-domain only by 0.5"
+    assert any(said.startswith(told) for said in findings(results))
 
 
 def test_it_is_said_whether_what_was_hoped_for_came_true() -> None:
@@ -80,7 +97,7 @@ def test_it_is_said_whether_what_was_hoped_for_came_true() -> None:
         }
         for seed, mean in ((0, 1.5), (1, 1.2))
     ]
-    best, second, bar, kept, far, near = findings(Results(CELLS, (), losses))
+    best, second, _, bar, kept, far, near = findings(Results(CELLS, (), losses))
     assert best.startswith("Most success on novel tasks: inverse probabilistic adaptation, 0.625 [")
     assert "above in-domain only" in best
     assert second.startswith("Next is in-domain only, 0.125 [")

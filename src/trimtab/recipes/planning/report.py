@@ -93,10 +93,13 @@ class Results:
         first, second = (torch.tensor([some[start] for start in both], dtype=torch.float64) for some in (ours, theirs))
         return paired_interval(first, second, torch.tensor(both))
 
-    def over_seeds(self, **facts: Any) -> Interval | str:
-        """The share of successes, over training seeds; text with fewer than two."""
-        seeds = sorted({cell["seed"] for cell in self.of(**facts)})
-        means = [self.successes(seed=seed, **facts)[0].mean().item() for seed in seeds]
+    def over_seeds(self, method: str, reference: str | None = None, **facts: Any) -> Interval | str:
+        """The share of successes over training seeds, or how far it is above another method's; text with fewer than two."""
+        names = [method] if reference is None else [method, reference]
+        found = [{cell["seed"] for cell in self.of(method=name, **facts)} for name in names]
+        seeds = sorted(set.intersection(*found)) if reference != method else []
+        each = [[self.successes(method=name, seed=s, **facts)[0].mean().item() for s in seeds] for name in names]
+        means = each[0] if reference is None else [ours - theirs for ours, theirs in zip(*each, strict=True)]
         return seed_interval(means) if len(means) > 1 else ""
 
     def at_share(self, method: str, share: float, beside: Sequence[float]) -> Interval | str:
@@ -200,6 +203,10 @@ def write_report(path: Path, results: Results, *, pictures: Path) -> Path:
     )
     note = "Intervals: start states resampled, training seeds together; of FVD the mean over training seeds, and mean ends."
     table(success_table(results), "Success", note)
+    of_seeds = seeds_table(results)
+    if of_seeds[1]:
+        note = "Intervals: Student's t over training seeds, which are few; differences are those of each seed."
+        table(of_seeds, "Success on novel tasks, over training seeds", note)
     if len(results.shares) > 1:
         of_shares = share_table(results)
         caption = "Success on novel tasks, by the share of random actions in the demonstrations"
@@ -244,6 +251,11 @@ def findings(results: Results) -> list[str]:
             if isinstance(ahead, Interval):
                 word = "" if ahead.low > 0 else ", which is within the interval"
                 said.append(f"Next is {second}, {planned[second]}; {best} is ahead by {ahead}{word}.")
+        for other in (REFERENCE, PRIOR):
+            beyond_seeds = results.over_seeds(best, other, novel=True, random_share=share)
+            if isinstance(beyond_seeds, Interval):
+                word = "more" if beyond_seeds.low > 0 else "not more"
+                said.append(f"Over training seeds {best} is above {other} by {beyond_seeds}, {word} than their chance.")
     for name in planned:
         if name in (INVERSE, LATE, AS_WRITTEN[1]):
             done = {task: mean(results.rate(method=name, task=task, random_share=share)) for task in results.tasks}
@@ -274,7 +286,7 @@ def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
     """
     share = results.shares[0]
     above = [f"novel, above {name}" for name in (REFERENCE, PRIOR)]
-    header = ["method", *results.tasks, "seen", "novel", *above, "novel, over seeds", "FVD, novel"]
+    header = ["method", *results.tasks, "seen", "novel", *above, "FVD, novel"]
     rows = []
     for method in results.methods:
         facts = {"method": method, "random_share": share}
@@ -285,11 +297,20 @@ def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
                 results.rate(novel=False, **facts),
                 results.rate(novel=True, **facts),
                 *(results.against(name, method, novel=True, random_share=share) for name in (REFERENCE, PRIOR)),
-                results.over_seeds(novel=True, **facts),
                 results.video_distance(method, share),
             ]
         )
     return header, rows
+
+
+def seeds_table(results: Results) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows: success on novel tasks over training seeds, and how far it is above others', of what has some."""
+    facts = {"novel": True, "random_share": results.shares[0]}
+    rows = [
+        [name, *(results.over_seeds(name, other, **facts) for other in (None, REFERENCE, PRIOR))]
+        for name in results.methods
+    ]
+    return ["method", "novel", *(f"above {name}" for name in (REFERENCE, PRIOR))], [row for row in rows if row[1]]
 
 
 def share_table(results: Results) -> tuple[list[str], list[list[Any]]]:
