@@ -87,6 +87,17 @@ def test_over_seeds_differences_are_those_of_each_seed() -> None:
     assert any(said.startswith(told) for said in findings(results))
 
 
+def test_hours_count_a_training_once_however_many_cells_it_has() -> None:
+    def trained(seconds: float, task: str, seed: int, share: float = 0.0) -> dict[str, Any]:
+        facts = {"steps": 10, "seconds": seconds}
+        return {**cell("in-domain only", task, YES, seed=seed, share=share), "training": facts}
+
+    cells = [*CELLS[:4], trained(3600.0, "door-close", 2), trained(3600.0, "window-open", 2)]
+    results = Results([*cells, trained(3600.0, "door-close", 3), trained(900.0, "door-close", 2, 0.7)])
+    assert (results.hours(0.0), results.hours(0.7)) == (2.0, 0.25)
+    assert "The trainings took 2.0 hours, one after another." in findings(results)
+
+
 def test_it_is_said_whether_what_was_hoped_for_came_true() -> None:
     ratio = {"low": 1.0, "high": 2.0, "num_clips": 8, "num_clusters": 4}
     losses = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -122,6 +123,13 @@ class Results:
         """Of what a method imagines of novel tasks from the experts' videos, the mean over seeds; text if not measured."""
         found = [cell for cell in self.videos if cell["method"] == method and cell["random_share"] == share]
         return mean_of([Interval(**cell["FVD with given frames"]) for cell in found]) if found else ""
+
+    def hours(self, share: float) -> float:
+        """That the trainings with this share of random actions took, one after another; those that methods share once."""
+        facts = [
+            {**cell["training"], "seed": cell["seed"]} for cell in self.of(random_share=share) if cell.get("training")
+        ]
+        return sum({json.dumps(some, sort_keys=True): some["seconds"] for some in facts}.values()) / 3600
 
     def causes(self, method: str, share: float) -> dict[str, int]:
         """What the failures of a method are to blame on, by how the truths did at the same starts (`control.blame`)."""
@@ -273,6 +281,8 @@ def findings(results: Results) -> list[str]:
             said.append(
                 f"With 70% of random actions {name} keeps {part:.0%} of it, {word} the {LEAST_KEPT:.0%} asked for."
             )
+    if hours := results.hours(share):
+        said.append(f"The trainings took {hours:.1f} hours, one after another.")
     for row in loss_table(results)[1]:
         word = "enough" if row[-1].mean >= LEAST_GAP else f"less than {LEAST_GAP}, so that there is little"
         ratio = f"{row[-1].mean:.2f} times the in-domain model's"
