@@ -241,7 +241,7 @@ def test_a_set_is_reused_when_asked_again_and_never_mixed(tmp_path: Path, capsys
     for level, look in ((0, Look(0)), (1, Look(1)), (2, Look(0))):
         assert np.array_equal(first[level], first_frame("reach", level, look=look))
     for wrong in ({"tasks": ()}, {"tasks": ("reach", "reach")}, {"tasks": ("reach", "fly")}, {"random_share": 1.2}):
-        with pytest.raises(ValueError, match=r"got none|each once|no task 'fly'|random_share in 0 .. 1"):
+        with pytest.raises(ValueError, match=r"got none|each once|no task 'fly'|random_share and astray in 0 .. 1"):
             metaworld_episodes(**{**settings, **wrong, "output": tmp_path / "wrong"})
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == ["set"]
 

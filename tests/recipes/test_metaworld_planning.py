@@ -83,7 +83,8 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
         )  # fmt: skip
 
     swept = Scale(num_steps=1)
-    chosen_for = {"prior": prior.fingerprint, **swept.pace, **swept.sampled, "form": ADAPTATIONS[INVERSE].form()}
+    asked = {"prior": prior.fingerprint, "look": asdict(ROBOT), **swept.pace, **swept.sampled}
+    chosen_for = {**asked, "form": ADAPTATIONS[INVERSE].form()}
     choice = {"guidance": 3.0, "strength": 1.5, "protocol": chosen_for}
     (tmp_path / "choices.json").write_text(json.dumps({INVERSE: choice}))
     run()
