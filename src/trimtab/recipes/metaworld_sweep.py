@@ -64,7 +64,8 @@ def metaworld_sweep(
         guidances: weights of classifier-free guidance, from 1, which is the told model alone, on.
         strengths: of the second voice.
         num_starts: start states of each task that are planned from.
-        num_clips: recorded clips whose continuation is imagined; of 20 start states or more for FVD, else LPIPS counts.
+        num_clips: recorded clips whose continuation is imagined; of 20 start states or more for FVD, else LPIPS counts. FVD
+            of fewer than 64 says nothing but which of two models is nearer on these very clips.
         num_samples: imagined continuations of a clip whose spread is measured, from 2 on.
         scale: that the models were trained at, see `trimtab metaworld-planning`.
         teraflops: likewise, where it was not the scale's.
