@@ -39,7 +39,8 @@ class Interval:
     num_clusters: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        mean, low, high = (round(value, 12) + 0.0 for value in (self.mean, self.low, self.high))  # no -2e-17
+        return f"{mean:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def mean_interval(

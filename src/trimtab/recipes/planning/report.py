@@ -254,11 +254,11 @@ def findings(results: Results) -> list[str]:
         if isinstance(above, Interval):
             beyond = f", {above} above {REFERENCE}" + ("" if above.low > 0 else ", which is within the interval")
         said.append(f"Most success on novel tasks: {best}, {planned[best]}{beyond}.")
-        for second in sorted(planned.keys() - {best}, key=lambda name: -planned[name].mean)[:1]:
-            ahead = results.against(second, best, novel=True, random_share=share)
+        for other in sorted(planned.keys() - {best}, key=lambda name: -planned[name].mean):
+            ahead = results.against(other, best, novel=True, random_share=share)
             if isinstance(ahead, Interval):
                 word = "" if ahead.low > 0 else ", which is within the interval"
-                said.append(f"Next is {second}, {planned[second]}; {best} is ahead by {ahead}{word}.")
+                said.append(f"It is ahead of {other}, {planned[other]}, by {ahead}{word}.")
         for other in (REFERENCE, PRIOR):
             beyond_seeds = results.over_seeds(best, other, novel=True, random_share=share)
             if isinstance(beyond_seeds, Interval):
