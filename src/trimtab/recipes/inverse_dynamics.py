@@ -105,9 +105,9 @@ def inverse_dynamics(
         raise ValueError(
             f"drawn is a share, 0 to 1, of the pairs that a prior draws, which --imagined names; got {drawn} of {imagined}"
         )
-    # Which prior redraws what is only measured may change: the training does not.
-    free = ("dry_run", "datasets") if drawn else ("dry_run", "datasets", "imagined")
-    settings = {name: value for name, value in locals().items() if name not in free and name != "free"}
+    settings = {name: value for name, value in locals().items() if name not in ("dry_run", "datasets")}
+    if not drawn:
+        del settings["imagined"]  # which is only measured then, and may be asked of what is trained
     given = [Episodes.open(path) for path in data]
     torch.manual_seed(seed)
     prior = None if imagined is None else pixel_unet.load(imagined)
