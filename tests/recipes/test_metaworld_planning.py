@@ -45,7 +45,7 @@ from trimtab.recipes.planning.adaptations import (
 )
 from trimtab.recipes.planning.bench import Bench
 from trimtab.recipes.planning.reader import reading
-from trimtab.recipes.planning.report import EXPERT, TRUTHS
+from trimtab.recipes.planning.results import EXPERT, TRUTHS
 from trimtab.recipes.planning.scales import SCALES, Scale, chosen
 from trimtab.recipes.record_metaworld import ROBOT, metaworld_episodes
 

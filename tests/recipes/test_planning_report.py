@@ -9,18 +9,9 @@ import torch
 from trimtab.metrics.intervals import Interval
 from trimtab.networks import storage
 from trimtab.recipes.planning.adaptations import PRIOR
-from trimtab.recipes.planning.report import (
-    EXPERT,
-    TRUE_VIDEO,
-    Results,
-    blame_table,
-    findings,
-    seeds_table,
-    share_table,
-    strips_of,
-    success_table,
-    write_report,
-)
+from trimtab.recipes.planning.report import strips_of, write_report
+from trimtab.recipes.planning.results import EXPERT, TRUE_VIDEO, Results
+from trimtab.recipes.planning.tables import ahead_table, blame_table, findings, share_table, success_table
 
 STARTS = [100, 101, 102, 103]
 
@@ -72,19 +63,14 @@ def test_rates_and_differences_are_those_of_the_cells() -> None:
     assert results.over_seeds(method=EXPERT, novel=True) == ""
 
 
-def test_over_seeds_differences_are_those_of_each_seed() -> None:
-    results = Results(CELLS)
-    header, rows = seeds_table(results)
-    assert header == ["method", "novel", "above in-domain only", f"above {PRIOR}"]
-    assert [row[0] for row in rows] == [
-        "in-domain only",
-        "inverse probabilistic adaptation",
-    ]  # the others have one seed
-    (_, _, to_itself, _), (_, _, above, to_the_prior) = rows
-    assert (to_itself, to_the_prior) == ("", "")
-    assert (above.low, above.mean, above.high) == pytest.approx((0.5, 0.5, 0.5))  # 2/4 - 0, and 3/4 - 1/4
-    told = "Over training seeds inverse probabilistic adaptation is above in-domain only by 0.5"
-    assert any(said.startswith(told) for said in findings(results))
+def test_the_best_is_ahead_by_start_states_and_over_seeds() -> None:
+    header, (best, other) = ahead_table(Results(CELLS))
+    assert header[1:] == ["over seeds", "behind the best, by starts", "behind the best, over seeds"]
+    assert best[0] == "inverse probabilistic adaptation"
+    assert best[2:] == ["", ""]
+    assert other[0] == "in-domain only"
+    assert [some.mean for some in other[1:]] == pytest.approx([1 / 8, 1 / 2, 1 / 2])
+    assert (other[3].low, other[3].high) == pytest.approx((0.5, 0.5))  # 2/4 - 0, and 3/4 - 1/4
 
 
 def test_hours_count_a_training_once_however_many_cells_it_has() -> None:
@@ -108,15 +94,16 @@ def test_it_is_said_whether_what_was_hoped_for_came_true() -> None:
         }
         for seed, mean in ((0, 1.5), (1, 1.2))
     ]
-    best, second, _, bar, kept, far, near = findings(Results(CELLS, (), losses))
+    best, ahead, bar, kept, loss = findings(Results(CELLS, (), losses))
     assert best.startswith("Most success on novel tasks: inverse probabilistic adaptation, 0.625 [")
-    assert "above in-domain only" in best
-    assert second.startswith("It is ahead of in-domain only, 0.125 [")
-    assert "], by 0.5 [" in second
+    assert ahead.startswith("It is ahead of in-domain only, 0.125 [")
+    assert "], by 0.5 [" in ahead
+    assert ahead.endswith("; over training seeds by 0.5 [0.5, 0.5].")
     assert bar == "inverse probabilistic adaptation succeeds from more than 50% of the start states of door-close."
     assert kept.endswith("keeps 50% of it, less than the 70% asked for.")  # 1 of 4, of seed 0, where it were 2
-    assert far.endswith("1.50 times the in-domain model's, enough to adapt.")
-    assert "1.20 times the in-domain model's, less than 1.3" in near
+    assert loss.endswith("is 1.50, 1.20 times the in-domain model's, less than 1.3, so that there is little to adapt.")
+    (*_, loss) = findings(Results(CELLS, (), losses[:1]))
+    assert loss.endswith("is 1.50 times the in-domain model's, enough to adapt.")
 
 
 def test_a_failure_is_blamed_on_the_first_part_whose_swap_restores_success() -> None:

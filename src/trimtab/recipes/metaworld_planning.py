@@ -16,16 +16,8 @@ from trimtab.priors import pixel_unet
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, IN_DOMAIN
 from trimtab.recipes.planning.bench import Bench, cell_name
 from trimtab.recipes.planning.continuations import LEAST_EPISODES
-from trimtab.recipes.planning.report import (
-    TRUTHS,
-    Results,
-    begun_from,
-    check_alike,
-    name_of,
-    settings,
-    shared,
-    write_report,
-)
+from trimtab.recipes.planning.report import write_report
+from trimtab.recipes.planning.results import TRUTHS, Results, begun_from, check_alike, name_of, settings, shared
 from trimtab.recipes.planning.scales import SCALES, Scale, chosen
 from trimtab.training import record_settings
 

@@ -23,7 +23,7 @@ from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, VALIDATION
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, NORMALISED, Adaptation
 from trimtab.recipes.planning.bench import Bench, slug
 from trimtab.recipes.planning.continuations import LEAST_EPISODES, continued, video_distance
-from trimtab.recipes.planning.report import check_alike
+from trimtab.recipes.planning.results import check_alike
 from trimtab.recipes.planning.scales import counted
 from trimtab.training import record_settings
 

@@ -39,7 +39,7 @@ from trimtab.recipes.planning.adaptations import (
 from trimtab.recipes.planning.continuations import continued, expert_clips, video_distance
 from trimtab.recipes.planning.figures import share
 from trimtab.recipes.planning.reader import reading
-from trimtab.recipes.planning.report import EXPERT, TRUE_VIDEO
+from trimtab.recipes.planning.results import EXPERT, TRUE_VIDEO
 from trimtab.recipes.planning.scales import SCALES, Scale, chosen
 from trimtab.recipes.record_metaworld import ROBOT
 from trimtab.training import Budget

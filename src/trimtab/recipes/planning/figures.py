@@ -21,7 +21,7 @@ from trimtab.metrics.i3d import I3D
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.recipes._held import Held
 from trimtab.recipes.planning.continuations import LEAST_EPISODES
-from trimtab.recipes.planning.report import check_alike
+from trimtab.recipes.planning.results import check_alike
 
 
 def share(said: Bool[Tensor, " clip"], clusters: Int[Tensor, " clip"] | None = None) -> Interval:

@@ -35,7 +35,7 @@ from trimtab.recipes.planning.adaptations import (
     Adaptation,
     Training,
 )
-from trimtab.recipes.planning.report import TRUTHS
+from trimtab.recipes.planning.results import TRUTHS
 from trimtab.recipes.record_metaworld import ROBOT
 
 
