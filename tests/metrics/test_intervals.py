@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trimtab.metrics.intervals import mean_interval, paired_interval, seed_interval
+from trimtab.metrics.intervals import Interval, mean_interval, paired_interval, seed_interval
 
 
 def clustered(seed: int, num_clusters: int = 60, per_cluster: int = 8) -> tuple[Tensor, Tensor]:
@@ -88,3 +88,10 @@ def test_an_interval_over_seeds_is_students() -> None:
         assert (found.mean, found.low, found.high) == pytest.approx((means.mean(), low, high), rel=1e-3)
     with pytest.raises(ValueError, match="two finite values"):
         seed_interval([1.0])
+
+
+def test_an_interval_is_said_with_as_many_digits_as_asked_for_and_no_rounding_error() -> None:
+    interval = Interval(0.123456, -2.2e-17, 1 / 3, 4, 2)
+    assert (str(interval), f"{interval}", f"{interval:.2g}") == (
+        "0.1235 [0, 0.3333]", "0.1235 [0, 0.3333]", "0.12 [0, 0.33]",
+    )  # fmt: skip

@@ -39,8 +39,11 @@ class Interval:
     num_clusters: int
 
     def __str__(self) -> str:
-        mean, low, high = (round(value, 12) + 0.0 for value in (self.mean, self.low, self.high))  # no -2e-17
-        return f"{mean:.4g} [{low:.4g}, {high:.4g}]"
+        return f"{self:.4g}"
+
+    def __format__(self, spec: str) -> str:
+        mean, low, high = (round(value, 12) + 0.0 for value in (self.mean, self.low, self.high))  # 0, not -2e-17
+        return f"{mean:{spec}} [{low:{spec}}, {high:{spec}}]" if spec else str(self)
 
 
 def mean_interval(

@@ -151,10 +151,5 @@ def mean_text(rate: Interval | str) -> str:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table to paste into docs."""
-
-    def text(value: Any) -> str:
-        if isinstance(value, Interval):
-            return f"{value.mean:.3g} [{value.low:.3g}, {value.high:.3g}]"
-        return str(value)
-
-    return markdown_table(header, ([text(value) for value in row] for row in rows)).rstrip()
+    texts = ([f"{value:.3g}" if isinstance(value, Interval) else str(value) for value in row] for row in rows)
+    return markdown_table(header, texts).rstrip()
