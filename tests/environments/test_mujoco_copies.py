@@ -61,7 +61,7 @@ each = pytest.mark.parametrize("suite", [METAWORLD, CONTROL], ids=["metaworld", 
 
 
 @each
-@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("size", [64, 128, 512])
 def test_shapes_and_spaces(suite: Suite, size: int) -> None:
     environment = suite(suite.others, size=size, action_repeat=4, max_episode_steps=3)
     assert environment.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
