@@ -88,6 +88,16 @@ def fit_or_forecast(
     return run
 
 
+def taken(model: nn.Module, run: Run, teraflops: float) -> dict[str, Any]:
+    """What a training took, for the record: weights trained, steps, 10^12 operations in each, and seconds in all."""
+    return {
+        "parameters": sum(value.numel() for value in model.parameters() if value.requires_grad),
+        "steps": run.step,
+        "teraflops a step": teraflops,
+        "seconds": run.seconds,
+    }
+
+
 def forecast(
     task: nn.Module,
     clips: ClipSource,

@@ -28,7 +28,7 @@ from trimtab.recipes import rt1_benchmark as recipe
 from trimtab.recipes._held import held_out_loss
 from trimtab.recipes.benchmark.bench import cells_in
 from trimtab.recipes.benchmark.inspection import Imaginer
-from trimtab.recipes.benchmark.robots import EMBEDDED, ROBOT_METHODS, held_of
+from trimtab.recipes.benchmark.robots import EMBEDDED_SIZES, ROBOT_METHODS, held_of
 from trimtab.recipes.import_rlds import rlds_episodes
 from trimtab.recipes.metaworld_judge import metaworld_judge
 from trimtab.recipes.rt1_benchmark import ACTION, FRAMES, SCALES, check_fits, idle, rt1_benchmark, trainings_beside
@@ -118,7 +118,7 @@ def test_the_papers_settings_run_with_latents_and_a_judge(
 ) -> None:
     monkeypatch.setattr(pixel_unet, "load", lambda name, schedule: latent_prior())
     monkeypatch.setitem(FRAMES, "paper", (32, 64))
-    monkeypatch.setattr(recipe, "PAPER", EMBEDDED)  # but its adapters, whose steps take seconds
+    monkeypatch.setattr(recipe, "PAPER_SIZES", EMBEDDED_SIZES)  # but its adapters, whose steps take seconds
     shorter = replace(SCALES["paper"], lengths=(3,), avid_steps=3, batch_size=2, num_steps=3)
     monkeypatch.setitem(SCALES, "paper", shorter)
     monkeypatch.setattr("trimtab.recipes.benchmark.inspection.NUM_ASKED", 3)

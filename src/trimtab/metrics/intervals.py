@@ -39,11 +39,12 @@ class Interval:
     num_clusters: int
 
     def __str__(self) -> str:
-        return f"{self:.4g}"
+        return f"{self}"
 
     def __format__(self, spec: str) -> str:
+        spec = spec or ".4g"
         mean, low, high = (round(value, 12) + 0.0 for value in (self.mean, self.low, self.high))  # 0, not -2e-17
-        return f"{mean:{spec}} [{low:{spec}}, {high:{spec}}]" if spec else str(self)
+        return f"{mean:{spec}} [{low:{spec}}, {high:{spec}}]"
 
 
 def mean_interval(

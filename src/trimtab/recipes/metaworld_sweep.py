@@ -82,14 +82,8 @@ def metaworld_sweep(
     """
     if unknown := [name for name in methods if name not in ADAPTATIONS]:
         raise ValueError(f"no methods {unknown}; there are: {', '.join(ADAPTATIONS)}")
-    numbers = [*guidances, *strengths]
-    if (
-        not guidances
-        or not strengths
-        or min(guidances) < 1
-        or min(strengths) < 0
-        or not all(map(math.isfinite, numbers))
-    ):
+    sensible = all(1 <= one < math.inf for one in guidances) and all(0 <= one < math.inf for one in strengths)
+    if not (guidances and strengths and sensible):
         came = " and ".join(", ".join(map(str, numbers)) or "none" for numbers in (guidances, strengths))
         raise ValueError(f"guidances are from 1 on and strengths from 0 on, got {came}")
     if num_samples < 2:

@@ -22,7 +22,7 @@ from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes.benchmark.bench import Bench, Scale
 from trimtab.recipes.benchmark.methods import Training, reading_task
 from trimtab.recipes.benchmark.robots import (
-    PAPER,
+    PAPER_SIZES,
     ROBOT_METHODS,
     SCHEDULE,
     SMOKE,
@@ -165,7 +165,9 @@ def trainings_beside(prior: PixelUNet, scale: Literal["smoke", "paper"]) -> dict
         return robot_trainings(patch_of(prior), copies=copies_of(prior))
     learn = partial(velocity_task, codec=prior.codec)
     read = partial(reading_task, codec=prior.codec)
-    return robot_trainings(patch_of(prior), learn=learn, read=read, rate=1e-4, finetuning=2e-5, passes=1, sizes=PAPER)
+    return robot_trainings(
+        patch_of(prior), learn=learn, read=read, rate=1e-4, finetuning=2e-5, passes=1, sizes=PAPER_SIZES
+    )
 
 
 def imported(

@@ -24,7 +24,7 @@ from trimtab.core.files import alone_in, write_whole
 from trimtab.core.values import Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
-from trimtab.forecast import Needs, together, told
+from trimtab.forecast import Needs, taken, together, told
 from trimtab.metrics.actions import JudgeFile
 from trimtab.metrics.evaluation import evaluate
 from trimtab.metrics.frames import Lpips
@@ -283,10 +283,7 @@ class Bench:
         if run is None:
             return model, {}
         facts = {
-            "parameters": sum(value.numel() for value in model.parameters() if value.requires_grad),
-            "steps": run.step,
-            "teraflops a step": step,
-            "seconds": run.seconds,
+            **taken(model, run, step),
             "frames": recipe.num_frames or self.size.num_frames or sum(some.num_frames for some in clips.sets),
             "passes": recipe.passes,
             "learning_rate": rate,

@@ -48,18 +48,17 @@ ROBOT_METHODS: dict[str, Method] = {
 SMOKE = ("frozen prior", "from scratch", "product of experts", "AVID", "ControlNet")
 """The few methods of the smallest scale."""
 
+Sizes = tuple[Mapping[str, Any], Mapping[str, Any]]
+"""Of two networks of equally many weights, within 3%: an adapter, and the small ControlNet."""
+
+EMBEDDED_SIZES: Sizes = {}, {"widths": (64, 96, 160), "depths": (1, 1, 2)}
+PAPER_SIZES: Sizes = {"widths": (256, 512, 768), "depths": (2, 2, 2)}, {"widths": (256, 512, 960), "depths": (2, 2, 2)}
+"""Of about as many weights as the second of AVID's three latent adapters, 34 million."""
+
 
 def velocity_task(denoiser: Any, schedule: Schedule, seed: int, **options: Any) -> nn.Module:
     """AVID's loss of its latent models."""
     return DenoisingLoss(denoiser, schedule, seed=seed, **options)
-
-
-Sizes = tuple[Mapping[str, Any], Mapping[str, Any]]
-"""Of two networks of equally many weights, within 3%: an adapter, and the small ControlNet."""
-
-EMBEDDED: Sizes = {}, {"widths": (64, 96, 160), "depths": (1, 1, 2)}
-PAPER: Sizes = {"widths": (256, 512, 768), "depths": (2, 2, 2)}, {"widths": (256, 512, 960), "depths": (2, 2, 2)}
-"""Of about as many weights as the second of AVID's three latent adapters, 34 million."""
 
 
 def robot_trainings(
@@ -72,7 +71,7 @@ def robot_trainings(
     finetuning: float = 1e-4,
     passes: int = PASSES,
     reach: float = REACH,
-    sizes: Sizes = EMBEDDED,
+    sizes: Sizes = EMBEDDED_SIZES,
 ) -> dict[str, Training]:
     """What `ROBOT_METHODS` need trained.
 
@@ -85,8 +84,8 @@ def robot_trainings(
         rate: learning rate.
         finetuning: learning rate where all weights of the prior are trained; AVID's is a fifth of its others.
         passes: how often AVID is trained on each batch.
-        sizes: of what learns beside the prior, or alone, and of the small ControlNet.
         reach: of the numbers of an action, which a classifier tells apart from minus to plus this.
+        sizes: of what learns beside the prior, or alone, and of the small ControlNet.
     """
     look, rates = {"patch": patch}, (rate,)
     own = {**look, "copies": copies, **sizes[0]}

@@ -22,7 +22,7 @@ from trimtab.core.contracts import Denoiser
 from trimtab.core.values import Video
 from trimtab.diffusion import sampling
 from trimtab.environments.metaworld import MetaWorld, check_scene
-from trimtab.forecast import Needs, fit_or_forecast, operations_per_step, together, told
+from trimtab.forecast import Needs, fit_or_forecast, operations_per_step, taken, together, told
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.networks import storage
 from trimtab.priors import pixel_unet
@@ -337,10 +337,7 @@ class Bench:
         if run is None:
             return model, {}
         facts = {
-            "parameters": sum(value.numel() for value in model.parameters() if value.requires_grad),
-            "steps": run.step,
-            "teraflops a step": step,
-            "seconds": run.seconds,
+            **taken(model, run, step),
             **training.how(),
             **training.shown(episodes),
         }
