@@ -79,6 +79,14 @@ def test_guidance_by_weight_one_and_zero_is_one_voice_alone() -> None:
     torch.testing.assert_close(found, prior, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("wrong", [-1, 1000, 10**6])
+def test_a_level_that_is_none_is_refused(wrong: int) -> None:
+    with pytest.raises(ValueError, match=f"off_below is a level, 0 .. 999, got {wrong}"):
+        product_of_experts(PRIOR, EXPERT, 0.3, off_below=wrong)
+    with pytest.raises(ValueError, match=f"off_below is a level, 0 .. 999, got {wrong}"):
+        action_guidance(PRIOR, EXPERT, 0.3, off_below=wrong)
+
+
 def test_guidance_outside_sense_is_refused() -> None:
     for weight in (-1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="guidance is from 0, untold, over 1, told, on, and finite"):
@@ -200,6 +208,10 @@ def test_the_in_domain_voice_may_be_silent_above_a_level() -> None:
     for wrong in (-1, 1000):
         with pytest.raises(ValueError, match=f"off_above is a level, 0 .. 999, got {wrong}"):
             inverse_probabilistic_adaptation(SMALL, BIG, off_above=wrong, **options)
+    silent = inverse_probabilistic_adaptation(SMALL, BIG, guidance=2.5, in_domain_strength=0.0, off_above=400)
+    found = silent.bind(TOLD)(NOISY, level)
+    assert found.weights_sum_to_one  # so that what is believed may be clamped
+    torch.testing.assert_close(found.noise, alone.bind(TOLD)(NOISY, level).noise, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("index", [0, 400, 999])
@@ -236,6 +248,8 @@ def test_the_conditioning_frame_is_the_prior_s_alone(index: int) -> None:
         short(NOISY[:, :3], level)
     with pytest.raises(ValueError, match=r"conditioning_frames is 0 \.\. 3, got 4"):
         probabilistic_adaptation(SMALL, BIG, guidance=2.5, prior_strength=0.1, conditioning_frames=4)
+    with pytest.raises(ValueError, match="beside conditioning_frames strengths are 4, one a frame, got 3"):
+        probabilistic_adaptation(SMALL, BIG, guidance=2.5, prior_strength=torch.ones(3), conditioning_frames=1)
     with pytest.raises(
         ValueError, match="a negative text is for the prior's conditioning_frames, of which there are 0"
     ):
@@ -265,6 +279,8 @@ def test_adaptation_without_sense_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="guidance is from 1 on and a strength from 0 on"):
             probabilistic_adaptation(SMALL, BIG, **numbers)
+    with pytest.raises(ValueError, match="a strength is one for all frames or one for each, got none"):
+        probabilistic_adaptation(SMALL, BIG, guidance=2.5, prior_strength=torch.tensor([]))
     with pytest.raises(ValueError, match="which GaussianPrior does not use"):
         probabilistic_adaptation(SMALL, PRIOR, guidance=2.5, prior_strength=0.1)
     nearly_pure = GaussianPrior(BIG.mean, BIG.deviation, text_effect=BIG.text_effect, schedule=cosine())

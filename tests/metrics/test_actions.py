@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from trimtab.metrics.actions import (
     COINRUN_JUDGE,
+    METAWORLD_JUDGE,
     ActionJudge,
     JudgeFile,
     action_accuracy_ratio,
@@ -150,6 +151,15 @@ def test_shipped_judge_is_small_and_its_card_says_how_it_was_made() -> None:
     for figures in card["accuracy"].values():
         assert figures["interval"][0] > figures["commonest_class"] + 0.05
     assert json.loads(COINRUN_JUDGE.path.with_suffix(".json").read_text()) == card
+
+
+def test_the_shipped_judge_of_vectors_says_how_good_it_is() -> None:
+    card = METAWORLD_JUDGE.card
+    assert METAWORLD_JUDGE.reads_vectors
+    assert METAWORLD_JUDGE.path.stat().st_size < 2_000_000
+    assert card["held_out_error"]["all"]["r_squared"]["low"] > 0.4
+    frames = torch.rand(2, 3, 3, 64, 64) * 2 - 1
+    assert METAWORLD_JUDGE.load()(frames[:, :2], frames[:, 2:]).shape == (2, 1, 4)
 
 
 def test_shipped_judge_reads_new_coinrun_frames() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from hypothesis import given as for_all
@@ -21,7 +22,7 @@ from trimtab.diffusion.losses import DenoisingLoss
 from trimtab.networks import storage
 from trimtab.networks.precision import exact_products
 from trimtab.priors import pixel_unet
-from trimtab.priors.pixel_unet import SHIPPED, PixelUNet, PixelUNetSettings, load
+from trimtab.priors.pixel_unet import SCHEDULES, SHIPPED, PixelUNet, PixelUNetSettings, load
 
 
 def small(**options: Any) -> PixelUNet:
@@ -41,6 +42,15 @@ def question(prior: PixelUNet, batch: int = 2, time: int = 3) -> tuple[Video, No
 
 
 # On disk
+
+
+def test_latents_are_diffused_on_the_schedule_of_avids_experiment() -> None:
+    """Square roots of betas from 0.00085 to 0.012, rescaled to zero terminal SNR, against diffusers."""
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", rescale_betas_zero_snr=True
+    )
+    ours = SCHEDULES["scaled linear, zero terminal SNR"](1000).alphas.square()
+    torch.testing.assert_close(ours.float(), scheduler.alphas_cumprod, rtol=1e-4, atol=1e-5)
 
 
 def test_a_saved_prior_comes_back_frozen_with_its_settings_and_fingerprint(tmp_path: Path) -> None:

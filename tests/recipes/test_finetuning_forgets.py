@@ -44,6 +44,11 @@ def test_the_prior_has_forgotten_nothing(bench: Bench) -> None:
     assert all(figures[name].num_clusters == 4 for name in figures)
 
 
+def test_more_clips_than_there_are_are_refused(bench: Bench) -> None:
+    with pytest.raises(ValueError, match=r"there are \d+ clips that begin so, got num_clips 500"):
+        OwnDomain.of(bench, TextMatch().eval(), 500, seed=0)
+
+
 def test_sets_are_trained_on_apart(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[tuple[str, ...], int]] = []
 

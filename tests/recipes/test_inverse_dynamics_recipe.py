@@ -341,6 +341,25 @@ def test_what_is_recorded_has_the_size_and_pace_that_is_asked_for(
     assert asked == {"size": 128, "action_repeat": 2, "max_steps": 50}
 
 
+@pytest.mark.parametrize(
+    ("option", "because"),
+    [
+        ({"held_out": 1.0}, "held_out is between 0 and 1, .* got 1.0"),
+        ({"shift": -3}, "shift from 0 on .* got 0.4, -3"),
+        ({"learning_rate": 0.0}, "learning_rate above 0"),
+        ({"batch_size": 0}, "batch_size is at least 1, got 0"),
+        ({"num_steps": 0}, "num_steps is at least 1, got 0"),
+        ({"action_repeat": 2}, "are of what is recorded, and sets are given"),
+    ],
+)
+def test_what_has_no_sense_is_refused_before_it_is_recorded(
+    option: dict[str, Any], because: str, episodes: Episodes, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=because):
+        inverse_dynamics(**{"data": (episodes.folder,), "held_out": 0.4, **option}, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_prior_of_other_frames_is_refused(episodes: Episodes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the prior imagines frames \(3, 64, 64\), the sets hold \(16, 16, 3\)"):
         inverse_dynamics(data=(episodes.folder,), held_out=0.4, imagined="procgen", output=tmp_path / "run")

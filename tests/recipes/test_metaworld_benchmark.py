@@ -198,6 +198,21 @@ def test_a_model_is_told_one_frame_of_those_that_the_judge_sees(finished: Finish
         assert (windows == held.actions[number]).all(2).all(1).any()
 
 
+@pytest.mark.parametrize(
+    ("option", "because"),
+    [
+        *(({name: 0}, f"{name} is at least 1, got 0") for name in ("num_clips", "num_steps", "batch_size")),
+        ({"teraflops": -1.0}, "teraflops are above 0, got -1.0"),
+    ],
+)
+def test_what_has_no_sense_is_refused_before_it_is_recorded(
+    option: dict[str, Any], because: str, finished: Finished, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=because):
+        finished.again(**option, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_does_not_fit_is_refused(finished: Finished, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no methods"):
         finished.again(methods=("AVID, noised",))

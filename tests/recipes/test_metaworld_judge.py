@@ -205,6 +205,21 @@ def test_frames_are_scaled_as_a_whole_and_stay_in_range() -> None:
     torch.testing.assert_close(edges, torch.tensor([1.0] * 3 + [-1.0] * 3).expand_as(edges))
 
 
+@pytest.mark.parametrize(
+    ("option", "because"),
+    [
+        ({"held_out": 0.0}, "held_out is between 0 and 1 and learning_rate above 0, got 0.0"),
+        ({"batch_size": 0}, "batch_size is at least 1, got 0"),
+    ],
+)
+def test_what_has_no_sense_is_refused_before_it_is_recorded(
+    option: dict[str, Any], because: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=because):
+        recipe.metaworld_judge(**option, datasets=tmp_path, output=tmp_path / "run")
+    assert not any(tmp_path.iterdir())
+
+
 def test_discrete_actions_are_refused(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path / "set", frame_rate=15.0, action_names=("a", "b"), provenance={}) as writer:
         writer.add_episode(np.zeros((3, 16, 16, 3), np.uint8), np.zeros(3, np.int64))

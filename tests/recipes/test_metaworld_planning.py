@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from tiny import tabletop
+from trimtab.adapters.composition import Composition
+from trimtab.control import inverse_dynamics
 from trimtab.control.inverse_dynamics import InverseDynamics
 from trimtab.control.video_planner import Imagination
 from trimtab.core.values import Conditioning, Video
@@ -176,6 +178,7 @@ def test_a_dry_run_counts_what_is_missing_and_binds_no_folder(
         ({"teraflops": -1.0}, "teraflops are above 0, got -1.0"),
         *(({name: 0}, f"{name} is at least 1, got 0") for name in COUNTS),
         ({"num_clips": 19}, "num_clips of 20 or more, got 19"),
+        ({"tasks": ("door-close", "faucet-open")}, r"were chosen on \['faucet-open'\]"),
     ],
 )
 def test_what_has_no_sense_is_refused_before_it_is_recorded(
@@ -200,6 +203,19 @@ def test_of_random_demonstrations_only_what_learns_from_them_is_planned_with() -
         *((name, seed) for name in (PRIOR, IN_DOMAIN) for seed in (0, 1)),
     ]
     assert pieces_of([EXPERT, PRIOR], [2]) == [(EXPERT, 0), (PRIOR, 2)]  # the truth is needed whichever the seed
+
+
+def test_the_reader_that_ships_fits_the_robot_and_says_how_good_it_is(tmp_path: Path) -> None:
+    bench = Bench(tabletop.prior(), SCALES["tiny"], None, 0.0, tmp_path, tmp_path)
+    act, fingerprint = bench.reading()
+    frames = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert act(frames, frames).shape == (2, 4)
+    assert inverse_dynamics.METAWORLD.stat().st_size < 3_000_000
+    cells = cells_in(Path(__file__).parents[2] / "docs" / "planning")
+    assert {cell["protocol"]["reader"] for cell in cells} == {fingerprint}  # so that they can be continued
+    card = json.loads(inverse_dynamics.METAWORLD.with_suffix(".json").read_text())
+    assert card["held_out_error"]["all"]["r_squared"]["low"] > 0.6
+    assert not {"door-close", "window-close", "handle-press"} & set(card["data"][0]["tasks"])  # there it only roamed
 
 
 def test_a_reader_of_several_paces_or_of_one_that_is_not_told(tmp_path: Path) -> None:
@@ -327,15 +343,17 @@ def test_choices_are_taken_for_the_same_prior_pace_and_sampling(tmp_path: Path) 
 def test_what_cannot_be_composed_around_a_prior_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     short = tabletop.prior(schedule="cosine", num_levels=200)  # to nearly pure noise
     bench = Bench(short, SCALES["smoke"], tmp_path / "none", 0.0, tmp_path, tmp_path)
-    bench.check(NORMALISED[:2])
-    with pytest.raises(ValueError, match=r"off_above is a level, 0 .. 199, got 500"):
-        bench.check([LATE])
-    with pytest.raises(ValueError, match=r"schedule that ends at alpha >= 0\.03"):
+    bench.check(NORMALISED)
+    heard = ADAPTATIONS[LATE].denoiser(short, short)
+    assert isinstance(heard, Composition)
+    for index, last in ((100, True), (101, False)):  # half of its levels
+        assert bool(heard.weights(short.schedule.level(torch.tensor([index]))).values[-1]) is last
+    with pytest.raises(ValueError, match=r"as written, beside this prior: .* ends at alpha >= 0\.03.*other --methods"):
         bench.check([AS_WRITTEN[0]])
     short.save(tmp_path / "prior.safetensors")
-    with pytest.raises(ValueError, match="off_above"):
+    with pytest.raises(ValueError, match="as written"):
         metaworld_planning(
-            prior=str(tmp_path / "prior.safetensors"), methods=[LATE], dry_run=True, output=tmp_path / "run"
+            prior=str(tmp_path / "prior.safetensors"), methods=AS_WRITTEN, dry_run=True, output=tmp_path / "run"
         )
 
 

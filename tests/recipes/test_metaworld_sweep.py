@@ -13,7 +13,7 @@ from PIL import Image
 from tiny import tabletop
 from trimtab.control.inverse_dynamics import InverseDynamics
 from trimtab.recipes.finetuning_forgets import finetuning_forgets
-from trimtab.recipes.metaworld_sweep import best, draw, metaworld_sweep, trials
+from trimtab.recipes.metaworld_sweep import at_the_edge, best, draw, metaworld_sweep, trials
 from trimtab.recipes.motion_isolation import motion_isolation
 from trimtab.recipes.planning import bench as planning
 from trimtab.recipes.planning import continuations
@@ -34,6 +34,14 @@ def test_success_decides_and_of_equals_the_nearest_to_the_experts() -> None:
     assert best({**tried, "often": cell(0.6, 9.0, 99.0)}) == "often"
     del tried["wide"]["FVD with given frames"]  # of too few clips: then none is judged by it
     assert best(tried) == "low"
+
+
+def test_it_is_said_where_what_is_chosen_lies_at_the_edge() -> None:
+    grid = [(guidance, strength) for guidance in (1.0, 2.5, 5.0) for strength in (0.1, 0.5, 2.0)]
+    assert at_the_edge((2.5, 0.5), grid) == at_the_edge((1.0, 0.5), grid) == ""  # none is below 1
+    assert at_the_edge((5.0, 0.1), grid) == "a higher guidance and a lower strength"
+    assert at_the_edge((2.5, 2.0), grid) == "a higher strength"
+    assert at_the_edge((2.5, None), [(2.5, None), (5.0, None)]) == "a lower guidance"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from trimtab.data.clips import Clips
 from trimtab.recipes._held import Held
 from trimtab.recipes.domains.metaworld import encoder
 from trimtab.recipes.motion_isolation import (
+    OF_CLASS,
     WITH,
     WITHOUT,
     changes,
@@ -86,7 +87,8 @@ def test_clips_are_compared_end_to_end(tmp_path: Path, monkeypatch: pytest.Monke
     written = json.loads((tmp_path / "out" / "motion_isolation.json").read_text())
     assert written["naming"] == " with a [D] robot arm"
     figures = written["figures"]
-    assert list(figures) == [PRIOR, WITHOUT, WITH]
+    assert list(figures) == [PRIOR, OF_CLASS[0], WITHOUT, OF_CLASS[1], WITH]
+    assert figures[OF_CLASS[1]] not in (figures[WITH], figures[WITHOUT])
     assert figures[PRIOR]["correlation with the prior's change"]["mean"] == pytest.approx(1)
     assert figures[PRIOR]["LPIPS to the prior's clip"]["mean"] == pytest.approx(0, abs=1e-6)
     assert figures[WITH]["LPIPS to the prior's clip"]["mean"] > 0

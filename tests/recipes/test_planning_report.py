@@ -73,6 +73,41 @@ def test_the_best_is_ahead_by_start_states_and_over_seeds() -> None:
     assert (other[3].low, other[3].high) == pytest.approx((0.5, 0.5))  # 2/4 - 0, and 3/4 - 1/4
 
 
+def test_a_method_is_compared_at_the_seeds_that_both_have() -> None:
+    late = cell("AVID", "door-close", [True, True, True, False], seed=1)
+    results = Results([*CELLS, late])
+    above = results.against("inverse probabilistic adaptation", "AVID", novel=True, random_share=0.0)
+    assert isinstance(above, Interval)
+    assert above.mean == 0  # 3/4 less 3/4 of seed 1, and not less 5/8 of both
+    truth = results.against("in-domain only", EXPERT, novel=True, random_share=0.0)
+    assert isinstance(truth, Interval)
+    assert truth.mean == pytest.approx(3 / 4 - 1 / 8)  # the expert depends on no seed
+
+
+def test_easy_tasks_alone_make_no_method_the_best() -> None:
+    hard = [{**cell(name, "window-close", NO), "novel": True} for name in ("in-domain only", "AVID")]
+    easy = cell("inverse probabilistic adaptation", "door-close", YES)
+    done = cell("AVID", "door-close", [True, False, False, False])
+    results = Results([easy, done, CELLS[4], *hard])
+    assert results.group("inverse probabilistic adaptation", 0.0, novel=True) == ""
+    assert findings(results)[0].startswith("Most success on novel tasks: AVID, 0.125 [")
+    whole = Results([*CELLS[4:6], hard[0]]).group("in-domain only", 0.0, novel=True)
+    assert isinstance(whole, Interval)
+    assert (whole.mean, whole.num_clips) == (0, 8)  # of the seed that has both tasks
+
+
+def test_what_is_kept_has_an_interval_of_its_own() -> None:
+    name = "inverse probabilistic adaptation"
+    kept = Results([cell(name, "door-close", YES), cell(name, "door-close", [True] * 3 + [False], share=0.7)])
+    part = kept.kept(name, 0.7)
+    assert isinstance(part, Interval)
+    assert part.mean == 3 / 4
+    assert part.low < 0.7 < part.high
+    said = next(one for one in findings(kept) if "random actions" in one)
+    assert said.endswith("of it, at least the 70% asked for, which is within the interval.")
+    assert "keeps 75% [" in said
+
+
 def test_hours_count_a_training_once_however_many_cells_it_has() -> None:
     def trained(seconds: float, task: str, seed: int, share: float = 0.0) -> dict[str, Any]:
         facts = {"steps": 10, "seconds": seconds}

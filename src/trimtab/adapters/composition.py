@@ -120,9 +120,10 @@ def product_of_experts(
         fades: whether the weight falls linearly with the level, from its value at the highest to zero at the lowest.
 
     Raises:
-        ValueError: the weight is not finite.
+        ValueError: the weight is not finite, or there is no such level.
     """
     check_finite(weight)
+    check_level("off_below", off_below, prior)
     weights = partial(remainder, of=partial(weight_at, prior=prior, weight=weight, off_below=off_below, fades=fades))
     return Composition([Voice(prior, ("actions",)), Voice(expert)], weights)
 
@@ -136,9 +137,10 @@ def action_guidance(prior: Prior, expert: Denoiser, weight: float, *, off_below:
         weight, off_below: as in `product_of_experts`.
 
     Raises:
-        ValueError: the weight is not finite.
+        ValueError: as `product_of_experts`.
     """
     check_finite(weight)
+    check_level("off_below", off_below, prior)
 
     def weights(level: NoiseLevel) -> Weights:
         told = weight_at(level, prior=prior, weight=weight, off_below=off_below, fades=False)
@@ -209,6 +211,8 @@ def probabilistic_adaptation(
         return composed
     if not 0 < conditioning_frames < prior.num_frames:
         raise ValueError(f"conditioning_frames is 0 .. {prior.num_frames - 1}, got {conditioning_frames}")
+    if (each := torch.as_tensor(prior_strength)).ndim and len(each) != prior.num_frames:
+        raise ValueError(f"beside conditioning_frames strengths are {prior.num_frames}, one a frame, got {len(each)}")
     theirs = over_time(torch.arange(prior.num_frames) < conditioning_frames)
 
     def weights(level: NoiseLevel) -> Weights:
@@ -253,8 +257,9 @@ def inverse_probabilistic_adaptation(
     composed = adaptation(prior, in_domain, prior, guidance, in_domain_strength, normalise, negative)
     if off_above is None:
         return composed
-    if not 0 <= off_above < prior.schedule.num_levels:
-        raise ValueError(f"off_above is a level, 0 .. {prior.schedule.num_levels - 1}, got {off_above}")
+    check_level("off_above", off_above, prior)
+    if not torch.as_tensor(in_domain_strength).any():
+        return composed
 
     def weights(level: NoiseLevel) -> Weights:
         speaks = prior.schedule.index_of(level) <= off_above
@@ -285,6 +290,8 @@ def adaptation(
 ) -> Composition:
     """What both forms are: one model is guided, told against untold, and the other's told voice added."""
     strengths = torch.as_tensor(strength)
+    if strengths.numel() == 0:
+        raise ValueError("a strength is one for all frames or one for each, got none")
     if not (1 <= guidance < math.inf and ((strengths >= 0) & (strengths < math.inf)).all()) or strengths.ndim > 1:
         raise ValueError(
             "guidance is from 1 on and a strength from 0 on, finite, for all frames or (time,), one for each, not "
@@ -312,6 +319,11 @@ def adaptation(
 def over_time(each: Tensor) -> Tensor:
     """One number a frame, (time,), shaped to multiply a video."""
     return each[:, None, None, None]
+
+
+def check_level(name: str, level: int, prior: Prior) -> None:
+    if not 0 <= level < prior.schedule.num_levels:
+        raise ValueError(f"{name} is a level, 0 .. {prior.schedule.num_levels - 1}, got {level}")
 
 
 def check_finite(weight: float) -> None:

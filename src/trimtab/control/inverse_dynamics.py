@@ -37,6 +37,11 @@ ABSENT = {
 """Encoders whose weights no package carries: the pixels of their patches, and the file that has them, with its licence."""
 
 
+METAWORLD = Path(__file__).parent / "readers" / "metaworld.safetensors"
+"""Those of MetaWorld's arm that ship with the library, of four numbers off frames of 64 x 64; made by the `inverse_dynamics`
+recipe, whose results are beside them."""
+
+
 class InverseDynamics(nn.Module):
     """Reads the action, a vector in [-1, 1], off a frame and the next. Always in float32.
 

@@ -1,4 +1,4 @@
-"""Checks of what models are told; knows no model."""
+"""Checks of what models and commands are told; knows no model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from torch import Tensor
 
 from trimtab.core.contracts import ClipSpace
 from trimtab.core.values import Conditioning
+
+
+def counted(**numbers: int | None) -> dict[str, int | None]:
+    """Numbers of steps, clips and the like, by name. Raises ValueError for one that is below 1."""
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is at least 1, got {number}; leave it out for the usual number")
+    return numbers
 
 
 def check_open(prior: object, method: str) -> None:

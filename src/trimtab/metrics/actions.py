@@ -278,4 +278,7 @@ class JudgeFile:
 
 
 COINRUN_JUDGE = JudgeFile(Path(__file__).parent / "judges" / "coinrun.safetensors")
-"""The judge that ships with the library; made by the `procgen_judge` recipe."""
+"""The judge of coinrun's actions that ships with the library; made by the `procgen_judge` recipe."""
+
+METAWORLD_JUDGE = JudgeFile(Path(__file__).parent / "judges" / "metaworld.safetensors")
+"""That of MetaWorld's, which are vectors; made by the `metaworld_judge` recipe."""

@@ -45,6 +45,9 @@ SCHEDULES: dict[str, Callable[[int], schedules.Schedule]] = {
     "sigmoid": schedules.sigmoid,
     "linear": partial(schedules.linear, first=0.00085, last=0.012),
     "linear, zero terminal SNR": lambda num_levels: schedules.zero_terminal_snr(SCHEDULES["linear"](num_levels)),
+    "scaled linear, zero terminal SNR": lambda num_levels: schedules.zero_terminal_snr(
+        schedules.scaled_linear(num_levels)
+    ),
 }
 
 
@@ -60,7 +63,7 @@ class PixelUNetSettings:
         frame_shape: (channel, height, width).
         frame_rate: frames a second.
         schedule: a name in `SCHEDULES`: cosine, AVID's sigmoid, linear, that of arXiv 2504.15369, which never ends in pure
-            noise, or its form that does.
+            noise, or its form that does; or that of latent diffusion in such a form, which AVID's latent models have.
         num_levels: of the schedule.
     """
 

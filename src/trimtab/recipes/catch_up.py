@@ -42,7 +42,7 @@ def catch_up(
         demo: run folder of a finished demo.
         output: run folder of the long training; it is resumed.
         datasets: where recorded play is kept.
-        dry_run: only say what all of it will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what all of it will need in memory, time and disk.
         record: also write the finding to this file, which the demo's report quotes.
     """
     settings: dict[str, Any] = json.loads((demo / "settings.json").read_text())["settings"]

@@ -76,7 +76,8 @@ def demo(
         passes: how often AVID trains on what the prior has answered once.
         prior: the name of a prior that ships with the package, or the path of one.
         seed: of weights, batches and samples.
-        dry_run: only say what the two trainings will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what the two trainings will need in memory, time and
+            disk.
         recompute: train in less memory and more time (gradient checkpointing).
         datasets: where recorded play is kept.
         output: run folder; report.html in it is the result.

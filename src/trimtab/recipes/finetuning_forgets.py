@@ -13,6 +13,7 @@ from jaxtyping import Int
 from rich import print
 from torch import Tensor
 
+from trimtab.core.checks import counted
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
 from trimtab.data.episodes import Episodes
@@ -26,7 +27,6 @@ from trimtab.recipes.planning.adaptations import ADAPTATIONS, FINETUNED
 from trimtab.recipes.planning.bench import Bench
 from trimtab.recipes.planning.continuations import continued
 from trimtab.recipes.planning.figures import keep, kept, share, table
-from trimtab.recipes.planning.scales import counted
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.tabletop_prior_card import of_two_tasks, opposite, trained_judge
 from trimtab.training import record_settings
@@ -47,13 +47,13 @@ def finetuning_forgets(
     teraflops: float | None = None,
     seed: int = 0,
     prior: str = "tabletop",
-    reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    reader: Path | None = None,
     reader_weights: Path | None = None,
     choices: Path | None = None,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     matcher: Path = Path("runs/text-match/text_match.safetensors"),
-    output: Path = Path("runs/finetuning-forgets"),
+    output: Path | None = None,
 ) -> None:
     """Finetune the prior on few and many demonstrations of one and of several tasks; measure what it wins and what it loses.
 
@@ -63,21 +63,24 @@ def finetuning_forgets(
     Args:
         demonstrations: numbers of them, of each task.
         num_starts: start states of each validation task that are planned from.
-        num_clips: held-out clips of the prior's own domain.
+        num_clips: held-out clips of the prior's own domain, at tasks that have an opposite; there are some 100.
         matching_steps: optimizer steps of the judge of texts, if its file is not there.
         scale: of each training, see `trimtab metaworld-planning`.
         teraflops: likewise, instead of the scale's.
         seed: of the trainings, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
-        reader: inverse dynamics, from `trimtab inverse-dynamics`.
+        reader: inverse dynamics, a file of `trimtab inverse-dynamics`; by default those that come with the package.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         choices: the guidance that `trimtab metaworld-sweep` chose beside this prior, from other start states, for plans that
             are made and sampled as at this scale: choices.json in its output. By default that which comes with the package.
-        dry_run: only say what each finetuning will need in memory, time and disk, where it is not done yet.
+        dry_run: record what data are missing, and then only say what each finetuning will need in memory, time and disk,
+            where it is not done yet.
         datasets: where recorded episodes are kept.
         matcher: the judge, a file.
-        output: run folder; finetuning_forgets.png and finetuning_forgets.json in it are the result.
+        output: run folder, by default runs/finetuning-forgets-<scale>; finetuning_forgets.png and
+            finetuning_forgets.json in it are the result.
     """
+    output = output or Path(f"runs/finetuning-forgets-{scale}")
     counts = counted(num_starts=num_starts, num_clips=num_clips) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "choices": choices}
     bench = Bench.opened(scale, prior, reader, datasets, output, teraflops, choices, reader_weights)
@@ -85,6 +88,8 @@ def finetuning_forgets(
         raise ValueError(
             f"texts are judged, and the prior's domain recorded, at {SIZE} pixels, this prior's are {bench.side}"
         )
+    if not dry_run:
+        of_two_tasks(bench.prior, num_clips, datasets)  # refused before anything is kept
     # More numbers of demonstrations may be asked for later.
     record_settings(
         output, "finetuning-forgets", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run

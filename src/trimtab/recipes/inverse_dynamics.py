@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trimtab.control.inverse_dynamics import Frames, InverseDynamics
+from trimtab.core.checks import counted
 from trimtab.core.files import write_whole
 from trimtab.core.values import Clip
 from trimtab.data.episodes import Episodes
@@ -38,6 +40,9 @@ maps soon know the scenes of training by heart."""
 FROM_REAL = 0.25
 """The share of the pairs whose first frame is left as it is, as the frame that a plan goes on from is a real one."""
 
+NUM_EPISODES = 24
+"""Of each task, to record."""
+
 NUM_LEARNED, NUM_MEASURED = 4000, 64
 """Clips that a prior draws to learn from, and to measure the error on."""
 
@@ -46,7 +51,7 @@ def inverse_dynamics(
     *,
     data: tuple[Path, ...] = (),
     learn: Literal["motion", "commands"] = "motion",
-    num_episodes: int = 24,
+    num_episodes: int = NUM_EPISODES,
     action_repeat: int = ACTION_REPEAT,
     max_steps: int = MAX_STEPS,
     size: int = SIZE,
@@ -69,10 +74,12 @@ def inverse_dynamics(
     """Train inverse dynamics on MetaWorld episodes, and measure the error of each part of the action on others.
 
     Args:
-        data: sets of `trimtab record-metaworld`; by default metaworld-play and metaworld-roam among the datasets, the robot
-            at play. At the tasks that are demonstrated, or that no plan is measured on, half of the choices are random and
-            held for a while, since the expert's own can be guessed from where the arm is; in the scenes of the others all
-            are: of these it may see what they look like, and not what is to be done.
+        data: sets of `trimtab record-metaworld`, of the pace of the plans, such as those of its `--robot --action-repeat 4
+            --max-episode-steps 50 --random-share 0.5 --random-hold 4`; what this command would record is not asked for
+            then. By default metaworld-play and metaworld-roam among the datasets, the robot at play. At the tasks that are
+            demonstrated, or that no plan is measured on, half of the choices are random and held for a while, since the
+            expert's own can be guessed from where the arm is; in the scenes of the others all are: of these it may see what
+            they look like, and not what is to be done.
         learn: to answer the action that would keep up the hand's motion, which is all seen in the two frames; or the
             command that was given, of which, as the arm lags behind, they show a part.
         num_episodes: to record of each task; twice as many of those at which all is random.
@@ -97,7 +104,7 @@ def inverse_dynamics(
             motion than the one recorded adds to it.
         drawn: the share of the pairs, 0 to 1, that are as this prior believes them where noise covers what was recorded.
         seed: of the choice of episodes, the weights and the batches.
-        dry_run: only say what the training will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what the training will need in memory, time and disk.
         datasets: where recorded episodes are kept, unless `data` names the sets.
         output: run folder; inverse_dynamics.safetensors in it is the result, and results.json says how good it is.
     """
@@ -108,6 +115,16 @@ def inverse_dynamics(
     settings = {name: value for name, value in locals().items() if name not in ("dry_run", "datasets")}
     if not drawn:
         del settings["imagined"]  # which is only measured then, and may be asked of what is trained
+    if data and (num_episodes, action_repeat, max_steps, size) != (NUM_EPISODES, ACTION_REPEAT, MAX_STEPS, SIZE):
+        raise ValueError(
+            "num_episodes, action_repeat, max_steps and size are of what is recorded, and sets are given; leave out either"
+        )
+    if not 0 < held_out < 1 or shift < 0 or not 0 < learning_rate < math.inf:
+        raise ValueError(
+            "held_out is between 0 and 1, shift from 0 on and learning_rate above 0, got "
+            f"{held_out}, {shift} and {learning_rate}"
+        )
+    counted(num_episodes=num_episodes, num_steps=num_steps, batch_size=batch_size)
     given = [Episodes.open(path) for path in data]
     torch.manual_seed(seed)
     prior = None if imagined is None else pixel_unet.load(imagined)

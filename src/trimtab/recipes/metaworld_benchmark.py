@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from trimtab.data.episodes import Episodes
+from trimtab.metrics.actions import METAWORLD_JUDGE
 from trimtab.priors import pixel_unet
 from trimtab.recipes.benchmark.bench import Bench, Scale
 from trimtab.recipes.benchmark.robots import (
@@ -50,7 +51,7 @@ def metaworld_benchmark(
     learning_rate: float = 1e-3,
     finetuning_rate: float = 1e-4,
     prior: str = "tabletop",
-    judge: Path = Path("runs/metaworld-judge/judge.safetensors"),
+    judge: Path | None = None,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     output: Path | None = None,
@@ -78,8 +79,9 @@ def metaworld_benchmark(
             episodes for each training, as those of the Procgen benchmark are.
         finetuning_rate: learning rate where all weights of the prior are trained, on actions or on language.
         prior: the name of a prior that ships with the package, or the path of one.
-        judge: reads the actions off videos; what `trimtab metaworld-judge` made.
-        dry_run: only say what the trainings will need in memory, time and disk.
+        judge: reads the actions off videos; what `trimtab metaworld-judge` made, by default that which comes with the
+            package.
+        dry_run: record what data are missing, and then only say what the trainings will need in memory, time and disk.
         datasets: where recorded episodes are kept.
         output: run folder, by default runs/metaworld-benchmark-<scale>; report.html in it is the result.
         cells: the folder of the cells, by default `cells` in the output.
@@ -95,9 +97,8 @@ def metaworld_benchmark(
         "judge": judge,
     }
     frozen = pixel_unet.load(prior, schedule=SCHEDULE)
-    judge_file = checked_judge(
-        judge, frozen.frame_shape[1:], len(ACTION), "train one by `trimtab metaworld-judge` and pass it as --judge"
-    )
+    judge, remedy = judge or METAWORLD_JUDGE.path, "train one by `trimtab metaworld-judge` and pass it as --judge"
+    judge_file = checked_judge(judge, frozen.frame_shape[1:], len(ACTION), remedy)
     trainings = robot_trainings(
         patch_of(frozen), copies=copies_of(frozen), rate=learning_rate, finetuning=finetuning_rate, reach=1.0
     )

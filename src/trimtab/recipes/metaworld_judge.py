@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich import print
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trimtab.core.checks import counted
 from trimtab.core.values import Clip
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
@@ -64,11 +66,14 @@ def metaworld_judge(
         width: of the network.
         frame_size: side of the square that frames are scaled to before it looks, a multiple of 8.
         seed: of the choice of episodes, the weights, the batches and what is done to the frames.
-        dry_run: only say what the training will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what the training will need in memory, time and disk.
         datasets: the folder of recorded episodes.
         output: run folder; judge.safetensors in it, with its card beside it, is the result.
     """
     settings = {name: value for name, value in locals().items() if name != "dry_run"}
+    if not 0 < held_out < 1 or not 0 < learning_rate < math.inf:
+        raise ValueError(f"held_out is between 0 and 1 and learning_rate above 0, got {held_out} and {learning_rate}")
+    counted(num_episodes=num_episodes, num_steps=num_steps, batch_size=batch_size)
     given = Episodes.open(data) if data else None
     if given is not None and given.num_actions is not None:
         raise ValueError(

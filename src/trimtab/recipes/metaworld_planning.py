@@ -13,6 +13,7 @@ from rich.console import Console
 from trimtab.core.files import write_whole
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
+from trimtab.recipes.domains.metaworld import SEEN, VALIDATION
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, IN_DOMAIN
 from trimtab.recipes.planning.bench import Bench, cell_name
 from trimtab.recipes.planning.continuations import LEAST_EPISODES
@@ -38,7 +39,7 @@ def metaworld_planning(
     replan_every: int | None = None,
     horizon: int | None = None,
     prior: str = "tabletop",
-    reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    reader: Path | None = None,
     reader_weights: Path | None = None,
     choices: Path | None = None,
     dry_run: bool = False,
@@ -52,13 +53,13 @@ def metaworld_planning(
     leaves a small file, a cell, and the report is made of all cells that are there. An interrupted training goes on.
 
     Args:
-        scale: smoke has one seed, four start states and trainings of 16 teraflops, tiny three, ten and 200, which are not
-            shared; paper has the tasks that arXiv 2504.15369 names,
-            its pace, step limit, sampling, replanning and weights that are not normalised, for GPUs, a prior of its size,
-            and inverse dynamics that were trained at its pace.
+        scale: smoke has one seed, four start states and trainings of 16 x 10^12 operations, tiny three, ten and at most 200,
+            each with trainings of its own; paper has the tasks that arXiv 2504.15369 names, its pace, step limit, sampling,
+            replanning and weights that are not normalised, for GPUs, a prior of its size, and inverse dynamics that were
+            trained at its pace.
         methods: only these, or more, in quotes, such as "in-domain only" "inverse probabilistic adaptation"; the tables name
-            all, and a composition "as written" is not normalised. By default the scale's, and with random
-            actions only those of them that train something, as the others see no demonstrations.
+            all, and a composition "as written" is not normalised. By default the scale's, and with random actions only
+            those of them that train something, as the others see no demonstrations.
         tasks: only these, or others of the 32 that are recorded; those that no demonstration shows count as novel. The card
             of the prior that ships names the 16 that it has seen.
         seeds: only these, of weights, batches and the noise of what is imagined.
@@ -66,7 +67,8 @@ def metaworld_planning(
             go into the same output, and the page shows all.
         teraflops: operations of one training, in 10^12, instead of the scale's.
         num_starts: start states of each task, instead of the scale's.
-        num_clips: clips of the experts that videos are compared with, 20 or more, instead of the scale's.
+        num_clips: clips of the experts that videos are compared with, from 20 to as many as are recorded, some 170, instead
+            of the scale's.
         num_steps: sampling steps of a plan, instead of the scale's.
         temperature: the noise that a video starts from is scaled by it, 0 to 1, instead of the scale's.
         num_plans: videos sampled for each plan, of which the one is followed whose actions are nearest to the mean, so that
@@ -74,12 +76,12 @@ def metaworld_planning(
         replan_every: actions that are played of a plan, from 1 to all of it, instead of the scale's.
         horizon: frames that are imagined of a plan, up to the prior's clip length, instead of the scale's.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
-        reader: inverse dynamics, from `trimtab inverse-dynamics`.
+        reader: inverse dynamics, a file of `trimtab inverse-dynamics`; by default those that come with the package.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         choices: guidance and strength that `trimtab metaworld-sweep` chose beside this prior, at this pace, for the same
             sampler, steps and temperature: choices.json in its output. By default those that come with the package. Methods
             without a choice keep their defaults.
-        dry_run: only say what the trainings will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what the trainings will need in memory, time and disk.
         datasets: where recorded episodes are kept.
         output: run folder, by default runs/metaworld-planning-<scale>; report.html in it is the result.
         cells: the folder of the cells, by default `cells` in the output.
@@ -95,14 +97,20 @@ def metaworld_planning(
     for kind, names, known in (("methods", methods, (*TRUTHS, *ADAPTATIONS)), ("tasks", tasks, tuple(TEXTS))):
         if unknown := [name for name in names or () if name not in known]:
             raise ValueError(f"no {kind} {unknown}; there are: {', '.join(known)}")
+    if seen := [name for name in tasks or () if name in VALIDATION and name not in SEEN]:
+        raise ValueError(
+            f"guidance and strength were chosen on {seen}, which tells nothing of what is new; name others"
+        )
     frozen, console = pixel_unet.load(prior), Console()
     bench = Bench(
         frozen, size, reader, random_share, datasets, output, reader_weights, adaptations=chosen(choices, frozen, size)
     )  # which refuses what has no sense before it is recorded as a setting
     names = methods_of(size, random_share) if methods is None else methods
-    if not dry_run:
-        bench.reading()  # refused before anything is recorded, if no reader fits
     bench.check(names)
+    if not dry_run:
+        bench.reading()  # refused before anything is kept, if no reader fits
+    if not dry_run and any(name in ADAPTATIONS for name in names):
+        bench.held_out()  # likewise, if there are not as many clips
     # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.
     place = output / f"random-{round(100 * random_share)}" if random_share else output
     of_all = {"scale": scale, **own, "prior": prior, "reader": reader, "reader_weights": reader_weights}

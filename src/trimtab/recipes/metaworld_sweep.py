@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from jaxtyping import Float
 from rich import print
 from torch import Tensor
 
+from trimtab.core.checks import counted
 from trimtab.core.files import write_whole
 from trimtab.metrics.frames import Lpips
 from trimtab.recipes._held import Held
@@ -24,7 +25,6 @@ from trimtab.recipes.planning.adaptations import ADAPTATIONS, NORMALISED, Adapta
 from trimtab.recipes.planning.bench import Bench, slug
 from trimtab.recipes.planning.continuations import LEAST_EPISODES, continued, video_distance
 from trimtab.recipes.planning.results import check_alike
-from trimtab.recipes.planning.scales import counted
 from trimtab.training import record_settings
 
 FVD = "FVD with given frames"
@@ -36,7 +36,7 @@ Samples = Float[Tensor, "sample clip time 3 height width"]
 def metaworld_sweep(
     *,
     methods: Sequence[str] = NORMALISED,
-    guidances: Sequence[float] = (1.0, 2.5, 5.0),
+    guidances: Sequence[float] = (2.5, 5.0, 7.5),
     strengths: Sequence[float] = (0.1, 0.5, 2.0),
     num_starts: int = 6,
     num_clips: int = 64,
@@ -45,12 +45,12 @@ def metaworld_sweep(
     teraflops: float | None = None,
     seed: int = 0,
     prior: str = "tabletop",
-    reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    reader: Path | None = None,
     reader_weights: Path | None = None,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path | None = None,
-    output: Path = Path("runs/metaworld-sweep"),
+    output: Path | None = None,
     record: Path | None = None,
 ) -> None:
     """Plan validation tasks with every guidance and strength, and keep the best; draw what was found as heat maps.
@@ -71,15 +71,18 @@ def metaworld_sweep(
         teraflops: likewise, where it was not the scale's.
         seed: of the trainings, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
-        reader: inverse dynamics, from `trimtab inverse-dynamics`.
+        reader: inverse dynamics, a file of `trimtab inverse-dynamics`; by default those that come with the package.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
-        dry_run: only say what the trainings will need in memory, time and disk, where they are not done yet.
+        dry_run: record what data are missing, and then only say what the trainings will need in memory, time and disk,
+            where they are not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
             default that of the scale.
-        output: run folder; choices.json in it, and a picture for each method, are the result.
+        output: run folder, by default runs/metaworld-sweep-<scale>; choices.json in it, and a picture for each method,
+            are the result.
         record: a file from which planning reads choices; these are added to those in it, or take their place.
     """
+    output = output or Path(f"runs/metaworld-sweep-{scale}")
     if unknown := [name for name in methods if name not in ADAPTATIONS]:
         raise ValueError(f"no methods {unknown}; there are: {', '.join(ADAPTATIONS)}")
     sensible = all(1 <= one < math.inf for one in guidances) and all(0 <= one < math.inf for one in strengths)
@@ -91,6 +94,8 @@ def metaworld_sweep(
     counts = counted(num_starts=num_starts, num_clips=num_clips, num_samples=num_samples) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior}
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, reader_weights=reader_weights)
+    if not dry_run:
+        bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)  # refused before anything is kept
     # More methods, guidances and strengths may be tried later.
     record_settings(
         output, "metaworld-sweep", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
@@ -123,6 +128,8 @@ def metaworld_sweep(
             write_whole(path, json.dumps(known | {name: found}, indent=1) + "\n")
         draw(tried, name, output / f"{slug(name)}.png")
         print(f"{name}: guidance {place[0]}, strength {place[1]}; picture in {output / f'{slug(name)}.png'}")
+        if further := at_the_edge(place, tried):
+            print(f"[yellow]it lies at the edge of what was tried: it may pay to try {further}")
     print(f"plan by what was chosen: trimtab metaworld-planning --choices {output / 'choices.json'}")
 
 
@@ -167,6 +174,23 @@ def quality(samples: Samples, held: Held, cache: Path) -> dict[str, float]:
     if len(held.levels.unique()) >= LEAST_EPISODES:
         figures[FVD] = video_distance(samples[0], held, cache).mean
     return figures
+
+
+def at_the_edge(place: tuple[float, float | None], tried: Collection[tuple[float, float | None]]) -> str:
+    """Where to try further, as what is best has no neighbour there: in words, empty if it has on all sides.
+
+    Guidance needs none below 1, and a strength none below 0.
+    """
+    words = []
+    for name, one, numbers, least in (
+        ("guidance", place[0], {guidance for guidance, _ in tried}, 1.0),
+        ("strength", place[1], {strength for _, strength in tried if strength is not None}, 0.0),
+    ):
+        if one is not None and one == max(numbers):
+            words.append(f"a higher {name}")
+        if one is not None and one == min(numbers) and one > least:
+            words.append(f"a lower {name}")
+    return " and ".join(words)
 
 
 def best(tried: Mapping[Any, Cell]) -> Any:

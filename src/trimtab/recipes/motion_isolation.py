@@ -12,6 +12,7 @@ from jaxtyping import Float
 from rich import print
 from torch import Tensor
 
+from trimtab.core.checks import counted
 from trimtab.core.files import write_whole
 from trimtab.core.values import Clip, Video
 from trimtab.environments.metaworld import TEXTS
@@ -22,14 +23,15 @@ from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.metrics.text_match import which_text
 from trimtab.recipes._held import Held
 from trimtab.recipes.domains.metaworld import VALIDATION, encoder
-from trimtab.recipes.planning.adaptations import CUSTOMIZED, PRIOR
+from trimtab.recipes.planning.adaptations import CLASS, CUSTOMIZED, PRIOR, SUBJECT
 from trimtab.recipes.planning.bench import FIRST_CHECK, Bench
 from trimtab.recipes.planning.continuations import continued
 from trimtab.recipes.planning.figures import bars, likeness, table
-from trimtab.recipes.planning.scales import counted
 from trimtab.training import record_settings
 
 WITHOUT, WITH = "customised, without the word", "customised, with the word"
+OF_CLASS = f"{PRIOR}, of its class", "customised, of its class"
+"""The class is named as the subject is, but without the subject's word: what that alone does is the difference."""
 
 
 def motion_isolation(
@@ -43,12 +45,13 @@ def motion_isolation(
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path | None = None,
-    output: Path = Path("runs/motion-isolation"),
+    output: Path | None = None,
 ) -> None:
-    """Imagine the same clips by the prior, and by its customised copy with and without the subject's word.
+    """Imagine the same clips by the prior, and by its customised copy, with the subject's word and without.
 
-    The noise is the same for all. Looks are compared by FVD and LPIPS with the experts' continuation; motion by how much
-    changes from frame to frame, and by whether it changes where it does in the prior's own clip.
+    Texts say nothing of who acts, name the class ("a robot arm"), or the subject ("a [D] robot arm"). The noise is
+    the same for all. Looks are compared by FVD and LPIPS with the experts' continuation; motion by how much changes from
+    frame to frame, and by whether it changes where it does in the prior's own clip.
 
     Args:
         num_clips: recorded clips of the validation tasks; of 20 episodes or more for FVD.
@@ -58,14 +61,19 @@ def motion_isolation(
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
         choices: the guidance that `trimtab metaworld-sweep` chose beside this prior, from other start states, for plans that
             are made and sampled as at this scale: choices.json in its output. By default that which comes with the package.
-        dry_run: only say what its training will need in memory, time and disk, where it is not done yet.
+        dry_run: record what data are missing, and then only say what its training will need in memory, time and disk,
+            where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
             default that of the scale.
-        output: run folder; motion_isolation.png and motion_isolation.json in it are the result.
+        output: run folder, by default runs/motion-isolation-<scale>; motion_isolation.png and motion_isolation.json in
+            it are the result.
     """
+    output = output or Path(f"runs/motion-isolation-{scale}")
     settings = {**counted(num_clips=num_clips), "scale": scale, "teraflops": teraflops, "seed": seed}
-    bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops, choices)  # nothing is planned or read
+    bench = Bench.opened(scale, prior, None, datasets, planning, teraflops, choices)  # nothing is planned or read
+    if not dry_run:
+        bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)  # refused before anything is kept
     record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices}, dry_run=dry_run)
     customised = bench.adaptations[CUSTOMIZED]
     if dry_run:
@@ -73,12 +81,14 @@ def motion_isolation(
         return
     trained, _ = bench.train(customised.training, seed)
     held = bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
-    named = retold(held, customised.naming)
+    named, of_class = retold(held, customised.naming), retold(held, customised.naming.replace(SUBJECT, CLASS))
     alone = customised.denoiser(bench.prior, bench.prior)
     denoiser = customised.denoiser(bench.prior, trained)
     videos = {
         PRIOR: continued(alone, bench.sampler(), held, seed),
+        OF_CLASS[0]: continued(alone, bench.sampler(), of_class, seed),
         WITHOUT: continued(denoiser, bench.sampler(), held, seed),
+        OF_CLASS[1]: continued(denoiser, bench.sampler(), of_class, seed),
         WITH: continued(denoiser, bench.sampler(), named, seed),
     }
     found = {name: {**likeness(video, held), **motion(video, videos[PRIOR], held)} for name, video in videos.items()}

@@ -41,7 +41,7 @@ def photographs_prior(
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
         initial: start from the weights of this prior, a name or a path, instead of random ones.
-        dry_run: only say what it will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what it will need in memory, time and disk.
         num_levels: films to train on, of 48 frames each, from level 0 on; those after them are for tests.
         data: where the recorded films are, or will be.
         output: run folder; prior.safetensors in it is the result.

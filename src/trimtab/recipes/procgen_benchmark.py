@@ -83,7 +83,7 @@ def procgen_benchmark(
         batch_size: clips in a training step, instead of the scale's.
         prior: the name of a prior that ships with the package, or the path of one.
         choices: what `trimtab procgen-choices` chose, a file.
-        dry_run: only say what the trainings will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what the trainings will need in memory, time and disk.
         datasets: where recorded play is kept.
         output: run folder, by default runs/procgen-benchmark-<scale>; report.html in it is the result.
         cells: the folder of the cells, by default `cells` in the output.

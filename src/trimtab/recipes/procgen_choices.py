@@ -55,7 +55,8 @@ def procgen_choices(
         batch_size: clips in a training step.
         prior: the name of a prior that ships with the package, or the path of one.
         seed: of weights and batches.
-        dry_run: only say what the first trial of each that is to come will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what the first trial of each that is to come will need
+            in memory, time and disk.
         datasets: where recorded play is kept.
         output: run folder; choices.json in it is the result.
         record: a file from which the benchmark reads choices; these are added to those in it, or take their place.

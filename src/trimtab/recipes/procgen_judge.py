@@ -52,7 +52,7 @@ def procgen_judge(
         num_test_frames: frames to test on.
         episode_frames: after so many frames of a level the next level begins, for more levels.
         seed: of the weights, the batches and the noise; the episodes have their own.
-        dry_run: only say what the training will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what the training will need in memory, time and disk.
         datasets: the folder of recorded episodes.
         output: run folder; coinrun.safetensors in it, with its card beside it, is the result.
     """

@@ -57,7 +57,7 @@ def procgen_prior(
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
         initial: start from the weights of this prior, a name or a path, instead of random ones.
-        dry_run: only say what it will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what it will need in memory, time and disk.
         split: under `torchrun`, keep only a share of what is trained in each process.
         size: of the prior: the embedded one, or AVID's base model with its schedule and loss, for GPUs; take its batch of 64
             and rate of 1e-4 for it, too.

@@ -49,7 +49,8 @@ def procgen_prior_card(
         seed: of the samples.
         note: a sentence about the training that its files do not tell.
         data: where the held-out play is kept; levels 2000-2099, for coinrun 10000-10999.
-        output: folder of the card, by default `card` in that of the run; those that ship are in src/trimtab/priors/weights.
+        output: folder of the card, by default `card` in that of the run; those that ship are in
+            src/trimtab/priors/weights.
     """
     (model, trained_with), output, lpips = of_run(prior, run), output or run / "card", Lpips()
     _, counters = storage.read(run / "state.safetensors")

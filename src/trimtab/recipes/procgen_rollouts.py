@@ -74,7 +74,8 @@ def procgen_rollouts(
         benchmark: run folder of a benchmark.
         cells: the folder of its cells, by default `cells` in it.
         datasets: where recorded play is kept.
-        output: rollouts.html, rollouts.md and rollouts.json in it are the result, beside the folder of what was dreamt; by
+        output: rollouts.html, rollouts.md and rollouts.json in it are the result, beside the folder of what was dreamt;
+            by
             default the benchmark's folder.
     """
     settings: dict[str, Any] = json.loads((benchmark / "settings.json").read_text())["settings"]

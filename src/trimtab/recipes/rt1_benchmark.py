@@ -13,6 +13,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
+from trimtab.core.checks import counted
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
 from trimtab.metrics.actions import JudgeFile
@@ -50,6 +51,8 @@ SCALES = {
         num_steps=50, sample=sampling.ddim, fitting={"warm_up": 250, "cool_down": 0.0, "average_decay": 0.9995},
     ),
 }  # fmt: skip
+
+SCHEDULES = {"smoke": SCHEDULE, "paper": "scaled linear, zero terminal SNR"}
 
 FRAMES = {"smoke": (64, 64), "paper": (320, 512)}
 """Height and width."""
@@ -106,8 +109,9 @@ def rt1_benchmark(
         prior: the name of a prior that ships with the package, or the path of one that `PixelUNet.save` wrote. None that
             ships is of the paper's clips, and AVID's own, DynamiCrafter, is not among trimtab's priors: a file can hold one
             that diffuses pixels. One of latents needs code: an `OpenPrior` in place of what `pixel_unet.load` returns, with
-            num_context 1, num_frames 15, a codec that takes frames of 320 x 512 to its frame_shape, the schedule `SCHEDULE`,
-            a `patch` among the sizes of its network, and text among what it uses for "finetuning with language".
+            num_context 1, num_frames 15, a codec that takes frames of 320 x 512 to its frame_shape, the "scaled linear, zero
+            terminal SNR" schedule (AVID's latents are scaled down besides, by up to 0.7 with the noise level, and here are
+            not), a `patch` among the sizes of its network, and text among what it uses for "finetuning with language".
         judge: reads the actions off videos; what `trimtab metaworld-judge --data` made of the set to train on that this
             command leaves in `datasets`, already with --dry-run. Without it no figure of actions is made.
         dry_run: only say what the trainings will need in memory, time and disk.
@@ -116,11 +120,10 @@ def rt1_benchmark(
         cells: the folder of the cells, by default `cells` in the output.
     """
     own = {"teraflops": teraflops, "num_clips": num_clips, "num_steps": num_steps, "batch_size": batch_size}
-    if num_episodes is not None and num_episodes < 1:
-        raise ValueError(f"num_episodes is at least 1, got {num_episodes}; leave it out for the scale's own")
+    counted(num_episodes=num_episodes)
     output = output or Path(f"runs/rt1-benchmark-{scale}")
     settings = {"folder": folder, "scale": scale, **own, "num_episodes": num_episodes, "prior": prior, "judge": judge}
-    frozen = pixel_unet.load(prior, schedule=SCHEDULE)
+    frozen = pixel_unet.load(prior, schedule=SCHEDULES[scale])
     check_fits(frozen, FRAMES[scale], max(SCALES[scale].lengths))
     remedy = "pass another as --judge, or none"
     judge_file = None if judge is None else checked_judge(judge, FRAMES[scale], len(ACTION), remedy)
@@ -183,6 +186,8 @@ def imported(
     for part, split in SPLITS.items():
         name = f"{source.parent.name}-{source.name}-{part}-{counts[part] or 'all'}-{height}x{width}"
         statistics = sets[0].folder if sets else None
+        if statistics:  # of as many episodes, which others may differ in
+            name += f"-scaled-by-{num_episodes or 'all'}"
         sets.append(
             rlds_episodes(
                 folder, output=datasets / name, split=split, max_episodes=counts[part], height=height, width=width,

@@ -14,6 +14,7 @@ from rich import print
 from torch import Tensor
 from torch.nn import functional
 
+from trimtab.core.checks import counted
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
 from trimtab.core.values import Prediction
@@ -25,7 +26,6 @@ from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held
 from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, PLAYED, VALIDATION, encoder
 from trimtab.recipes.planning.bench import Bench
-from trimtab.recipes.planning.scales import counted
 from trimtab.training import record_settings
 
 SAID = ("own text", "shuffled text", "untold")
@@ -51,7 +51,7 @@ def score_alignment(
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path | None = None,
-    output: Path = Path("runs/score-alignment"),
+    output: Path | None = None,
 ) -> None:
     """Ask the prior and the in-domain model about the same noisy clips, and compare what they predict.
 
@@ -67,15 +67,20 @@ def score_alignment(
         teraflops: likewise, where it was not the scale's.
         seed: of its training, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
-        dry_run: only say what the in-domain model's training will need in memory, time and disk, where it is not done yet.
+        dry_run: record what data are missing, and then only say what the in-domain model's training will need in memory,
+            time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
             default that of the scale.
-        output: run folder; score_alignment.png and score_alignment.json in it are the result.
+        output: run folder, by default runs/score-alignment-<scale>; score_alignment.png and score_alignment.json in it
+            are the result.
     """
+    output = output or Path(f"runs/score-alignment-{scale}")
     counts = counted(num_levels=num_levels, num_clips=num_clips)
     settings = {**counts, "scale": scale, "teraflops": teraflops, "seed": seed}
-    bench = Bench.opened(scale, prior, Path(), datasets, planning, teraflops)  # nothing is planned or read
+    bench = Bench.opened(scale, prior, None, datasets, planning, teraflops)  # nothing is planned or read
+    if not dry_run:
+        bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)  # refused before anything is kept
     record_settings(output, "score-alignment", {**settings, "prior": prior}, dry_run=dry_run)
     if dry_run:
         bench.forecast(["in-domain"], [seed])

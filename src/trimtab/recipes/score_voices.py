@@ -12,6 +12,7 @@ from rich import print
 from torch import Tensor
 
 from trimtab.adapters.composition import Composition, Voice
+from trimtab.core.checks import counted
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
 from trimtab.core.values import Weights
@@ -21,7 +22,6 @@ from trimtab.recipes.planning.adaptations import ADAPTATIONS, INVERSE, PROBABILI
 from trimtab.recipes.planning.bench import FIRST_CHECK, Bench, slug
 from trimtab.recipes.planning.continuations import continued
 from trimtab.recipes.planning.figures import bars, keep, kept, likeness, table
-from trimtab.recipes.planning.scales import counted
 from trimtab.training import record_settings
 
 PARTS = ("prior, untold", "prior, told", "in-domain, untold", "in-domain, told")
@@ -54,16 +54,17 @@ def score_voices(
     teraflops: float | None = None,
     seed: int = 0,
     prior: str = "tabletop",
-    reader: Path = Path("runs/inverse-dynamics/inverse_dynamics.safetensors"),
+    reader: Path | None = None,
     reader_weights: Path | None = None,
     choices: Path | None = None,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
     planning: Path | None = None,
-    output: Path = Path("runs/score-voices"),
+    output: Path | None = None,
 ) -> None:
     """Plan validation tasks with every voice alone, guided, and together, and compare what they imagine with recordings.
 
+    All are divided by the sum of their weights, also at the scale of the paper, which does not.
     Start states are others than those on which guidance and strength were chosen. What is finished is not done again. An
     interval has no width where every start state ends alike.
 
@@ -74,19 +75,24 @@ def score_voices(
         teraflops: likewise, where it was not the scale's.
         seed: of its training, and of the noise.
         prior: the name of a prior that ships with the package, or the path of one, that hears texts.
-        reader: inverse dynamics, from `trimtab inverse-dynamics`.
+        reader: inverse dynamics, a file of `trimtab inverse-dynamics`; by default those that come with the package.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         choices: guidance and strength that `trimtab metaworld-sweep` chose beside this prior, for plans that are made and
             sampled as at this scale: choices.json in its output. By default those that come with the package.
-        dry_run: only say what the in-domain model's training will need in memory, time and disk, where it is not done yet.
+        dry_run: record what data are missing, and then only say what the in-domain model's training will need in memory,
+            time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
         planning: the folder in which `trimtab metaworld-planning` trained, or in which it will find what is trained here; by
             default that of the scale.
-        output: run folder; score_voices.png and score_voices.json in it are the result.
+        output: run folder, by default runs/score-voices-<scale>; score_voices.png and score_voices.json in it are the
+            result.
     """
+    output = output or Path(f"runs/score-voices-{scale}")
     counts = counted(num_starts=num_starts, num_clips=num_clips) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "choices": choices}
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices, reader_weights)
+    if not dry_run:
+        bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)  # refused before anything is kept
     record_settings(
         output, "score-voices", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
     )

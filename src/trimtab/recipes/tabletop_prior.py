@@ -55,7 +55,7 @@ def tabletop_prior(
         cool_down: share of the minutes over which the learning rate falls to zero; give it in the last piece.
         seed: of weights and draws.
         initial: the prior of these sizes whose weights to start from, a name or a path; by default random ones.
-        dry_run: only say what it will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what it will need in memory, time and disk.
         num_episodes: of each task, and of each of two opposite tasks begun half way.
         datasets: where the recorded episodes are, or will be.
         output: run folder; prior.safetensors in it is the result.

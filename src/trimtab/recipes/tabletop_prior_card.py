@@ -72,10 +72,12 @@ def tabletop_prior_card(
         matching_steps: optimizer steps of the judge.
         seed: of the samples, and of the judge.
         note: a sentence about the training that its files do not tell.
-        dry_run: only say what the judge's training will need in memory, time and disk.
+        dry_run: record what data are missing, and then only say what the judge's training will need in memory, time and
+            disk.
         datasets: where recorded episodes are kept.
         matcher: the judge, a file.
-        output: folder of the card, by default `card` in that of the run; those that ship are in src/trimtab/priors/weights.
+        output: folder of the card, by default `card` in that of the run; those that ship are in
+            src/trimtab/priors/weights.
     """
     (model, trained_with), output = of_run(prior, run), output or run / "card"
     judge = trained_judge(
@@ -186,14 +188,18 @@ def opposite(asked: Tensor, tasks: list[str]) -> Tensor:
 
 def of_two_tasks(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:
     """Clips in looks that no training saw, of which the first frame does not tell which of two opposite tasks follows: the
-    beginnings of episodes.
+    beginnings of episodes. Raises ValueError if more are asked for than there are.
     """
     episodes = halfway_episodes(
         num_episodes=5, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=datasets / "tabletop-halfway-beginnings"
     )
     clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
     whole = np.flatnonzero(clips.num_windows)
-    return Held.of(clips, clips.numbers(whole[spread(len(whole), min(num_clips, len(whole)))]))
+    if not 1 <= num_clips <= len(whole):
+        raise ValueError(
+            f"there are {len(whole)} clips that begin so, got num_clips {num_clips}; ask for as many or fewer"
+        )
+    return Held.of(clips, clips.numbers(whole[spread(len(whole), num_clips)]))
 
 
 def telling(held: Held, text: Tensor) -> Held:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from trimtab import checkpoints
 from trimtab.adapters.avid import AVID
+from trimtab.core.checks import counted
 from trimtab.core.contracts import Denoiser
 from trimtab.core.files import alone_in, write_whole
 from trimtab.core.values import Video
@@ -62,6 +64,9 @@ class Scale:
         sample: of `diffusion/sampling.py`.
         trainings: what the methods need trained.
         fitting: further options of `fit`.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     methods: Sequence[str]
@@ -76,6 +81,12 @@ class Scale:
     sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
     trainings: Mapping[str, Training] = field(default_factory=lambda: TRAININGS)
     fitting: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = ("num_seeds", "num_clips", "num_frames", "batch_size", "num_steps")
+        counted(**{name: getattr(self, name) for name in names})
+        if self.teraflops is not None and not 0 < self.teraflops < math.inf:
+            raise ValueError(f"teraflops are above 0, got {self.teraflops}; leave them out for the scale's own")
 
     @property
     def num_choosing(self) -> int:

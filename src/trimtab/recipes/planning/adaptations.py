@@ -141,7 +141,8 @@ class Adaptation:
         naming: what is added to each task's text.
         negative: a text that the prior is told where it would else be untold.
         normalise: divide the weights of a composition by their sum; else samples are not clamped, either.
-        off_above: level of the prior's schedule above which the second voice is silent; None if it never is.
+        off_above: level, of a thousand that the prior's schedule is divided into, above which the second voice is silent;
+            None if it never is.
         chosen: whether guidance and strength were chosen on validation tasks, by `trimtab metaworld-sweep`.
     """
 
@@ -192,9 +193,10 @@ def probabilistic(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
 
 
 def inverse(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
+    silent = None if how.off_above is None else how.off_above * prior.schedule.num_levels // 1000
     return inverse_probabilistic_adaptation(
         trained, prior, guidance=how.guidance, in_domain_strength=how.strength or 0.0, negative=how.untold(),
-        normalise=how.normalise, off_above=how.off_above,
+        normalise=how.normalise, off_above=silent,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import torch
 from rich import print
 
 from trimtab import checkpoints
+from trimtab.control import inverse_dynamics
 from trimtab.control.blame import Continuation, Expert
 from trimtab.control.episodes import Episode, Player, run_episodes
 from trimtab.control.video_planner import Imagination, VideoPlanner
@@ -77,7 +78,7 @@ class Bench:
     Attributes:
         prior: that is adapted.
         size: how much of everything.
-        reader: inverse dynamics, a file.
+        reader: inverse dynamics, a file; None for those that come with the package.
         random_share: of the demonstrations' actions, 0 to 1, that are random.
         datasets: where recorded episodes are kept.
         output: run folder.
@@ -92,7 +93,7 @@ class Bench:
 
     prior: PixelUNet
     size: Scale
-    reader: Path
+    reader: Path | None
     random_share: float
     datasets: Path
     output: Path
@@ -121,7 +122,7 @@ class Bench:
         cls,
         scale: str,
         prior: str,
-        reader: Path,
+        reader: Path | None,
         datasets: Path,
         planning: Path | None,
         teraflops: float | None,
@@ -155,8 +156,11 @@ class Bench:
 
     def check(self, methods: Iterable[str]) -> None:
         """Raises ValueError, before anything is trained, for a method that cannot be composed around this prior."""
-        for how in (self.adaptations[name] for name in methods if name in self.adaptations):
-            how.denoiser(self.prior, self.prior)
+        for name in (one for one in methods if one in self.adaptations):
+            try:
+                self.adaptations[name].denoiser(self.prior, self.prior)
+            except ValueError as error:
+                raise ValueError(f"{name}, beside this prior: {error}; or name other --methods") from error
 
     def cell(self, task: str, method: str, seed: int) -> dict[str, Any]:
         """One method with one seed, trained if need be, planning one task from every start state."""
@@ -182,7 +186,7 @@ class Bench:
         """How far from the experts' videos is what one method, trained if need be, imagines of the novel tasks."""
         how = self.adaptations[method]
         trained, _ = self.train(how.training, seed)
-        held = self.clips("novel", self.size.novel, FIRST_CLIP, self.size.num_clips, how)
+        held = self.novel_clips(how)
         imagined = continued(how.denoiser(self.prior, trained), self.sampler(how), held, seed)
         return {
             "method": method,
@@ -198,7 +202,7 @@ class Bench:
         If they are alike, there is nothing to adapt.
         """
         trained, _ = self.train(ADAPTATIONS[IN_DOMAIN].training, seed)
-        held = self.clips("seen-held", SEEN, FIRST_LOSS, self.size.num_clips)
+        _, held = self.held_out()
         before, after = (held_out_loss(model, self.prior, held, num_draws=2) for model in (self.prior, trained))
         return {
             "method": IN_DOMAIN,
@@ -262,7 +266,9 @@ class Bench:
 
     def reading(self) -> tuple[Callable[..., torch.Tensor], str]:
         """Two frames to the action between them, and a fingerprint. Raises ValueError if no inverse dynamics fit."""
-        return reading(self.reader, self.size.action_repeat, self.side, self.reader_weights)
+        return reading(
+            self.reader or inverse_dynamics.METAWORLD, self.size.action_repeat, self.side, self.reader_weights
+        )
 
     def successes(self, planner: VideoPlanner, first_start: int, num_starts: int) -> list[bool]:
         """From which start states of the validation tasks plans succeed, task by task."""
@@ -298,6 +304,14 @@ class Bench:
             self.prior, tasks, num_clips, first_start=first_start, folder=folder, words=how.words(), **self.scenery
         )
 
+    def novel_clips(self, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> Held:
+        """The experts at the novel tasks, that videos are compared with."""
+        return self.clips("novel", self.size.novel, FIRST_CLIP, self.size.num_clips, how)
+
+    def held_out(self) -> tuple[Held, Held]:
+        """Those, and the experts at the seen tasks, for denoising. Raises ValueError if there are not as many."""
+        return self.novel_clips(), self.clips("seen-held", SEEN, FIRST_LOSS, self.size.num_clips)
+
     def demonstrations(self) -> Demonstrations:
         return demonstrations(self.random_share, self.datasets, **self.scenery)
 
@@ -323,6 +337,8 @@ class Bench:
             ]:
                 raise ValueError(f"{folder} was trained with {', '.join(changed)}; move it away to train anew")
             return checkpoints.load(folder, training.build, self.prior), facts
+        for module in modules_of(self.prior):
+            module.cpu()  # where what is built, and what it draws to learn from, are; plans may have left it elsewhere
         torch.manual_seed(seed)
         model = training.build(self.prior, **training.options)
         episodes = self.demonstrations() if self.episodes is None else self.episodes
@@ -336,11 +352,7 @@ class Bench:
         )  # fmt: skip
         if run is None:
             return model, {}
-        facts = {
-            **taken(model, run, step),
-            **training.how(),
-            **training.shown(episodes),
-        }
+        facts = {**taken(model, run, step), **training.how(), **training.shown(episodes)}
         checkpoints.save(folder, model, self.prior, facts=facts)
         return model.eval(), facts
 

@@ -16,7 +16,7 @@ from trimtab.recipes.planning.adaptations import IN_DOMAIN, PRIOR
 
 EXPERT, TRUE_VIDEO = "the expert", "the expert's video"
 TRUTHS = (EXPERT, TRUE_VIDEO)
-"""Rows with one part swapped for the truth: no plan is better than the first, and no imagination than the second."""
+"""Rows with one part swapped for the truth: what is lost to tasks and step limit, and to inverse dynamics besides."""
 
 REFERENCE = IN_DOMAIN
 """The method that the others are compared with, start by start."""
@@ -66,9 +66,23 @@ class Results:
         """The share of successes, start states resampled; text if nothing was measured."""
         return rate_of(*self.successes(**facts))
 
+    def group(self, method: str, share: float, *, novel: bool) -> Interval | str:
+        """Success at the seen or the novel tasks, of the seeds with which each of them was measured, as some are easier than
+        others; text if there is none.
+        """
+        tasks = {cell["task"] for cell in self.of(novel=novel)}
+        found = self.of(method=method, random_share=share, novel=novel)
+        whole = {
+            cell["seed"]
+            for cell in found
+            if tasks == {other["task"] for other in found if other["seed"] == cell["seed"]}
+        }
+        return rate_of(*self.outcomes([cell for cell in found if cell["seed"] in whole]))
+
     def against(self, reference: str, method: str, **facts: Any) -> Interval | str:
-        """By how much the share of successes is above that of another method at the same starts, seeds averaged."""
-        ours, theirs = (by_start(*self.successes(method=name, **facts)) for name in (method, reference))
+        """By how much the share of successes is above another method's at the same starts and seeds, seeds averaged."""
+        seeds = self.seeds_of(method, reference, **facts)
+        ours, theirs = (by_start(*self.outcomes(self.with_seeds(name, seeds, **facts))) for name in (method, reference))
         both = sorted(ours.keys() & theirs.keys())
         if len(both) < 2 or method == reference:
             return ""
@@ -78,27 +92,62 @@ class Results:
     def over_seeds(self, method: str, reference: str | None = None, **facts: Any) -> Interval | str:
         """The share of successes over training seeds, or how far it is above another method's; text with fewer than two."""
         names = [method] if reference is None else [method, reference]
-        found = [{cell["seed"] for cell in self.of(method=name, **facts)} for name in names]
-        seeds = sorted(set.intersection(*found)) if reference != method else []
+        seeds = sorted(self.seeds_of(*names, **facts)) if reference != method else []
         each = [[self.successes(method=name, seed=s, **facts)[0].mean().item() for s in seeds] for name in names]
         means = each[0] if reference is None else [ours - theirs for ours, theirs in zip(*each, strict=True)]
         return seed_interval(means) if len(means) > 1 else ""
 
+    def seeds_of(self, *methods: str, **facts: Any) -> set[int]:
+        """That all of these methods were measured with; a truth depends on none, and is there beside any."""
+        found = [{cell["seed"] for cell in self.of(method=name, **facts)} for name in methods if name not in TRUTHS]
+        return set.intersection(*found) if found else set()
+
+    def with_seeds(self, method: str, seeds: set[int], **facts: Any) -> list[Cell]:
+        """The cells with these seeds; those of a truth as they are."""
+        return [cell for cell in self.of(method=method, **facts) if method in TRUTHS or cell["seed"] in seeds]
+
     def at_share(self, method: str, share: float, beside: Sequence[float]) -> Interval | str:
         """Success on novel tasks by the share of random actions, on which the bare prior does not depend.
 
-        Of the tasks and seeds alone that were measured with all the shares beside it, as their luck would else pass for a
-        share's.
+        Of the tasks and seeds alone that every method that was measured with all the shares beside it was measured with, as
+        their luck would else pass for a share's, or for a method's.
         """
-        if method == PRIOR:
-            return self.rate(method=method, novel=True)
-        measured = self.of(method=method, novel=True)
-        places: dict[float, set[tuple[str, int]]] = {}
-        for cell in (some for some in measured if some["random_share"] in beside):
-            places.setdefault(cell["random_share"], set()).add((cell["task"], cell["seed"]))
-        common = set.intersection(*places.values()) if places else set()
-        alike = [cell for cell in measured if (cell["task"], cell["seed"]) in common]
-        return rate_of(*self.outcomes([cell for cell in alike if cell["random_share"] == share]))
+        return rate_of(*self.outcomes(self.at(self.places(beside), method, 0.0 if method == PRIOR else share)))
+
+    def kept(self, method: str, share: float) -> Interval | str:
+        """Which part of its success at novel tasks is left where so many actions are random, start states resampled.
+
+        Of the tasks and seeds that were measured with both. Text if there are too few successes for an interval.
+        """
+        before, after = (
+            by_start(*self.outcomes(self.at(self.places((0.0, share), (method,)), method, one))) for one in (0.0, share)
+        )
+        starts = list(before)
+        first, second = (
+            torch.tensor([some[start] for start in starts], dtype=torch.float64) for some in (before, after)
+        )
+        try:
+            return mean_interval(second, torch.tensor(starts), over=first)
+        except ValueError:
+            return ""
+
+    def places(self, shares: Sequence[float], methods: Sequence[str] = ()) -> set[tuple[str, int]]:
+        """Novel tasks and seeds at which all of these methods, or all that depend on demonstrations and were measured with
+        all these shares of random actions, were measured with them.
+        """
+        found = []
+        for method in methods or self.methods:
+            each = [
+                {(cell["task"], cell["seed"]) for cell in self.of(method=method, novel=True, random_share=share)}
+                for share in shares
+            ]
+            if method != PRIOR and all(each):
+                found.append(set.intersection(*each))
+        return set.intersection(*found) if found else set()
+
+    def at(self, places: set[tuple[str, int]], method: str, share: float) -> list[Cell]:
+        """The cells of a method at these tasks and with these seeds."""
+        return [cell for cell in self.of(method=method, random_share=share) if (cell["task"], cell["seed"]) in places]
 
     def video_distance(self, method: str, share: float) -> Interval | str:
         """Of what a method imagines of novel tasks from the experts' videos, the mean over seeds; text if not measured."""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from trimtab.core.checks import counted
 from trimtab.core.values import Video
 from trimtab.diffusion import sampling
 from trimtab.priors.pixel_unet import PixelUNet
@@ -37,14 +38,6 @@ from trimtab.recipes.planning.adaptations import (
 )
 from trimtab.recipes.planning.results import TRUTHS
 from trimtab.recipes.record_metaworld import ROBOT
-
-
-def counted(**numbers: int) -> dict[str, int]:
-    """Numbers of starts, clips and the like, by name. Raises ValueError for one that is below 1."""
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} is at least 1, got {number}; leave it out for the usual number")
-    return numbers
 
 
 @dataclass(frozen=True)

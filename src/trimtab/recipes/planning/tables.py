@@ -25,15 +25,17 @@ def findings(results: Results) -> list[str]:
     """Whether what was hoped for came true, in sentences."""
     share, said = results.shares[0], list[str]()
     best, planned = best_of(results)
+    tried = [name for name in results.methods if name not in TRUTHS]
     if best:
         said.append(f"Most success on novel tasks: {best}, {planned[best]}.")
-        for other in dict.fromkeys((*list(planned)[1:2], REFERENCE, PRIOR)):
+        for other in dict.fromkeys((*list(planned)[1:2], *(name for name in (REFERENCE, PRIOR) if name in planned))):
             ahead = results.against(other, best, novel=True, random_share=share)
             over = results.over_seeds(best, other, novel=True, random_share=share)
             if isinstance(ahead, Interval):
                 few = f"; over training seeds by {over}{chance(over)}" if isinstance(over, Interval) else ""
-                said.append(f"It is ahead of {other}, {planned[other]}, by {ahead}{chance(ahead)}{few}.")
-    for name in planned:
+                side = "ahead of" if ahead.mean >= 0 else "at the same seeds behind"
+                said.append(f"It is {side} {other}, {planned[other]}, by {ahead}{chance(ahead)}{few}.")
+    for name in tried:
         if name in (INVERSE, LATE, AS_WRITTEN[1]):
             done = {task: mean(results.rate(method=name, task=task, random_share=share)) for task in results.tasks}
             most = ", ".join(task for task, rate in done.items() if rate > BAR)
@@ -42,13 +44,15 @@ def findings(results: Results) -> list[str]:
                 f"{name} succeeds from more than {BAR:.0%} of the start states of {most or 'no task'}"
                 + (f", and not of {below}." if below else ".")
             )
-    for name in planned if {0.0, 0.7} <= set(results.shares) else ():
+    for name in tried if {0.0, 0.7} <= set(results.shares) else ():
         before, kept = (results.at_share(name, one, (0.0, 0.7)) for one in (0.0, 0.7))
         if isinstance(kept, Interval) and mean(before) > 0 and name != PRIOR:
-            part = kept.mean / mean(before)
+            part, within = kept.mean / mean(before), results.kept(name, 0.7)
             word = "at least" if part >= LEAST_KEPT else "less than"
+            sure = not isinstance(within, Interval) or within.low >= LEAST_KEPT or within.high < LEAST_KEPT
             said.append(
-                f"With 70% of random actions {name} keeps {part:.0%} of it, {word} the {LEAST_KEPT:.0%} asked for."
+                f"With 70% of random actions {name} keeps {within or part:.0%} of it, {word} the {LEAST_KEPT:.0%} asked for"
+                + ("." if sure else ", which is within the interval.")
             )
     if hours := results.hours(share):
         said.append(f"The trainings took {hours:.1f} hours, one after another.")
@@ -71,16 +75,17 @@ def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
     """
     share = results.shares[0]
     above = [f"novel, above {name}" for name in (REFERENCE, PRIOR)]
-    header = ["method", *results.tasks, "seen", "novel", *above, "FVD, novel"]
+    header = ["method", "seeds", *results.tasks, "seen", "novel", *above, "FVD, novel"]
     rows = []
     for method in results.methods:
         facts = {"method": method, "random_share": share}
         rows.append(
             [
                 method,
+                str(len(results.seeds_of(method, random_share=share)) or ""),
                 *(mean_text(results.rate(task=task, **facts)) for task in results.tasks),
-                results.rate(novel=False, **facts),
-                results.rate(novel=True, **facts),
+                results.group(method, share, novel=False),
+                results.group(method, share, novel=True),
                 *(results.against(name, method, novel=True, random_share=share) for name in (REFERENCE, PRIOR)),
                 results.video_distance(method, share),
             ]
@@ -89,9 +94,12 @@ def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
 
 
 def best_of(results: Results) -> tuple[str, dict[str, Interval]]:
-    """The method with the most success on novel tasks, an empty name if none has any, and that of each, most first."""
-    facts = {"novel": True, "random_share": results.shares[0]}
-    rates = {name: results.rate(method=name, **facts) for name in results.methods if name not in TRUTHS}
+    """The method with the most success on novel tasks, an empty name if none has any, and that of each, most first.
+
+    Of those that were measured at all of these tasks.
+    """
+    share = results.shares[0]
+    rates = {name: results.group(name, share, novel=True) for name in results.methods if name not in TRUTHS}
     found = {name: rate for name, rate in rates.items() if isinstance(rate, Interval)}
     ranked = sorted(found, key=lambda name: -found[name].mean)
     return next(iter(ranked), ""), {name: found[name] for name in ranked}
