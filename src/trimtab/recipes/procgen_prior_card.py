@@ -94,6 +94,7 @@ def procgen_prior_card(
     card = {
         "name": "procgen",
         "fingerprint": model.fingerprint,
+        "parameters": sum(value.numel() for value in model.parameters()),
         "settings": vars(model.settings),
         "training": {
             "data": "70,000 frames of each of 15 Procgen games (never coinrun), levels 0-1999, sticky random play, seed 0",
@@ -130,7 +131,8 @@ def card_text(card: dict[str, Any]) -> str:
     lines = [
         f"# The `{card['name']}` prior, {card['fingerprint']}",
         "",
-        "A small action-free video diffusion model in pixel space: 1 to 8 frames of 64 x 64 from 2, velocity prediction.",
+        f"An action-free video diffusion model of {card['parameters']:,} weights in pixel space: 1 to 8 frames of 64 x 64 "
+        "from 2, velocity prediction.",
         "",
         f"Data: {training['data']}. Training: {training['steps']} steps of {training['batch_size']} clips, "
         f"{training['hours']} hours on "

@@ -132,6 +132,7 @@ def tabletop_prior_card(
     card = {
         "name": "tabletop",
         "fingerprint": model.fingerprint,
+        "parameters": sum(value.numel() for value in model.parameters()),
         "settings": vars(model.settings),
         "training": {
             **trained_with,
@@ -232,8 +233,8 @@ def card_text(card: dict[str, Any]) -> str:
         [
             f"# The `{card['name']}` prior, {card['fingerprint']}",
             "",
-            "A small text-to-video diffusion model in pixel space: 1 to 8 frames of 64 x 64 from one and a sentence, or "
-            "one from a sentence alone, velocity prediction.",
+            f"A text-to-video diffusion model of {card['parameters']:,} weights in pixel space: 1 to 8 frames of 64 x 64 "
+            "from one and a sentence, or one from a sentence alone, velocity prediction.",
             "",
             f"Data: {training['num_episodes']} episodes of each of {len(WORDS)} MetaWorld tasks by their scripted experts, "
             "as many that begin where random actions led from the experts' way, and as many short ones of each of two "
