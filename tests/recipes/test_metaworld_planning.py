@@ -476,8 +476,8 @@ def test_no_start_that_is_planned_from_was_seen_by_the_prior_or_in_play() -> Non
     """A start state is a function of the seed, whatever it looks like and whichever of two tasks follows."""
     sets = (tabletop_episodes, astray_episodes, halfway_episodes)
     learned = [inspect.signature(record).parameters["seed"].default for record in sets]
-    firsts = [*learned, 0, 1000, FIRST_VALIDATION, planning.FIRST_CLIP, planning.FIRST_CHECK, planning.FIRST_LOSS]
-    assert min(abs(planning.FIRST_START - first) for first in firsts) > 10_000
+    firsts = [*learned, 0, 1000, FIRST_VALIDATION, metaworld.FIRST_CLIP, metaworld.FIRST_CHECK, metaworld.FIRST_LOSS]
+    assert min(abs(metaworld.FIRST_START - first) for first in firsts) > 10_000
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"figures": 1}', '{"method": "unheard", "seed": 0}'])

@@ -22,9 +22,9 @@ from trimtab.metrics.i3d import with_context
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.metrics.text_match import which_text
 from trimtab.recipes._held import Held
-from trimtab.recipes.domains.metaworld import VALIDATION, encoder
+from trimtab.recipes.domains.metaworld import FIRST_CHECK, VALIDATION, encoder
 from trimtab.recipes.planning.adaptations import CLASS, CUSTOMIZED, PRIOR, SUBJECT
-from trimtab.recipes.planning.bench import FIRST_CHECK, Bench
+from trimtab.recipes.planning.bench import Bench
 from trimtab.recipes.planning.continuations import continued
 from trimtab.recipes.planning.figures import bars, likeness, table
 from trimtab.training import record_settings

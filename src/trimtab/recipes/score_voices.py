@@ -17,9 +17,9 @@ from trimtab.core.contracts import Denoiser
 from trimtab.core.files import write_whole
 from trimtab.core.values import Weights
 from trimtab.metrics.intervals import Interval
-from trimtab.recipes.domains.metaworld import VALIDATION
+from trimtab.recipes.domains.metaworld import FIRST_CHECK, VALIDATION
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC, Adaptation
-from trimtab.recipes.planning.bench import FIRST_CHECK, Bench, slug
+from trimtab.recipes.planning.bench import Bench, slug
 from trimtab.recipes.planning.continuations import continued
 from trimtab.recipes.planning.figures import bars, keep, kept, likeness, table
 from trimtab.training import record_settings

@@ -30,6 +30,19 @@ NOVEL_OF_THE_PAPER = ("door-close", "door-open", "coffee-push", "soccer")
 VALIDATION = ("drawer-close", "faucet-open")
 """A seen and a novel task, for what is chosen; planning measures the first from other starts, and the second not at all."""
 
+FIRST_START = 600_000
+"""The seed of the first start state that is planned from; what the prior learns begins at 0, at 50_000 and at 100_000, what
+its card is measured on at 500, demonstrations at 0, play at 1000, and what is chosen is chosen from 200_000 on."""
+
+FIRST_CLIP = 300_000
+"""The seed of the first start state of the clips of novel tasks that videos are compared with."""
+
+FIRST_CHECK = 400_000
+"""The seed of the first start state of validation tasks from which what was chosen on them is measured."""
+
+FIRST_LOSS = 500_000
+"""The seed of the first start state of the clips of seen tasks on which denoising is measured."""
+
 FIRST_VALIDATION = 200_000
 """The seed of the first start state, of those that anything is chosen on."""
 

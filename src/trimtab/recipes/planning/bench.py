@@ -29,7 +29,17 @@ from trimtab.networks import storage
 from trimtab.priors import pixel_unet
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, device, held_out_loss, modules_of, sampled
-from trimtab.recipes.domains.metaworld import PLAYED, SEEN, VALIDATION, demonstrations, place
+from trimtab.recipes.domains.metaworld import (
+    FIRST_CHECK,
+    FIRST_CLIP,
+    FIRST_LOSS,
+    FIRST_START,
+    PLAYED,
+    SEEN,
+    VALIDATION,
+    demonstrations,
+    place,
+)
 from trimtab.recipes.planning.adaptations import (
     ADAPTATIONS,
     IN_DOMAIN,
@@ -44,19 +54,6 @@ from trimtab.recipes.planning.results import EXPERT, TRUE_VIDEO
 from trimtab.recipes.planning.scales import SCALES, Scale, chosen
 from trimtab.recipes.record_metaworld import ROBOT
 from trimtab.training import Budget
-
-FIRST_START = 600_000
-"""The seed of the first start state that is planned from; what the prior learns begins at 0, at 50_000 and at 100_000, what
-its card is measured on at 500, demonstrations at 0, play at 1000, and what is chosen is chosen from 200_000 on."""
-
-FIRST_CLIP = 300_000
-"""The seed of the first start state of the clips of novel tasks that videos are compared with."""
-
-FIRST_CHECK = 400_000
-"""The seed of the first start state of validation tasks from which what was chosen on them is measured."""
-
-FIRST_LOSS = 500_000
-"""The seed of the first start state of the clips of seen tasks on which denoising is measured."""
 
 SHOWN = 2
 """Episodes of each cell that are kept to be shown."""
