@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: demo test test-slow lint bench bench-data bench-memory install
+.PHONY: demo test test-slow lint bench bench-data bench-memory bench-rendering install
 
 demo: install  ## the main job: train an AVID adapter on real Procgen frames, and look at it
 	$(BIN)/trimtab demo
@@ -26,6 +26,9 @@ bench-memory: install
 
 bench-data: install
 	$(BIN)/python benchmarks/data.py
+
+bench-rendering: install
+	$(BIN)/python benchmarks/rendering.py
 
 install: $(STAMP)
 
