@@ -110,6 +110,12 @@ def test_where_nobody_knows_the_actions_and_below_its_levels_the_prior_is_alone(
     assert torch.equal(none, alone)
 
 
+def test_a_level_that_is_none_is_refused() -> None:
+    for wrong in (-1, 1000):
+        with pytest.raises(ValueError, match=f"off_below is a level, 0 .. 999, got {wrong}"):
+            ClassifierGuidance(gaussian.tiny(), Measured(), 1.0, off_below=wrong)
+
+
 def test_continuous_actions_are_told_apart_by_equal_bins() -> None:
     classifier = ActionClassifier(pixel_unet.tiny(), action_dim=2, num_bins=8, **TINY)
     actions = torch.tensor([[[-9.0, -4.0], [-3.01, -2.99], [0.0, 3.99], [4.0, 9.0]]])

@@ -177,6 +177,12 @@ def test_stills_are_picked_at_even_distances(num: int, more: int) -> None:
     assert len(frames) - 1 - places[-1] <= len(frames) / num / 2
 
 
+def test_draws_of_one_see_the_subject_and_its_class_in_turn() -> None:
+    stills = Stills(squares(3, 1.0), squares(4, 0.0), TEXTS)
+    kinds = [bool(stills.of_class(torch.from_numpy(stills.draw(0, step, 1)))) for step in range(6)]
+    assert kinds == [False, True] * 3
+
+
 @settings(max_examples=20, deadline=None)
 @for_all(st.integers(1, 6), st.integers(1, 6), st.integers(1, 9), st.integers(0, 5))
 def test_every_other_still_shows_the_subject_and_is_told_its_text(

@@ -178,7 +178,7 @@ def test_a_dry_run_counts_what_is_missing_and_binds_no_folder(
         ({"teraflops": -1.0}, "teraflops are above 0, got -1.0"),
         *(({name: 0}, f"{name} is at least 1, got 0") for name in COUNTS),
         ({"num_clips": 19}, "num_clips of 20 or more, got 19"),
-        ({"tasks": ("door-close", "faucet-open")}, r"were chosen on \['faucet-open'\]"),
+        ({"tasks": ("door-close", "faucet-open")}, r"\['faucet-open'\] is kept for choosing"),
     ],
 )
 def test_what_has_no_sense_is_refused_before_it_is_recorded(
@@ -361,11 +361,10 @@ def test_each_share_of_random_actions_is_recorded(tmp_path: Path) -> None:
     tabletop.prior().save(tmp_path / "prior.safetensors")
     InverseDynamics(4, 64, 4).save(tmp_path / "reader.safetensors", action_repeat=4, looks=[asdict(ROBOT)])
     (tmp_path / "cells").mkdir()
-    (tmp_path / "cells" / "none.json").write_text("{}")  # ends the run after its settings are there
     options: dict[str, Any] = {"prior": str(tmp_path / "prior.safetensors"), "reader": tmp_path / "reader.safetensors"}
     for share in (0.0, 0.7):  # of one folder
-        with pytest.raises(ValueError, match="no cell of planning"):
-            metaworld_planning(random_share=share, output=tmp_path, **options)
+        with pytest.raises(ValueError, match="there is no finished cell to report"):
+            metaworld_planning(random_share=share, methods=(), output=tmp_path, **options)
     paths = (tmp_path / "settings.json", tmp_path / "random-70" / "settings.json")
     assert [json.loads(path.read_text())["settings"]["random_share"] for path in paths] == [0.0, 0.7]
 
@@ -461,7 +460,8 @@ def test_cells_of_another_reader_are_refused_before_anything_is_trained(
     refused("differ in reader", reader="abcd")
     refused("differ in strength", own={**record["protocol"]["own"], "strength": 9.0})
     refused("differ in start states", starts=[600_000])
-    assert not (tmp_path / "run" / "trainings").exists()
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob("metaworld-*"))  # nothing was recorded, either
     assert "were chosen by a sweep of: no method" in capsys.readouterr().out
 
 

@@ -62,6 +62,17 @@ def test_nothing_to_measure_is_refused_before_it_is_recorded(command: Callable[.
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("command", [metaworld_sweep, score_voices, score_alignment, motion_isolation])
+def test_more_clips_than_there_are_are_refused_before_anything_is_kept(
+    command: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = tabletop.dots(tmp_path / "dots")
+    monkeypatch.setattr(continuations, "metaworld_episodes", lambda **settings: few)
+    with pytest.raises(ValueError, match="5000"):
+        command(num_clips=5000, datasets=tmp_path, planning=tmp_path / "planning", output=tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dots"]
+
+
 def test_what_is_chosen_is_framed_in_every_panel(tmp_path: Path) -> None:
     for strengths in ((0.1, 0.5), (None,)):
         tried = {(g, s): cell(1.0, g + (s or 0), g + (s or 0), -g) for g in (1.0, 2.0) for s in strengths}

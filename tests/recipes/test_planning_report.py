@@ -11,7 +11,7 @@ from trimtab.networks import storage
 from trimtab.recipes.planning.adaptations import PRIOR
 from trimtab.recipes.planning.report import strips_of, write_report
 from trimtab.recipes.planning.results import EXPERT, TRUE_VIDEO, Results
-from trimtab.recipes.planning.tables import ahead_table, blame_table, findings, share_table, success_table
+from trimtab.recipes.planning.tables import ahead_table, blame_table, chance, findings, share_table, success_table
 
 STARTS = [100, 101, 102, 103]
 
@@ -84,13 +84,58 @@ def test_a_method_is_compared_at_the_seeds_that_both_have() -> None:
     assert truth.mean == pytest.approx(3 / 4 - 1 / 8)  # the expert depends on no seed
 
 
+def test_tasks_that_a_seed_was_not_measured_at_are_left_out_on_both_sides() -> None:
+    def some(name: str, task: str, seed: int, success: list[bool]) -> dict[str, Any]:
+        return {**cell(name, task, success, seed=seed), "novel": True}
+
+    ours = [some("AVID", task, seed, [task == "door-close"] * 4) for task in ("door-close", "hard") for seed in (0, 1)]
+    theirs = [{**one, "method": "in-domain only"} for one in ours]
+    for one in theirs:
+        one["protocol"] = {**one["protocol"], "own": {"guidance": 1.0}}
+    results = Results([*ours, *theirs[:3]])  # the hard task with one of two seeds
+    above = results.against("in-domain only", "AVID", novel=True, random_share=0.0)
+    assert isinstance(above, Interval)
+    assert (above.mean, above.low, above.high) == (0, 0, 0)
+    over = results.over_seeds("AVID", "in-domain only", novel=True, random_share=0.0)
+    assert isinstance(over, Interval)
+    assert over.mean == 0
+    alone = results.over_seeds("in-domain only", novel=True, random_share=0.0)
+    assert isinstance(alone, Interval)
+    assert alone.mean == 1  # of the easy task, which both seeds have
+
+
+def test_a_lead_that_is_none_is_said_to_be_none() -> None:
+    behind = [cell("AVID", "door-close", [True, True, True, True], seed=2), cell("AVID", "door-close", NO, seed=0)]
+    mine = cell("inverse probabilistic adaptation", "door-close", [True] * 3 + [False], seed=0)
+    said = findings(Results([*behind, mine]))
+    assert said[1].endswith("by 0.75 [0.25, 1].")  # at seed 0, and not 3/4 less 1/2
+    worse = [cell("AVID", "door-close", YES, seed=2), cell("AVID", "door-close", [True] * 3 + [False], seed=0)]
+    said = findings(Results([*worse, cell("in-domain only", "door-close", YES, seed=0), CELLS[5]]))
+    assert "AVID" in said[0]
+    assert ", which is within the interval" in said[1]
+    assert chance(Interval(-0.5, -0.75, -0.25, 4, 4)) == ", so that it is behind with the seeds of both"
+
+
+def test_without_a_place_that_all_have_each_share_has_its_own() -> None:
+    name = "inverse probabilistic adaptation"
+    cells = [
+        cell(name, "door-close", YES), cell(name, "door-close", NO, share=0.3),
+        cell("AVID", "door-close", YES), cell("AVID", "door-close", NO, share=0.7), cell(PRIOR, "door-close", YES),
+    ]  # fmt: skip
+    _, rows = share_table(Results(cells))
+    found = {row[0]: [one if isinstance(one, str) else one.mean for one in row[1:]] for row in rows}
+    assert found == {name: [1, 0, ""], "AVID": [1, "", 0], PRIOR: [1, 1, 1]}
+
+
 def test_easy_tasks_alone_make_no_method_the_best() -> None:
     hard = [{**cell(name, "window-close", NO), "novel": True} for name in ("in-domain only", "AVID")]
     easy = cell("inverse probabilistic adaptation", "door-close", YES)
     done = cell("AVID", "door-close", [True, False, False, False])
     results = Results([easy, done, CELLS[4], *hard])
     assert results.group("inverse probabilistic adaptation", 0.0, novel=True) == ""
-    assert findings(results)[0].startswith("Most success on novel tasks: AVID, 0.125 [")
+    said = findings(results)
+    assert said[0].startswith("Most success on novel tasks: AVID, 0.125 [")
+    assert "Measured at some of the novel tasks only, and not compared there: inverse probabilistic adaptation." in said
     whole = Results([*CELLS[4:6], hard[0]]).group("in-domain only", 0.0, novel=True)
     assert isinstance(whole, Interval)
     assert (whole.mean, whole.num_clips) == (0, 8)  # of the seed that has both tasks

@@ -50,7 +50,7 @@ class Unshuffled:
 def latent_prior() -> PixelUNet:
     """Of 3 frames of 32 x 64 as latents, from one."""
     made = tabletop.prior(
-        {**tabletop.SIZES, "patch": 4}, num_frames=3, frame_shape=(12, 16, 32), schedule=recipe.SCHEDULE
+        {**tabletop.SIZES, "patch": 4}, num_frames=3, frame_shape=(12, 16, 32), schedule=recipe.SCHEDULES["paper"]
     )
     made.codec = Unshuffled()  # type: ignore[assignment]
     made.space = made.codec.space
@@ -116,7 +116,8 @@ def test_parts_are_apart_and_share_the_statistics_of_training(run: Path) -> None
 def test_the_papers_settings_run_with_latents_and_a_judge(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixel_unet, "load", lambda name, schedule: latent_prior())
+    asked: list[str] = []
+    monkeypatch.setattr(pixel_unet, "load", lambda name, schedule: asked.append(schedule) or latent_prior())
     monkeypatch.setitem(FRAMES, "paper", (32, 64))
     monkeypatch.setattr(recipe, "PAPER_SIZES", EMBEDDED_SIZES)  # but its adapters, whose steps take seconds
     shorter = replace(SCALES["paper"], lengths=(3,), avid_steps=3, batch_size=2, num_steps=3)
@@ -132,6 +133,7 @@ def test_the_papers_settings_run_with_latents_and_a_judge(
     run(methods=methods, judge=tmp_path / "judge" / "judge.safetensors", output=tmp_path / "run")
     cells = {path.stem: Evaluation.from_json(path.read_text()) for path in (tmp_path / "run" / "cells").iterdir()}
     assert len(cells) == 3
+    assert set(asked) == {"scaled linear, zero terminal SNR"}
     for cell in cells.values():
         name = cell.protocol["notes"]["method"]
         error, ratio = (cell.figure(name, metric).overall.mean for metric in ("action error", "action error ratio"))

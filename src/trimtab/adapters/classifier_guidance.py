@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trimtab.core.checks import check_level
 from trimtab.core.contracts import BoundDenoiser, Codec, Denoiser, NoiseSchedule, Prior
 from trimtab.core.values import Clip, Conditioning, Fact, NoiseLevel, Prediction, Video
 from trimtab.diffusion.losses import encoded
@@ -148,6 +149,9 @@ class ClassifierGuidance:
         weight: of the classifier; 1 is Bayes' rule.
         off_below: levels of the prior's schedule (of 0 .. num_levels - 1) below which the prior is alone.
         least_alpha: where alpha, with sigma the sides of a triangle of hypotenuse 1, is below it, the prior is alone, too.
+
+    Raises:
+        ValueError: there is no such level.
     """
 
     def __init__(
@@ -159,6 +163,7 @@ class ClassifierGuidance:
         off_below: int = 0,
         least_alpha: float = LEAST_ALPHA,
     ) -> None:
+        check_level("off_below", off_below, prior.schedule.num_levels)
         self.prior, self.classifier, self.weight = prior, classifier, weight
         self.off_below, self.least_alpha = off_below, least_alpha
         self.space = prior.space

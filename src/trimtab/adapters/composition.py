@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from trimtab.core.checks import check_level
 from trimtab.core.contracts import BoundDenoiser, Denoiser, Prior
 from trimtab.core.values import Conditioning, Fact, NoiseLevel, Prediction, Video, Weights, combine, stack
 
@@ -123,7 +124,7 @@ def product_of_experts(
         ValueError: the weight is not finite, or there is no such level.
     """
     check_finite(weight)
-    check_level("off_below", off_below, prior)
+    check_level("off_below", off_below, prior.schedule.num_levels)
     weights = partial(remainder, of=partial(weight_at, prior=prior, weight=weight, off_below=off_below, fades=fades))
     return Composition([Voice(prior, ("actions",)), Voice(expert)], weights)
 
@@ -140,7 +141,7 @@ def action_guidance(prior: Prior, expert: Denoiser, weight: float, *, off_below:
         ValueError: as `product_of_experts`.
     """
     check_finite(weight)
-    check_level("off_below", off_below, prior)
+    check_level("off_below", off_below, prior.schedule.num_levels)
 
     def weights(level: NoiseLevel) -> Weights:
         told = weight_at(level, prior=prior, weight=weight, off_below=off_below, fades=False)
@@ -257,7 +258,7 @@ def inverse_probabilistic_adaptation(
     composed = adaptation(prior, in_domain, prior, guidance, in_domain_strength, normalise, negative)
     if off_above is None:
         return composed
-    check_level("off_above", off_above, prior)
+    check_level("off_above", off_above, prior.schedule.num_levels)
     if not torch.as_tensor(in_domain_strength).any():
         return composed
 
@@ -319,11 +320,6 @@ def adaptation(
 def over_time(each: Tensor) -> Tensor:
     """One number a frame, (time,), shaped to multiply a video."""
     return each[:, None, None, None]
-
-
-def check_level(name: str, level: int, prior: Prior) -> None:
-    if not 0 <= level < prior.schedule.num_levels:
-        raise ValueError(f"{name} is a level, 0 .. {prior.schedule.num_levels - 1}, got {level}")
 
 
 def check_finite(weight: float) -> None:

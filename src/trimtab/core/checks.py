@@ -19,6 +19,12 @@ def counted(**numbers: int | None) -> dict[str, int | None]:
     return numbers
 
 
+def check_level(name: str, level: int, num_levels: int) -> None:
+    """Raises ValueError unless a schedule of so many levels has this one."""
+    if not 0 <= level < num_levels:
+        raise ValueError(f"{name} is a level, 0 .. {num_levels - 1}, got {level}")
+
+
 def check_open(prior: object, method: str) -> None:
     """Raises TypeError unless the weights of this prior are within reach."""
     # Not by isinstance with OpenPrior, which in Python 3.11 reads every property, the hash of all weights among them.

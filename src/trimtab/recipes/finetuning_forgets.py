@@ -89,7 +89,8 @@ def finetuning_forgets(
             f"texts are judged, and the prior's domain recorded, at {SIZE} pixels, this prior's are {bench.side}"
         )
     if not dry_run:
-        of_two_tasks(bench.prior, num_clips, datasets)  # refused before anything is kept
+        bench.reading()  # refused before anything is kept, if none fits, and if there are not as many clips
+        of_two_tasks(bench.prior, num_clips, datasets)
     # More numbers of demonstrations may be asked for later.
     record_settings(
         output, "finetuning-forgets", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run

@@ -15,7 +15,7 @@ from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
 from trimtab.recipes.domains.metaworld import SEEN, VALIDATION
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, IN_DOMAIN
-from trimtab.recipes.planning.bench import Bench, cell_name
+from trimtab.recipes.planning.bench import LOSSES, VIDEOS, Bench, cell_name
 from trimtab.recipes.planning.continuations import LEAST_EPISODES
 from trimtab.recipes.planning.report import write_report
 from trimtab.recipes.planning.results import TRUTHS, Results, begun_from, check_alike, name_of, settings, shared
@@ -60,7 +60,8 @@ def metaworld_planning(
         methods: only these, or more, in quotes, such as "in-domain only" "inverse probabilistic adaptation"; the tables name
             all, and a composition "as written" is not normalised. By default the scale's, and with random actions only
             those of them that train something, as the others see no demonstrations.
-        tasks: only these, or others of the 32 that are recorded; those that no demonstration shows count as novel. The card
+        tasks: only these, or others of the 32 that are recorded, but for the one that is kept for choosing; those that no
+            demonstration shows count as novel. The card
             of the prior that ships names the 16 that it has seen.
         seeds: only these, of weights, batches and the noise of what is imagined.
         random_share: of the demonstrations' actions, 0 to 1, that are random instead of the expert's. Runs with other shares
@@ -97,9 +98,9 @@ def metaworld_planning(
     for kind, names, known in (("methods", methods, (*TRUTHS, *ADAPTATIONS)), ("tasks", tasks, tuple(TEXTS))):
         if unknown := [name for name in names or () if name not in known]:
             raise ValueError(f"no {kind} {unknown}; there are: {', '.join(known)}")
-    if seen := [name for name in tasks or () if name in VALIDATION and name not in SEEN]:
+    if kept := [name for name in tasks or () if name in VALIDATION and name not in SEEN]:
         raise ValueError(
-            f"guidance and strength were chosen on {seen}, which tells nothing of what is new; name others"
+            f"{kept} is kept for choosing guidance and strength, by `trimtab metaworld-sweep`; name others"
         )
     frozen, console = pixel_unet.load(prior), Console()
     bench = Bench(
@@ -107,67 +108,80 @@ def metaworld_planning(
     )  # which refuses what has no sense before it is recorded as a setting
     names = methods_of(size, random_share) if methods is None else methods
     bench.check(names)
-    if not dry_run:
-        bench.reading()  # refused before anything is kept, if no reader fits
-    if not dry_run and any(name in ADAPTATIONS for name in names):
-        bench.held_out()  # likewise, if there are not as many clips
+    numbers = range(size.num_seeds) if seeds is None else seeds
+    todo = todo_of(bench, cells, size.tasks if tasks is None else tasks, names, numbers)
+    if not dry_run:  # refused before anything is kept
+        ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
+        console.print(f"Guidance and strength were chosen by a sweep of: {', '.join(ours) or 'no method'}.")
+        check_kept(bench, cells)
+        bench.check_clips({path.parent.name for path, _, _ in todo})
     # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.
     place = output / f"random-{round(100 * random_share)}" if random_share else output
     of_all = {"scale": scale, **own, "prior": prior, "reader": reader, "reader_weights": reader_weights}
     record_settings(
         place, "metaworld-planning", {**of_all, "choices": choices, "random_share": random_share}, dry_run=dry_run
     )
-    numbers = range(size.num_seeds) if seeds is None else seeds
-    trained = {name: ADAPTATIONS[name].training for name in names if name in ADAPTATIONS}
     if dry_run:
-        bench.forecast(trained.values(), numbers)
+        bench.forecast([ADAPTATIONS[name].training for name in names if name in ADAPTATIONS], numbers)
         return
-    ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
-    console.print(f"Guidance and strength were chosen by a sweep of: {', '.join(ours) or 'no method'}.")
-    for cell in (*cells_in(cells), *cells_in(cells / "videos"), *cells_in(cells / "losses")):
-        expected = bench.record(cell["method"])  # before hours are spent on what could not stand beside it
-        for part in (shared, settings):
-            check_alike(name_of(cell), part(cell), "what is asked for", part(expected))
-        if "starts" in cell:
-            check_alike(name_of(cell), begun_from(cell["starts"]), "what is asked for", begun_from(bench.starts))
-    pieces = pieces_of(names, numbers)
-    todo: list[tuple[Path, str, Callable[[], dict[str, Any]]]] = [
-        (
-            cells / cell_name(task, method, seed, random_share),
-            f"{task}, {method}, seed {seed}",
-            partial(bench.cell, task, method, seed),
-        )
-        for task in (size.tasks if tasks is None else tasks)
-        for method, seed in pieces
-    ]
-    todo += [
-        (
-            cells / "videos" / cell_name("novel", method, seed, random_share),
-            f"videos of {method}, seed {seed}",
-            partial(bench.likeness, method, seed),
-        )
-        for method, seed in pieces
-        if method in ADAPTATIONS
-    ]
-    todo += [
-        (
-            cells / "losses" / cell_name("seen", IN_DOMAIN, seed, random_share),
-            f"denoising of seen tasks, seed {seed}",
-            partial(bench.losses, seed),
-        )
-        for seed in numbers
-        if ADAPTATIONS[IN_DOMAIN].training in trained.values()
-    ]
-    todo = [piece for piece in todo if not piece[0].exists()]
     for number, (path, title, make) in enumerate(todo):
         console.rule(f"{number + 1} of {len(todo)}: {title}")
         cell = make()
         write_whole(path, json.dumps(cell, indent=1) + "\n")
         if "success" in cell:
             console.print(f"{sum(cell['success'])} of {len(cell['success'])} succeeded")
-    results = Results(cells_in(cells), cells_in(cells / "videos"), cells_in(cells / "losses"))
+    results = Results(cells_in(cells), cells_in(cells / VIDEOS), cells_in(cells / LOSSES))
     report = write_report(output / "report.html", results, pictures=output / "pictures")
     console.print(f"open {report.resolve()}")
+
+
+def check_kept(bench: Bench, cells: Path) -> None:
+    """Raises ValueError unless what is asked for may stand beside all cells that are there."""
+    bench.reading()
+    for cell in (*cells_in(cells), *cells_in(cells / VIDEOS), *cells_in(cells / LOSSES)):
+        expected = bench.record(cell["method"])
+        for part in (shared, settings):
+            check_alike(name_of(cell), part(cell), "what is asked for", part(expected))
+        if "starts" in cell:
+            check_alike(name_of(cell), begun_from(cell["starts"]), "what is asked for", begun_from(bench.starts))
+
+
+Piece = tuple[Path, str, Callable[[], dict[str, Any]]]
+"""The file that a result is kept in, its title, and what makes it."""
+
+
+def todo_of(bench: Bench, cells: Path, tasks: Sequence[str], names: Sequence[str], seeds: Sequence[int]) -> list[Piece]:
+    """What is not finished: tasks, then videos, then the denoising of seen tasks."""
+    pieces, share = pieces_of(names, seeds), bench.random_share
+    made: list[Piece] = [
+        (
+            cells / cell_name(task, method, seed, share),
+            f"{task}, {method}, seed {seed}",
+            partial(bench.cell, task, method, seed),
+        )
+        for task in tasks
+        for method, seed in pieces
+    ]
+    made += [
+        (
+            cells / VIDEOS / cell_name("novel", method, seed, share),
+            f"videos of {method}, seed {seed}",
+            partial(bench.likeness, method, seed),
+        )
+        for method, seed in pieces
+        if method in ADAPTATIONS
+    ]
+    trained = {ADAPTATIONS[name].training for name in names if name in ADAPTATIONS}
+    made += [
+        (
+            cells / LOSSES / cell_name("seen", IN_DOMAIN, seed, share),
+            f"denoising of seen tasks, seed {seed}",
+            partial(bench.losses, seed),
+        )
+        for seed in seeds
+        if ADAPTATIONS[IN_DOMAIN].training in trained
+    ]
+    return [piece for piece in made if not piece[0].exists()]
 
 
 def pieces_of(methods: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:

@@ -94,13 +94,14 @@ def metaworld_sweep(
     counts = counted(num_starts=num_starts, num_clips=num_clips, num_samples=num_samples) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior}
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, reader_weights=reader_weights)
+    bench.check(methods)
     if not dry_run:
-        bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)  # refused before anything is kept
+        bench.reading()  # refused before anything is kept, if none fits, and if there are not as many clips
+        bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)
     # More methods, guidances and strengths may be tried later.
     record_settings(
         output, "metaworld-sweep", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
     )
-    bench.check(methods)
     if dry_run:
         bench.forecast([ADAPTATIONS[name].training for name in methods], [seed])
         return

@@ -72,15 +72,15 @@ def motion_isolation(
     output = output or Path(f"runs/motion-isolation-{scale}")
     settings = {**counted(num_clips=num_clips), "scale": scale, "teraflops": teraflops, "seed": seed}
     bench = Bench.opened(scale, prior, None, datasets, planning, teraflops, choices)  # nothing is planned or read
-    if not dry_run:
-        bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)  # refused before anything is kept
+    held = (
+        None if dry_run else bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
+    )  # refused before anything is kept
     record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices}, dry_run=dry_run)
     customised = bench.adaptations[CUSTOMIZED]
-    if dry_run:
+    if held is None:
         bench.forecast([customised.training], [seed])
         return
     trained, _ = bench.train(customised.training, seed)
-    held = bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
     named, of_class = retold(held, customised.naming), retold(held, customised.naming.replace(SUBJECT, CLASS))
     alone = customised.denoiser(bench.prior, bench.prior)
     denoiser = customised.denoiser(bench.prior, trained)

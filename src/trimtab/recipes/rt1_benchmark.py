@@ -114,7 +114,7 @@ def rt1_benchmark(
             not), a `patch` among the sizes of its network, and text among what it uses for "finetuning with language".
         judge: reads the actions off videos; what `trimtab metaworld-judge --data` made of the set to train on that this
             command leaves in `datasets`, already with --dry-run. Without it no figure of actions is made.
-        dry_run: only say what the trainings will need in memory, time and disk.
+        dry_run: import what data are missing, and then only say what the trainings will need in memory, time and disk.
         datasets: where imported episodes are kept.
         output: run folder, by default runs/rt1-benchmark-<scale>; report.html in it is the result.
         cells: the folder of the cells, by default `cells` in the output.

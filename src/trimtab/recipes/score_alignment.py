@@ -79,14 +79,12 @@ def score_alignment(
     counts = counted(num_levels=num_levels, num_clips=num_clips)
     settings = {**counts, "scale": scale, "teraflops": teraflops, "seed": seed}
     bench = Bench.opened(scale, prior, None, datasets, planning, teraflops)  # nothing is planned or read
-    if not dry_run:
-        bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)  # refused before anything is kept
+    held = None if dry_run else bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)
     record_settings(output, "score-alignment", {**settings, "prior": prior}, dry_run=dry_run)
-    if dry_run:
+    if held is None:
         bench.forecast(["in-domain"], [seed])
         return
     trained, _ = bench.train("in-domain", seed)
-    held = bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)
     indices = spread(bench.prior.schedule.num_levels, num_levels)
     found, wrong = alignment(bench.prior, trained, held, indices.tolist(), seed)
     levels = bench.prior.schedule.level(torch.from_numpy(indices)).sigma.tolist()

@@ -92,15 +92,15 @@ def score_voices(
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior, "choices": choices}
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, choices, reader_weights)
     if not dry_run:
-        bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)  # refused before anything is kept
+        bench.reading()  # refused before anything is kept, if none fits, and if there are not as many clips
+    held = None if dry_run else bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
     record_settings(
         output, "score-voices", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
     )
-    if dry_run:
+    if held is None:
         bench.forecast(["in-domain"], [seed])
         return
     trained, _ = bench.train("in-domain", seed)
-    held = bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
     found: dict[str, dict[str, Interval]] = {}
     compared = weights_of_voices(bench.adaptations)
     for name, weights in compared.items():

@@ -99,7 +99,7 @@ def tabletop_prior_card(
     lpips = Lpips()
     ours, theirs = lpips(video, real).mean(1), lpips(last, real).mean(1)
 
-    two = of_two_tasks(model, num_clips, datasets)
+    two = of_two_tasks(model, min(num_clips, NUM_OF_TWO), datasets)
     own = which_text(two.texts, texts)
     other = opposite(own, tasks)
     rows = {
@@ -185,6 +185,10 @@ def opposite(asked: Tensor, tasks: list[str]) -> Tensor:
     if lonely := sorted({tasks[number] for number in asked.tolist()} - set(others)):
         raise ValueError(f"no task is the opposite of {', '.join(lonely)}; those that have one are {', '.join(others)}")
     return torch.tensor([tasks.index(others[tasks[number]]) for number in asked.tolist()])
+
+
+NUM_OF_TWO = 100
+"""Clips of two tasks that there are: one of each episode."""
 
 
 def of_two_tasks(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:

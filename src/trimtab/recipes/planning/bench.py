@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache, cached_property, partial
@@ -54,6 +54,9 @@ from trimtab.recipes.planning.results import EXPERT, TRUE_VIDEO
 from trimtab.recipes.planning.scales import SCALES, Scale, chosen
 from trimtab.recipes.record_metaworld import ROBOT
 from trimtab.training import Budget
+
+VIDEOS, LOSSES = "videos", "losses"
+"""The folders of what is no task's, among the cells."""
 
 SHOWN = 2
 """Episodes of each cell that are kept to be shown."""
@@ -199,7 +202,7 @@ class Bench:
         If they are alike, there is nothing to adapt.
         """
         trained, _ = self.train(ADAPTATIONS[IN_DOMAIN].training, seed)
-        _, held = self.held_out()
+        held = self.seen_clips()
         before, after = (held_out_loss(model, self.prior, held, num_draws=2) for model in (self.prior, trained))
         return {
             "method": IN_DOMAIN,
@@ -305,9 +308,15 @@ class Bench:
         """The experts at the novel tasks, that videos are compared with."""
         return self.clips("novel", self.size.novel, FIRST_CLIP, self.size.num_clips, how)
 
-    def held_out(self) -> tuple[Held, Held]:
-        """Those, and the experts at the seen tasks, for denoising. Raises ValueError if there are not as many."""
-        return self.novel_clips(), self.clips("seen-held", SEEN, FIRST_LOSS, self.size.num_clips)
+    def seen_clips(self) -> Held:
+        """The experts at the seen tasks, on which denoising is measured."""
+        return self.clips("seen-held", SEEN, FIRST_LOSS, self.size.num_clips)
+
+    def check_clips(self, kinds: Collection[str]) -> None:
+        """Raises ValueError if there are fewer clips than results of these kinds, `VIDEOS` or `LOSSES`, need."""
+        for kind, clips in ((VIDEOS, self.novel_clips), (LOSSES, self.seen_clips)):
+            if kind in kinds:
+                clips()
 
     def demonstrations(self) -> Demonstrations:
         return demonstrations(self.random_share, self.datasets, **self.scenery)
@@ -334,8 +343,7 @@ class Bench:
             ]:
                 raise ValueError(f"{folder} was trained with {', '.join(changed)}; move it away to train anew")
             return checkpoints.load(folder, training.build, self.prior), facts
-        for module in modules_of(self.prior):
-            module.cpu()  # where what is built, and what it draws to learn from, are; plans may have left it elsewhere
+        self.prior.cpu()  # where what is built, and what it draws to learn from, are; plans may have left it elsewhere
         torch.manual_seed(seed)
         model = training.build(self.prior, **training.options)
         episodes = self.demonstrations() if self.episodes is None else self.episodes

@@ -70,19 +70,14 @@ class Results:
         """Success at the seen or the novel tasks, of the seeds with which each of them was measured, as some are easier than
         others; text if there is none.
         """
-        tasks = {cell["task"] for cell in self.of(novel=novel)}
+        tasks = {cell["task"] for cell in self.of(novel=novel, random_share=share) if cell["method"] not in TRUTHS}
         found = self.of(method=method, random_share=share, novel=novel)
-        whole = {
-            cell["seed"]
-            for cell in found
-            if tasks == {other["task"] for other in found if other["seed"] == cell["seed"]}
-        }
-        return rate_of(*self.outcomes([cell for cell in found if cell["seed"] in whole]))
+        done = {seed: {cell["task"] for cell in found if cell["seed"] == seed} for seed in {c["seed"] for c in found}}
+        return rate_of(*self.outcomes([cell for cell in found if tasks <= done[cell["seed"]]]))
 
     def against(self, reference: str, method: str, **facts: Any) -> Interval | str:
         """By how much the share of successes is above another method's at the same starts and seeds, seeds averaged."""
-        seeds = self.seeds_of(method, reference, **facts)
-        ours, theirs = (by_start(*self.outcomes(self.with_seeds(name, seeds, **facts))) for name in (method, reference))
+        ours, theirs = (by_start(*self.outcomes(cells)) for cells in self.alike(method, reference, **facts))
         both = sorted(ours.keys() & theirs.keys())
         if len(both) < 2 or method == reference:
             return ""
@@ -90,29 +85,53 @@ class Results:
         return paired_interval(first, second, torch.tensor(both))
 
     def over_seeds(self, method: str, reference: str | None = None, **facts: Any) -> Interval | str:
-        """The share of successes over training seeds, or how far it is above another method's; text with fewer than two."""
+        """The share of successes over training seeds, or how far it is above another method's; text with fewer than two.
+
+        Of the tasks alone that were measured with all of these seeds.
+        """
         names = [method] if reference is None else [method, reference]
-        seeds = sorted(self.seeds_of(*names, **facts)) if reference != method else []
-        each = [[self.successes(method=name, seed=s, **facts)[0].mean().item() for s in seeds] for name in names]
+        if reference == method or set(names) & {*TRUTHS}:
+            return ""
+        cells = self.alike(*names, **facts)
+        seeds = sorted({cell["seed"] for cell in cells[0]})
+        tasks = (
+            set.intersection(*({c["task"] for c in cells[0] if c["seed"] == seed} for seed in seeds)) if seeds else ()
+        )
+        each = [
+            [
+                self.outcomes([c for c in some if c["seed"] == seed and c["task"] in tasks])[0].mean().item()
+                for seed in seeds
+            ]
+            for some in cells
+        ]
         means = each[0] if reference is None else [ours - theirs for ours, theirs in zip(*each, strict=True)]
-        return seed_interval(means) if len(means) > 1 else ""
+        return seed_interval(means) if len(means) > 1 and tasks else ""
 
-    def seeds_of(self, *methods: str, **facts: Any) -> set[int]:
-        """That all of these methods were measured with; a truth depends on none, and is there beside any."""
-        found = [{cell["seed"] for cell in self.of(method=name, **facts)} for name in methods if name not in TRUTHS]
-        return set.intersection(*found) if found else set()
+    def seeds_of(self, method: str, share: float) -> set[int]:
+        """That a method was measured with; a truth depends on none."""
+        return set() if method in TRUTHS else {cell["seed"] for cell in self.of(method=method, random_share=share)}
 
-    def with_seeds(self, method: str, seeds: set[int], **facts: Any) -> list[Cell]:
-        """The cells with these seeds; those of a truth as they are."""
-        return [cell for cell in self.of(method=method, **facts) if method in TRUTHS or cell["seed"] in seeds]
+    def alike(self, *methods: str, **facts: Any) -> list[list[Cell]]:
+        """The cells of each of these methods, of the tasks and seeds that all were measured with; a truth has no seed."""
+        found = [self.of(method=name, **facts) for name in methods]
+        places = [{(c["task"], c["seed"]) for c in cells if c["method"] not in TRUTHS} for cells in found]
+        tasks = set.intersection(*({c["task"] for c in cells} for cells in found))
+        common = set.intersection(*(some for some in places if some)) if any(places) else set()
+        return [
+            [c for c in cells if c["task"] in tasks and (c["method"] in TRUTHS or (c["task"], c["seed"]) in common)]
+            for cells in found
+        ]
 
     def at_share(self, method: str, share: float, beside: Sequence[float]) -> Interval | str:
         """Success on novel tasks by the share of random actions, on which the bare prior does not depend.
 
         Of the tasks and seeds alone that every method that was measured with all the shares beside it was measured with, as
-        their luck would else pass for a share's, or for a method's.
+        their luck would else pass for a share's, or for a method's. Where there are none, of all that there are.
         """
-        return rate_of(*self.outcomes(self.at(self.places(beside), method, 0.0 if method == PRIOR else share)))
+        share = 0.0 if method == PRIOR else share
+        if common := self.places(beside):
+            return rate_of(*self.outcomes(self.at(common, method, share)))
+        return self.rate(method=method, novel=True, random_share=share)
 
     def kept(self, method: str, share: float) -> Interval | str:
         """Which part of its success at novel tasks is left where so many actions are random, start states resampled.

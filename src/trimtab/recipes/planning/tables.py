@@ -33,8 +33,9 @@ def findings(results: Results) -> list[str]:
             over = results.over_seeds(best, other, novel=True, random_share=share)
             if isinstance(ahead, Interval):
                 few = f"; over training seeds by {over}{chance(over)}" if isinstance(over, Interval) else ""
-                side = "ahead of" if ahead.mean >= 0 else "at the same seeds behind"
-                said.append(f"It is {side} {other}, {planned[other]}, by {ahead}{chance(ahead)}{few}.")
+                said.append(f"It is ahead of {other}, {planned[other]}, by {ahead}{chance(ahead)}{few}.")
+    if best and (partly := [name for name in tried if name not in planned]):
+        said.append(f"Measured at some of the novel tasks only, and not compared there: {', '.join(partly)}.")
     for name in tried:
         if name in (INVERSE, LATE, AS_WRITTEN[1]):
             done = {task: mean(results.rate(method=name, task=task, random_share=share)) for task in results.tasks}
@@ -47,7 +48,8 @@ def findings(results: Results) -> list[str]:
     for name in tried if {0.0, 0.7} <= set(results.shares) else ():
         before, kept = (results.at_share(name, one, (0.0, 0.7)) for one in (0.0, 0.7))
         if isinstance(kept, Interval) and mean(before) > 0 and name != PRIOR:
-            part, within = kept.mean / mean(before), results.kept(name, 0.7)
+            within = results.kept(name, 0.7)
+            part = within.mean if isinstance(within, Interval) else kept.mean / mean(before)
             word = "at least" if part >= LEAST_KEPT else "less than"
             sure = not isinstance(within, Interval) or within.low >= LEAST_KEPT or within.high < LEAST_KEPT
             said.append(
@@ -65,7 +67,9 @@ def findings(results: Results) -> list[str]:
 
 
 def chance(ahead: Interval) -> str:
-    """What an interval that holds zero is to be taken for."""
+    """What a lead is to be taken for whose interval is not above zero."""
+    if ahead.high < 0:
+        return ", so that it is behind with the seeds of both"
     return "" if ahead.low > 0 else ", which is within the interval"
 
 
@@ -82,7 +86,7 @@ def success_table(results: Results) -> tuple[list[str], list[list[Any]]]:
         rows.append(
             [
                 method,
-                str(len(results.seeds_of(method, random_share=share)) or ""),
+                str(len(results.seeds_of(method, share)) or ""),
                 *(mean_text(results.rate(task=task, **facts)) for task in results.tasks),
                 results.group(method, share, novel=False),
                 results.group(method, share, novel=True),
