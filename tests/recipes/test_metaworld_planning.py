@@ -31,7 +31,7 @@ from trimtab.recipes._held import Held
 from trimtab.recipes.domains import metaworld
 from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, PLAYED, SEEN, UNPLAYED, VALIDATION, encoder
 from trimtab.recipes.domains.tabletop import astray_episodes, halfway_episodes, tabletop_episodes
-from trimtab.recipes.metaworld_planning import cells_in, metaworld_planning, methods_of, pieces_of
+from trimtab.recipes.metaworld_planning import metaworld_planning, pieces_of
 from trimtab.recipes.planning import bench as planning
 from trimtab.recipes.planning import continuations
 from trimtab.recipes.planning.adaptations import (
@@ -44,8 +44,10 @@ from trimtab.recipes.planning.adaptations import (
     PAPER,
     PRIOR,
     TRAININGS,
+    learning,
 )
 from trimtab.recipes.planning.bench import Bench
+from trimtab.recipes.planning.cells import cells_in
 from trimtab.recipes.planning.reader import reading
 from trimtab.recipes.planning.results import EXPERT, TRUTHS
 from trimtab.recipes.planning.scales import SCALES, Scale, chosen
@@ -196,8 +198,8 @@ def test_more_frames_may_be_imagined_than_are_played() -> None:
 
 
 def test_of_random_demonstrations_only_what_learns_from_them_is_planned_with() -> None:
-    assert methods_of(SCALES["tiny"], 0.0) == [*TRUTHS, *NORMALISED]
-    assert methods_of(SCALES["tiny"], 0.7) == [name for name in NORMALISED if name != PRIOR]
+    assert learning(SCALES["tiny"].methods, 0.0) == [*TRUTHS, *NORMALISED]
+    assert learning(SCALES["tiny"].methods, 0.7) == [name for name in NORMALISED if name != PRIOR]
     assert pieces_of([*TRUTHS, PRIOR, IN_DOMAIN], [0, 1]) == [
         *((name, 0) for name in TRUTHS),  # of which no model imagines anything
         *((name, seed) for name in (PRIOR, IN_DOMAIN) for seed in (0, 1)),
@@ -322,6 +324,12 @@ def test_choices_are_taken_for_the_same_prior_pace_and_sampling(tmp_path: Path) 
     path.write_text(json.dumps({INVERSE: {"guidance": 3.0, "strength": 1.5, "protocol": protocol}}))
     found = chosen(path, prior, size)[INVERSE]
     assert (found.guidance, found.strength, found.chosen) == (3.0, 1.5, True)
+    assert chosen(path, prior, size, random_share=0.7)[INVERSE] == found  # where nothing was chosen with this share
+    spoiled = {"guidance": 2.0, "strength": 0.1, "protocol": {**protocol, "random_share": 0.7}}
+    with_both = {**json.loads(path.read_text()), f"{INVERSE}, 70% random actions": spoiled}
+    (tmp_path / "both.json").write_text(json.dumps(with_both))
+    taken = {share: chosen(tmp_path / "both.json", prior, size, share)[INVERSE].strength for share in (0.0, 0.3, 0.7)}
+    assert taken == {0.0: 1.5, 0.3: 1.5, 0.7: 0.1}
     for own in ({"teraflops": 9.0}, {"num_clips": 2}, {"num_starts": 1}, {"num_plans": 3}):
         assert chosen(path, prior, size.but(own))[INVERSE].chosen
     pace = {"max_steps": 9}, {"action_repeat": 2}

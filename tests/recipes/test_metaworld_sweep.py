@@ -126,9 +126,9 @@ def test_strengths_are_tried_kept_and_chosen(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(continuations, "metaworld_episodes", lambda **settings: few)
     monkeypatch.setitem(planning.SCALES, "smoke", Scale(num_seeds=1, teraflops=0.02, num_steps=1))
 
-    def sweep(reader: str) -> None:
+    def sweep(reader: str, methods: tuple[str, ...] = (PRIOR, INVERSE), **options: Any) -> None:
         metaworld_sweep(
-            methods=(PRIOR, INVERSE), guidances=(1.0, 2.0), strengths=(1.0,), num_starts=1, num_clips=2,
+            methods=methods, guidances=(1.0, 2.0), strengths=(1.0,), num_starts=1, num_clips=2, **options,
             prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / f"{reader}.safetensors", datasets=tmp_path,
             planning=tmp_path / "planning", output=tmp_path / "sweep", record=tmp_path / "choices.json",
         )  # fmt: skip
@@ -140,6 +140,11 @@ def test_strengths_are_tried_kept_and_chosen(tmp_path: Path, monkeypatch: pytest
     assert [len(one["tried"]) for one in found.values()] == [2, 2]
     assert all(cell["spread"] > 0 and "FVD with given frames" not in cell for cell in found[INVERSE]["tried"])
     assert (tmp_path / "sweep" / "inverse-probabilistic-adaptation.png").exists()
+    sweep("reader", (INVERSE,), random_share=0.7)
+    with_share = json.loads((tmp_path / "sweep" / "choices.json").read_text())
+    assert with_share == {**found, f"{INVERSE}, 70% random actions": with_share[f"{INVERSE}, 70% random actions"]}
+    assert (tmp_path / "sweep" / "random-70" / "inverse-probabilistic-adaptation.png").exists()
+    assert (tmp_path / "planning" / "trainings" / "in-domain-0-70").is_dir()
     tiny = SCALES["tiny"].but({"num_steps": 1})
     ours = chosen(tmp_path / "choices.json", prior, tiny)
     assert (ours[INVERSE].guidance, ours[INVERSE].strength) == (found[INVERSE]["guidance"], 1.0)

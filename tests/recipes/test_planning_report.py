@@ -215,6 +215,8 @@ def test_cells_of_two_protocols_are_refused() -> None:
     again["protocol"] = {**again["protocol"], "own": {"guidance": 7.5, "chosen": True}}
     with pytest.raises(ValueError, match=r"in-domain only, seed 1, window-open .* differ in guidance"):
         Results([*CELLS, again])
+    again["random_share"] = 0.7  # for which it may be chosen anew
+    Results([*CELLS, again])
     with pytest.raises(ValueError, match="no finished cell"):
         Results([])
 

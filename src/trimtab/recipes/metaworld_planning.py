@@ -14,12 +14,13 @@ from trimtab.core.files import write_whole
 from trimtab.environments.metaworld import TEXTS
 from trimtab.priors import pixel_unet
 from trimtab.recipes.domains.metaworld import SEEN, VALIDATION
-from trimtab.recipes.planning.adaptations import ADAPTATIONS, IN_DOMAIN
-from trimtab.recipes.planning.bench import LOSSES, VIDEOS, Bench, cell_name
+from trimtab.recipes.planning.adaptations import ADAPTATIONS, IN_DOMAIN, learning
+from trimtab.recipes.planning.bench import Bench
+from trimtab.recipes.planning.cells import LOSSES, VIDEOS, cell_name, cells_in
 from trimtab.recipes.planning.continuations import LEAST_EPISODES
 from trimtab.recipes.planning.report import write_report
 from trimtab.recipes.planning.results import TRUTHS, Results, begun_from, check_alike, name_of, settings, shared
-from trimtab.recipes.planning.scales import SCALES, Scale, chosen
+from trimtab.recipes.planning.scales import SCALES, chosen
 from trimtab.training import record_settings
 
 
@@ -103,10 +104,11 @@ def metaworld_planning(
             f"{kept} is kept for choosing guidance and strength, by `trimtab metaworld-sweep`; name others"
         )
     frozen, console = pixel_unet.load(prior), Console()
+    adaptations = chosen(choices, frozen, size, random_share)
     bench = Bench(
-        frozen, size, reader, random_share, datasets, output, reader_weights, adaptations=chosen(choices, frozen, size)
+        frozen, size, reader, random_share, datasets, output, reader_weights, adaptations=adaptations
     )  # which refuses what has no sense before it is recorded as a setting
-    names = methods_of(size, random_share) if methods is None else methods
+    names = learning(size.methods, random_share) if methods is None else methods
     bench.check(names)
     numbers = range(size.num_seeds) if seeds is None else seeds
     todo = todo_of(bench, cells, size.tasks if tasks is None else tasks, names, numbers)
@@ -140,7 +142,7 @@ def check_kept(bench: Bench, cells: Path) -> None:
     bench.reading()
     for cell in (*cells_in(cells), *cells_in(cells / VIDEOS), *cells_in(cells / LOSSES)):
         expected = bench.record(cell["method"])
-        for part in (shared, settings):
+        for part in (shared, settings) if cell["random_share"] == bench.random_share else (shared,):
             check_alike(name_of(cell), part(cell), "what is asked for", part(expected))
         if "starts" in cell:
             check_alike(name_of(cell), begun_from(cell["starts"]), "what is asked for", begun_from(bench.starts))
@@ -187,23 +189,3 @@ def todo_of(bench: Bench, cells: Path, tasks: Sequence[str], names: Sequence[str
 def pieces_of(methods: Sequence[str], seeds: Sequence[int]) -> list[tuple[str, int]]:
     """Method and seed of what is played: where no model imagines anything, there is one seed, whichever are asked for."""
     return [(method, seed) for method in methods for seed in (seeds if method in ADAPTATIONS else [0])]
-
-
-def methods_of(size: Scale, random_share: float) -> list[str]:
-    """A scale's methods; of demonstrations with random actions only those that learn from them."""
-    learning = {name for name, how in ADAPTATIONS.items() if how.training}
-    return [name for name in size.methods if not random_share or name in learning]
-
-
-def cells_in(folder: Path) -> list[dict[str, Any]]:
-    """All cells, in the order of methods and tasks. Raises ValueError for a file that is none."""
-    found, order = [], [*TRUTHS, *ADAPTATIONS]
-    for path in sorted(folder.glob("*.json")):
-        try:
-            cell = json.loads(path.read_text())
-            found.append((order.index(cell["method"]), cell.get("task", ""), cell["seed"], cell))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path} is no cell of planning ({error!r}); move it away, or name another --cells"
-            ) from error
-    return [cell for *_, cell in sorted(found, key=lambda one: one[:3])]

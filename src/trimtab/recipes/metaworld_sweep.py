@@ -21,10 +21,12 @@ from trimtab.core.files import write_whole
 from trimtab.metrics.frames import Lpips
 from trimtab.recipes._held import Held
 from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, VALIDATION
-from trimtab.recipes.planning.adaptations import ADAPTATIONS, NORMALISED, Adaptation
-from trimtab.recipes.planning.bench import Bench, slug
+from trimtab.recipes.planning.adaptations import ADAPTATIONS, NORMALISED, Adaptation, learning
+from trimtab.recipes.planning.bench import Bench
+from trimtab.recipes.planning.cells import slug
 from trimtab.recipes.planning.continuations import LEAST_EPISODES, continued, video_distance
 from trimtab.recipes.planning.results import check_alike
+from trimtab.recipes.planning.scales import choice_name
 from trimtab.training import record_settings
 
 FVD = "FVD with given frames"
@@ -35,12 +37,13 @@ Samples = Float[Tensor, "sample clip time 3 height width"]
 
 def metaworld_sweep(
     *,
-    methods: Sequence[str] = NORMALISED,
+    methods: Sequence[str] | None = None,
     guidances: Sequence[float] = (2.5, 5.0, 7.5),
     strengths: Sequence[float] = (0.1, 0.5, 2.0),
     num_starts: int = 6,
     num_clips: int = 64,
     num_samples: int = 2,
+    random_share: float = 0.0,
     scale: Literal["smoke", "tiny", "paper"] = "smoke",
     teraflops: float | None = None,
     seed: int = 0,
@@ -60,13 +63,16 @@ def metaworld_sweep(
     not at all. What is finished is not done again, and the best is that of all that were tried in this output.
 
     Args:
-        methods: only these, or more; strengths are tried for those that have one.
+        methods: only these, or more; strengths are tried for those that have one. By default all whose weights are
+            normalised, and with random actions only those of them that learn from demonstrations.
         guidances: weights of classifier-free guidance, from 1, which is the told model alone, on.
         strengths: of the second voice.
         num_starts: start states of each task that are planned from.
         num_clips: recorded clips whose continuation is imagined; of 20 start states or more for FVD, else LPIPS counts. FVD
             of fewer than 64 says nothing but which of two models is nearer on these very clips.
         num_samples: imagined continuations of a clip whose spread is measured, from 2 on.
+        random_share: of the demonstrations' actions, 0 to 1, that are random instead of the expert's; what is chosen with it
+            is kept beside the other choices, and planning with this share takes it.
         scale: that the models were trained at, see `trimtab metaworld-planning`.
         teraflops: likewise, where it was not the scale's.
         seed: of the trainings, and of the noise.
@@ -83,6 +89,7 @@ def metaworld_sweep(
         record: a file from which planning reads choices; these are added to those in it, or take their place.
     """
     output = output or Path(f"runs/metaworld-sweep-{scale}")
+    methods = learning(NORMALISED, random_share) if methods is None else methods
     if unknown := [name for name in methods if name not in ADAPTATIONS]:
         raise ValueError(f"no methods {unknown}; there are: {', '.join(ADAPTATIONS)}")
     sensible = all(1 <= one < math.inf for one in guidances) and all(0 <= one < math.inf for one in strengths)
@@ -93,26 +100,28 @@ def metaworld_sweep(
         raise ValueError(f"a spread is that of 2 samples or more, not {num_samples}")
     counts = counted(num_starts=num_starts, num_clips=num_clips, num_samples=num_samples) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior}
-    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, reader_weights=reader_weights)
+    bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, None, reader_weights, random_share)
     bench.check(methods)
     if not dry_run:
         bench.reading()  # refused before anything is kept, if none fits, and if there are not as many clips
         bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)
     # More methods, guidances and strengths may be tried later.
+    folder = output / f"random-{round(100 * random_share)}" if random_share else output
     record_settings(
-        output, "metaworld-sweep", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
+        folder, "metaworld-sweep", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
     )
     if dry_run:
         bench.forecast([ADAPTATIONS[name].training for name in methods], [seed])
         return
+    shared = {"random_share": random_share} if random_share else {}
     for name in methods:
         how = bench.size.adaptations[name]
-        protocol = {**bench.protocol, **counts, "tasks": list(VALIDATION), "form": how.form()}
-        trials(name, protocol, output / "cells")  # refused before hours are spent, if one is of another protocol
+        protocol = {**bench.protocol, **counts, "tasks": list(VALIDATION), "form": how.form(), **shared}
+        trials(name, protocol, folder / "cells")  # refused before hours are spent, if one is of another protocol
         for guidance in guidances:
             for strength in strengths if how.strength is not None else (None,):
-                trial(bench, name, replace(how, guidance=guidance, strength=strength), protocol, output / "cells")
-        tried = trials(name, protocol, output / "cells")  # with those of before
+                trial(bench, name, replace(how, guidance=guidance, strength=strength), protocol, folder / "cells")
+        tried = trials(name, protocol, folder / "cells")  # with those of before
         for (guidance, strength), figures in tried.items():
             told = ", ".join(f"{figure} {value:.3g}" for figure, value in figures.items())
             print(f"{name}, guidance {guidance}, strength {strength}: {told}")
@@ -126,9 +135,9 @@ def metaworld_sweep(
         }
         for path in filter(None, (output / "choices.json", record)):
             known = json.loads(path.read_text()) if path.exists() else {}
-            write_whole(path, json.dumps(known | {name: found}, indent=1) + "\n")
-        draw(tried, name, output / f"{slug(name)}.png")
-        print(f"{name}: guidance {place[0]}, strength {place[1]}; picture in {output / f'{slug(name)}.png'}")
+            write_whole(path, json.dumps(known | {choice_name(name, random_share): found}, indent=1) + "\n")
+        draw(tried, choice_name(name, random_share), folder / f"{slug(name)}.png")
+        print(f"{name}: guidance {place[0]}, strength {place[1]}; picture in {folder / f'{slug(name)}.png'}")
         if further := at_the_edge(place, tried):
             print(f"[yellow]it lies at the edge of what was tried: it may pay to try {further}")
     print(f"plan by what was chosen: trimtab metaworld-planning --choices {output / 'choices.json'}")

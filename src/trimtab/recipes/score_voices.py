@@ -19,7 +19,8 @@ from trimtab.core.values import Weights
 from trimtab.metrics.intervals import Interval
 from trimtab.recipes.domains.metaworld import FIRST_CHECK, VALIDATION
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC, Adaptation
-from trimtab.recipes.planning.bench import Bench, slug
+from trimtab.recipes.planning.bench import Bench
+from trimtab.recipes.planning.cells import slug
 from trimtab.recipes.planning.continuations import continued
 from trimtab.recipes.planning.figures import bars, keep, kept, likeness, table
 from trimtab.training import record_settings

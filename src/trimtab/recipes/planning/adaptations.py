@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -225,6 +225,12 @@ ADAPTATIONS: dict[str, Adaptation] = {
     AS_WRITTEN[0]: Adaptation("in-domain", probabilistic, strength=0.1, normalise=False),
     AS_WRITTEN[1]: Adaptation("in-domain", inverse, strength=0.5, normalise=False),
 }
+
+
+def learning(methods: Iterable[str], random_share: float) -> list[str]:
+    """Of these methods those that depend on the demonstrations, where a share of their actions is random; else all."""
+    return [name for name in methods if not random_share or (name in ADAPTATIONS and ADAPTATIONS[name].training)]
+
 
 NEGATIVE = "bad quality, worse quality"
 PAPER: dict[str, Adaptation] = {

@@ -47,6 +47,7 @@ from trimtab.recipes.planning.adaptations import (
     Demonstrations,
     Training,
 )
+from trimtab.recipes.planning.cells import LOSSES, VIDEOS, cell_name
 from trimtab.recipes.planning.continuations import continued, expert_clips, video_distance
 from trimtab.recipes.planning.figures import share
 from trimtab.recipes.planning.reader import reading
@@ -55,20 +56,8 @@ from trimtab.recipes.planning.scales import SCALES, Scale, chosen
 from trimtab.recipes.record_metaworld import ROBOT
 from trimtab.training import Budget
 
-VIDEOS, LOSSES = "videos", "losses"
-"""The folders of what is no task's, among the cells."""
-
 SHOWN = 2
 """Episodes of each cell that are kept to be shown."""
-
-
-def cell_name(task: str, method: str, seed: int, random_share: float) -> str:
-    return f"{task}--{slug(method)}--{seed}--{round(100 * random_share)}.json"
-
-
-def slug(name: str) -> str:
-    """The name of a method as a file's."""
-    return name.lower().replace("'", "").replace(",", "").replace(" ", "-")
 
 
 @dataclass(frozen=True)
@@ -128,13 +117,13 @@ class Bench:
         teraflops: float | None,
         choices: Path | None = None,
         reader_weights: Path | None = None,
+        random_share: float = 0.0,
     ) -> Bench:
         """That of `trimtab metaworld-planning` with these options, whose trainings are shared."""
         frozen, size = pixel_unet.load(prior), SCALES[scale].but({"teraflops": teraflops})
         folder = planning or Path(f"runs/metaworld-planning-{scale}")
-        return cls(
-            frozen, size, reader, 0.0, datasets, folder, reader_weights, adaptations=chosen(choices, frozen, size)
-        )
+        made = chosen(choices, frozen, size, random_share)
+        return cls(frozen, size, reader, random_share, datasets, folder, reader_weights, adaptations=made)
 
     @cached_property
     def side(self) -> int:

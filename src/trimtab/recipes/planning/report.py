@@ -11,6 +11,7 @@ from torch import Tensor
 from trimtab.core.files import write_whole
 from trimtab.networks import storage
 from trimtab.recipes.planning.results import EXPERT, Results, shared
+from trimtab.recipes.planning.scales import choice_name
 from trimtab.recipes.planning.tables import (
     ahead_table,
     blame_table,
@@ -77,7 +78,11 @@ def write_report(path: Path, results: Results, *, pictures: Path) -> Path:
         if strips:
             report.strips(strips, task, labels=["first start"], stills=[0])
             film_strip(strips, scale=1).save(path.with_name(f"{task}.png"), optimize=True)
-    own = {cell["method"]: cell["protocol"]["own"] for cell in results.cells if cell["protocol"]["own"]}
+    own = {
+        choice_name(cell["method"], cell["random_share"]): cell["protocol"]["own"]
+        for cell in results.cells
+        if cell["protocol"]["own"]
+    }
     report.settings({**shared(first), **own, **first["versions"]})
     write_whole(path.with_name("table.md"), "\n".join(written))
     return report.write(path)

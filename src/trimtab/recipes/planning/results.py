@@ -34,14 +34,14 @@ class Results:
     def __init__(self, cells: Sequence[Cell], videos: Sequence[Cell] = (), losses: Sequence[Cell] = ()) -> None:
         if not cells:
             raise ValueError("there is no finished cell to report; run the command first")
-        own: dict[str, Cell] = {}
+        own: dict[tuple[str, float], Cell] = {}
         begun: dict[str, Cell] = {}
         for cell in cells:
             first = begun.setdefault(cell["task"], cell)
             check_alike(name_of(cell), begun_from(cell["starts"]), name_of(first), begun_from(first["starts"]))
         for cell in (*cells, *videos, *losses):
             check_alike(name_of(cell), shared(cell), name_of(cells[0]), shared(cells[0]))
-            first = own.setdefault(cell["method"], cell)
+            first = own.setdefault((cell["method"], cell["random_share"]), cell)
             check_alike(name_of(cell), settings(cell), name_of(first), settings(first))
         self.cells, self.videos, self.losses = cells, videos, losses
         self.methods = list(dict.fromkeys(cell["method"] for cell in cells))

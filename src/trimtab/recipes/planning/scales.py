@@ -132,16 +132,17 @@ SCALES = {
 }  # fmt: skip
 
 
-def chosen(path: Path | None, prior: PixelUNet, size: Scale) -> dict[str, Adaptation]:
+def chosen(path: Path | None, prior: PixelUNet, size: Scale, random_share: float = 0.0) -> dict[str, Adaptation]:
     """A scale's adaptations, with what was chosen for them beside this prior; the others stay as they are.
 
     What was chosen at another pace, of videos that were sampled otherwise, or for another form of the method, is not taken;
-    how long was trained may differ.
+    how long was trained may differ. Where nothing was chosen with this share of random actions, what was with none is taken.
 
     Args:
         path: of the choices; None for those of the package, if it has any.
         prior: that is adapted.
         size: whose pace and sampling they have to be of.
+        random_share: of the demonstrations' actions.
 
     Raises:
         ValueError: a file was named that is not there, or that holds no choice for this.
@@ -151,13 +152,13 @@ def chosen(path: Path | None, prior: PixelUNet, size: Scale) -> dict[str, Adapta
     named, path = path is not None, path or CHOICES
     found = json.loads(path.read_text()) if path.exists() else {}
     ours = {"prior": prior.fingerprint, "look": asdict(ROBOT), **size.pace, **size.sampled}
+    made = dict(size.adaptations)
     try:
-        made = {
-            name: replace(how, guidance=found[name]["guidance"], strength=found[name]["strength"], chosen=True)
-            if name in found and holds({**ours, "form": how.form()}, found[name]["protocol"])
-            else how
-            for name, how in size.adaptations.items()
-        }
+        for name, how in size.adaptations.items():
+            for key in (name, choice_name(name, random_share)):
+                if key in found and holds({**ours, "form": how.form()}, found[key]["protocol"]):
+                    one = found[key]
+                    made[name] = replace(how, guidance=one["guidance"], strength=one["strength"], chosen=True)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no choices of `trimtab metaworld-sweep` ({error!r})") from error
     if named and not any(how.chosen for how in made.values()):
@@ -166,6 +167,11 @@ def chosen(path: Path | None, prior: PixelUNet, size: Scale) -> dict[str, Adapta
             "these, or name no --choices"
         )
     return made
+
+
+def choice_name(method: str, random_share: float) -> str:
+    """What a choice is called in its file: the method, with the share of random actions, if there are any."""
+    return f"{method}, {random_share:.0%} random actions" if random_share else method
 
 
 def holds(asked: Mapping[str, Any], protocol: Mapping[str, Any]) -> bool:
