@@ -457,7 +457,8 @@ def test_cells_of_another_reader_are_refused_before_anything_is_trained(
     def refused(because: str, **protocol: object) -> None:
         starts = protocol.pop("starts", None) or Bench(prior, SCALES["smoke"], reader, 0.0, tmp_path, tmp_path).starts
         made = {**record["protocol"], **protocol}
-        cell = {"method": INVERSE, "task": "door-close", "seed": 0, "starts": starts, "protocol": made}
+        facts = {"method": INVERSE, "task": "door-close", "seed": 0, "random_share": 0.0}
+        cell = {**facts, "starts": starts, "protocol": made}
         (cells / "one.json").write_text(json.dumps(cell))
         with pytest.raises(ValueError, match=because):
             metaworld_planning(

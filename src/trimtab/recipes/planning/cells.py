@@ -28,9 +28,10 @@ def cells_in(folder: Path) -> list[dict[str, Any]]:
     for path in sorted(folder.glob("*.json")):
         try:
             cell = json.loads(path.read_text())
-            found.append((order.index(cell["method"]), cell.get("task", ""), cell["seed"], cell))
+            place = order.index(cell["method"]), cell.get("task", ""), cell["seed"], cell["random_share"]
+            found.append((place, cell))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is no cell of planning ({error!r}); move it away, or name another --cells"
             ) from error
-    return [cell for *_, cell in sorted(found, key=lambda one: one[:3])]
+    return [cell for _, cell in sorted(found, key=lambda one: one[0])]
