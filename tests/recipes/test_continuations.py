@@ -31,6 +31,7 @@ def test_every_clip_is_imagined_from_its_own_start_and_words() -> None:
 
     first, again, other = (continued(prior, sample, held, seed) for seed in (0, 0, 1))
     assert first.shape == held.clip.video.shape
+    assert (first.min(), first.max()) == (-1, 1)  # noise goes beyond
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     for name in ("context", "text"):

@@ -71,12 +71,14 @@ def expert_clips(
 
 @torch.no_grad()
 def continued(denoiser: Denoiser, sample: Callable[..., Video], held: Held, seed: int) -> Video:
-    """What follows the first frames of clips, by ``sample(denoiser, noise, given)``."""
+    """What follows the first frames of clips, by ``sample(denoiser, noise, given)``, as frames in [-1, 1]: where weights do
+    not sum to one, nothing is clamped on the way.
+    """
     noise = sampling.start_noise(tuple(held.clip.video.shape[1:]), seed, held.indices.tolist())
     parts = range(0, len(noise), PART)
     return torch.cat(
         [sample(denoiser, noise[i : i + PART], held.part(i, PART).given.without("actions")) for i in parts]
-    )
+    ).clamp(-1, 1)
 
 
 def video_distance(imagined: Video, held: Held, cache: Path | None = None) -> Interval:
