@@ -93,14 +93,16 @@ class Stills:
     def draw(self, seed: int, step: int, num: int) -> np.ndarray:
         """Random numbers of stills (num,), every other of the subject's, a function of (seed, step) alone.
 
-        In a draw none comes twice before all of its kind have come; odd steps begin with the class, so that draws of one do
-        not see the subject alone.
+        In a draw none comes twice before all of its kind have come. Of an odd number every other draw begins with the class,
+        so that draws of one do not see the subject alone.
         """
         generator, numbers = np.random.default_rng([seed, step]), np.empty(num, np.int64)
-        for turn, kind in enumerate((range(self.num_subject), range(self.num_subject, len(self)))):
-            if num % 2:
-                turn = (turn + step) % 2
-            numbers[turn::2] = np.resize(generator.permutation(kind), len(numbers[turn::2]))
+        first = step % 2 if num % 2 else 0
+        for kind, places in (
+            (range(self.num_subject), numbers[first::2]),
+            (range(self.num_subject, len(self)), numbers[1 - first :: 2]),
+        ):
+            places[:] = np.resize(generator.permutation(kind), len(places))
         return numbers
 
     def batch(self, indices: Sequence[int] | np.ndarray | Tensor, num_frames: int | None = None) -> Clip:

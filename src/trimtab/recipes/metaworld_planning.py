@@ -62,8 +62,7 @@ def metaworld_planning(
             all, and a composition "as written" is not normalised. By default the scale's, and with random actions only
             those of them that train something, as the others see no demonstrations.
         tasks: only these, or others of the 32 that are recorded, but for the one that is kept for choosing; those that no
-            demonstration shows count as novel. The card
-            of the prior that ships names the 16 that it has seen.
+            demonstration shows count as novel. The card of the prior that ships names the 16 that it has seen.
         seeds: only these, of weights, batches and the noise of what is imagined.
         random_share: of the demonstrations' actions, 0 to 1, that are random instead of the expert's. Runs with other shares
             go into the same output, and the page shows all.

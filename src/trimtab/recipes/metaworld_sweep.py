@@ -105,18 +105,20 @@ def metaworld_sweep(
     if not dry_run:
         bench.reading()  # refused before anything is kept, if none fits, and if there are not as many clips
         bench.clips("validation", VALIDATION, FIRST_VALIDATION, num_clips)
-    # More methods, guidances and strengths may be tried later.
     folder = output / f"random-{round(100 * random_share)}" if random_share else output
+    # More methods, guidances and strengths may be tried later.
     record_settings(
         folder, "metaworld-sweep", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
     )
     if dry_run:
         bench.forecast([ADAPTATIONS[name].training for name in methods], [seed])
         return
-    shared = {"random_share": random_share} if random_share else {}
+    measured = {**bench.protocol, **counts, "tasks": list(VALIDATION)}
+    if random_share:  # what was chosen before it could be asked for does not say it
+        measured["random_share"] = random_share
     for name in methods:
         how = bench.size.adaptations[name]
-        protocol = {**bench.protocol, **counts, "tasks": list(VALIDATION), "form": how.form(), **shared}
+        protocol = {**measured, "form": how.form()}
         trials(name, protocol, folder / "cells")  # refused before hours are spent, if one is of another protocol
         for guidance in guidances:
             for strength in strengths if how.strength is not None else (None,):

@@ -72,9 +72,7 @@ def motion_isolation(
     output = output or Path(f"runs/motion-isolation-{scale}")
     settings = {**counted(num_clips=num_clips), "scale": scale, "teraflops": teraflops, "seed": seed}
     bench = Bench.opened(scale, prior, None, datasets, planning, teraflops, choices)  # nothing is planned or read
-    held = (
-        None if dry_run else bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
-    )  # refused before anything is kept
+    held = None if dry_run else bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
     record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices}, dry_run=dry_run)
     customised = bench.adaptations[CUSTOMIZED]
     if held is None:

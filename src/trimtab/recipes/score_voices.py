@@ -65,9 +65,9 @@ def score_voices(
 ) -> None:
     """Plan validation tasks with every voice alone, guided, and together, and compare what they imagine with recordings.
 
-    All are divided by the sum of their weights, also at the scale of the paper, which does not.
-    Start states are others than those on which guidance and strength were chosen. What is finished is not done again. An
-    interval has no width where every start state ends alike.
+    All are divided by the sum of their weights, also at the scale of the paper, which does not do so. Start states are
+    others than those on which guidance and strength were chosen. What is finished is not done again. An interval has no
+    width where every start state ends alike.
 
     Args:
         num_starts: start states of each task that are planned from.

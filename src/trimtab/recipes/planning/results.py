@@ -92,20 +92,18 @@ class Results:
         names = [method] if reference is None else [method, reference]
         if reference == method or set(names) & {*TRUTHS}:
             return ""
-        cells = self.alike(*names, **facts)
-        seeds = sorted({cell["seed"] for cell in cells[0]})
-        tasks = (
-            set.intersection(*({c["task"] for c in cells[0] if c["seed"] == seed} for seed in seeds)) if seeds else ()
-        )
-        each = [
-            [
-                self.outcomes([c for c in some if c["seed"] == seed and c["task"] in tasks])[0].mean().item()
-                for seed in seeds
-            ]
-            for some in cells
+        found = self.alike(*names, **facts)
+        seeds = sorted({cell["seed"] for cell in found[0]})
+        tasks = [{cell["task"] for cell in found[0] if cell["seed"] == seed} for seed in seeds]
+        common = set.intersection(*tasks) if tasks else set()
+        if len(seeds) < 2 or not common:
+            return ""
+        alike = [[cell for cell in cells if cell["task"] in common] for cells in found]
+        means = [
+            [self.outcomes([cell for cell in cells if cell["seed"] == seed])[0].mean().item() for seed in seeds]
+            for cells in alike
         ]
-        means = each[0] if reference is None else [ours - theirs for ours, theirs in zip(*each, strict=True)]
-        return seed_interval(means) if len(means) > 1 and tasks else ""
+        return seed_interval([ours - sum(theirs) for ours, *theirs in zip(*means, strict=True)])
 
     def seeds_of(self, method: str, share: float) -> set[int]:
         """That a method was measured with; a truth depends on none."""
