@@ -29,7 +29,7 @@ def test_every_clip_is_imagined_from_its_own_start_and_words() -> None:
         asked.append(given)
         return noise
 
-    first, again, other = (continued(prior, sample, held, seed) for seed in (0, 0, 1))
+    first, again, other = (continued(prior, prior, sample, held, seed) for seed in (0, 0, 1))
     assert first.shape == held.clip.video.shape
     assert (first.min(), first.max()) == (-1, 1)  # noise goes beyond
     assert torch.equal(first, again)

@@ -22,7 +22,7 @@ from trimtab.priors import pixel_unet
 from trimtab.recipes import metaworld_benchmark as recipe
 from trimtab.recipes.benchmark.bench import cells_in
 from trimtab.recipes.benchmark.methods import METHODS
-from trimtab.recipes.benchmark.robots import ROBOT_METHODS, SCHEDULE, copies_of, held_of, patch_of, robot_trainings
+from trimtab.recipes.benchmark.robots import ROBOT_METHODS, SCHEDULE, copies_of, held_of, robot_trainings
 from trimtab.recipes.domains import metaworld
 from trimtab.recipes.metaworld_benchmark import SCALES, metaworld_benchmark, seeds_of
 
@@ -118,7 +118,7 @@ def test_all_weights_of_the_prior_are_trained_at_a_rate_of_their_own(finished: F
         for cell in cells_in(finished.cells, ROBOT_METHODS)
     }
     assert rates == {**dict.fromkeys(TRIED, 1e-3), "frozen prior": None, "finetuning with language": 1e-4}
-    trainings = robot_trainings(8, rate=3e-3, finetuning=2e-5)
+    trainings = robot_trainings(tabletop.prior(), rate=3e-3, finetuning=2e-5)
     assert {name for name, training in trainings.items() if training.rates == (2e-5,)} == {
         "finetune", "finetune-language",
     }  # fmt: skip
@@ -154,7 +154,7 @@ def test_what_is_finished_is_not_done_again(finished: Finished) -> None:
 def test_language_is_heard_by_finetuning_with_it_alone(finished: Finished) -> None:
     folder = finished.folder / "run" / "trainings"
     assert (folder / "finetune-language-0").is_dir()
-    trainings = robot_trainings(8)
+    trainings = robot_trainings(tabletop.prior())
     model, _ = trainings["finetune-language"].assembled(tabletop.prior(), 0, {"action_dim": 4})
     assert isinstance(model, Finetune)
     assert model.uses == {"context", "text"}
@@ -167,15 +167,15 @@ def test_language_is_heard_by_finetuning_with_it_alone(finished: Finished) -> No
 def test_all_methods_but_the_variations_are_there(finished: Finished) -> None:
     usual = {name for name, method in METHODS.items() if method.varies is None}
     assert set(ROBOT_METHODS) == usual | {"finetuning with language"}
-    assert {method.training for method in ROBOT_METHODS.values()} - {None} == set(robot_trainings(4))
+    assert {method.training for method in ROBOT_METHODS.values()} - {None} == set(robot_trainings(tabletop.prior()))
     prior = pixel_unet.load(finished.settings["prior"])
-    for training in robot_trainings(patch_of(prior)).values():
+    for training in robot_trainings(prior).values():
         training.assembled(prior, 0, {"action_dim": 4})
 
 
 def test_beside_a_prior_that_copies_what_is_trained_can_do_so_too() -> None:
     prior = tabletop.prior()
-    trainings = robot_trainings(patch_of(prior), copies=copies_of(prior))
+    trainings = robot_trainings(prior)
     fitting = trainings.keys() - {"controlnet-small"}  # which is not of this prior's depth
     models = {name: trainings[name].assembled(prior, 0, {"action_dim": 4})[0] for name in fitting}
     copying = {

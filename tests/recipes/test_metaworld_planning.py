@@ -542,5 +542,5 @@ def test_the_papers_scale_trains_as_long_as_the_paper_at_its_size(tmp_path: Path
         16,
         60_000,
     )
-    model = training.build(prior, **training.options)
+    model = training.made(prior)
     assert 20e6 < sum(value.numel() for value in model.parameters()) < 200e6  # the paper's has 109 million

@@ -63,9 +63,9 @@ def test_motion_is_kept_where_only_looks_change(held: Held) -> None:
 
 
 def test_a_word_is_added_to_each_text(held: Held) -> None:
-    again = retold(held, "")
+    again = retold(held, tabletop.prior(), "")
     torch.testing.assert_close(again.texts, held.texts)
-    named = retold(held, " with a [D] robot arm")
+    named = retold(held, tabletop.prior(), " with a [D] robot arm")
     assert (named.texts != held.texts).flatten(1).any(1).all()
     torch.testing.assert_close(named.clip.video, held.clip.video)
 

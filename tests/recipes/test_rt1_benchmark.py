@@ -9,12 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
-from tiny import tabletop
+from tiny import mine, tabletop
 from tiny.rlds_files import rt1_episode, write_set
 from trimtab.adapters.classifier_guidance import ReadingLoss
-from trimtab.core.values import Video
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
@@ -31,30 +29,21 @@ from trimtab.recipes.benchmark.inspection import Imaginer
 from trimtab.recipes.benchmark.robots import EMBEDDED_SIZES, ROBOT_METHODS, held_of
 from trimtab.recipes.import_rlds import rlds_episodes
 from trimtab.recipes.metaworld_judge import metaworld_judge
-from trimtab.recipes.rt1_benchmark import ACTION, FRAMES, SCALES, check_fits, idle, rt1_benchmark, trainings_beside
-
-
-class Unshuffled:
-    """A lossless codec: squares of pixels as channels, half as bright."""
-
-    space = "squares of two pixels, halved"
-    frames_per_latent = 1
-
-    def encode(self, frames: Video) -> Video:
-        return functional.pixel_unshuffle(frames.flatten(0, 1) / 2, 2).unflatten(0, frames.shape[:2])
-
-    def decode(self, latents: Video) -> Video:
-        return functional.pixel_shuffle(latents.flatten(0, 1) * 2, 2).unflatten(0, latents.shape[:2])
+from trimtab.recipes.rt1_benchmark import (
+    ACTION,
+    FRAMES,
+    SCALES,
+    SCHEDULES,
+    check_fits,
+    idle,
+    rt1_benchmark,
+    trainings_beside,
+)
 
 
 def latent_prior() -> PixelUNet:
     """Of 3 frames of 32 x 64 as latents, from one."""
-    made = tabletop.prior(
-        {**tabletop.SIZES, "patch": 4}, num_frames=3, frame_shape=(12, 16, 32), schedule=recipe.SCHEDULES["paper"]
-    )
-    made.codec = Unshuffled()  # type: ignore[assignment]
-    made.space = made.codec.space
-    return made
+    return mine.of_latents(32, 64, num_frames=3, schedule=SCHEDULES["paper"])
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +105,6 @@ def test_parts_are_apart_and_share_the_statistics_of_training(run: Path) -> None
 def test_the_papers_settings_run_with_latents_and_a_judge(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(pixel_unet, "load", lambda name, schedule: asked.append(schedule) or latent_prior())
     monkeypatch.setitem(FRAMES, "paper", (32, 64))
     monkeypatch.setattr(recipe, "PAPER_SIZES", EMBEDDED_SIZES)  # but its adapters, whose steps take seconds
     shorter = replace(SCALES["paper"], lengths=(3,), avid_steps=3, batch_size=2, num_steps=3)
@@ -125,7 +112,8 @@ def test_the_papers_settings_run_with_latents_and_a_judge(
     monkeypatch.setattr("trimtab.recipes.benchmark.inspection.NUM_ASKED", 3)
     monkeypatch.setattr("trimtab.metrics.evaluation.LEAST_LEVELS", 2)
     methods = ("from scratch", "AVID", "finetuning with language")
-    run = partial(rt1_benchmark, folder, scale="paper", num_clips=3, num_episodes=10, datasets=tmp_path / "datasets")
+    own: dict[str, Any] = {"prior": f"{__name__}:latent_prior", "datasets": tmp_path / "datasets"}
+    run = partial(rt1_benchmark, folder, scale="paper", num_clips=3, num_episodes=10, **own)
     run(methods=(), dry_run=True, output=tmp_path / "dry")
     train = partial(metaworld_judge, held_out=0.2, num_steps=2, batch_size=2, width=4, frame_size=16)
     (training,) = (tmp_path / "datasets").glob("*-training-10-32x64")
@@ -133,7 +121,7 @@ def test_the_papers_settings_run_with_latents_and_a_judge(
     run(methods=methods, judge=tmp_path / "judge" / "judge.safetensors", output=tmp_path / "run")
     cells = {path.stem: Evaluation.from_json(path.read_text()) for path in (tmp_path / "run" / "cells").iterdir()}
     assert len(cells) == 3
-    assert set(asked) == {"scaled linear, zero terminal SNR"}
+    assert SCHEDULES["paper"] == "scaled linear, zero terminal SNR"
     for cell in cells.values():
         name = cell.protocol["notes"]["method"]
         error, ratio = (cell.figure(name, metric).overall.mean for metric in ("action error", "action error ratio"))

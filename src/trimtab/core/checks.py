@@ -25,10 +25,15 @@ def check_level(name: str, level: int, num_levels: int) -> None:
         raise ValueError(f"{name} is a level, 0 .. {num_levels - 1}, got {level}")
 
 
+def is_open(prior: object) -> bool:
+    """Whether the weights of this prior are within reach."""
+    # Not by isinstance with OpenPrior, which in Python 3.11 reads every property, the hash of all weights among them.
+    return all(hasattr(type(prior), name) for name in ("told_actions", "controller", "channels", "temporal"))
+
+
 def check_open(prior: object, method: str) -> None:
     """Raises TypeError unless the weights of this prior are within reach."""
-    # Not by isinstance with OpenPrior, which in Python 3.11 reads every property, the hash of all weights among them.
-    if not all(hasattr(type(prior), name) for name in ("told_actions", "controller", "channels", "temporal")):
+    if not is_open(prior):
         raise TypeError(
             f"{method} needs a prior whose weights are within reach (an OpenPrior), which {type(prior).__name__} is not; "
             "AVID and product_of_experts work beside any prior"

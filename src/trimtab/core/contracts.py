@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -63,7 +63,16 @@ class NoiseSchedule(Protocol):
     """Noise levels from nearly clean to pure noise."""
 
     @property
+    def name(self) -> str: ...
+
+    @property
     def num_levels(self) -> int: ...
+
+    @property
+    def alphas(self) -> Tensor: ...
+
+    @property
+    def sigmas(self) -> Tensor: ...
 
     @property
     def may_be_pure(self) -> bool: ...
@@ -109,6 +118,14 @@ class Prior(Denoiser, ClipSpace, Protocol):
     @property
     def fingerprint(self) -> str:
         """Hash of the weights, by which an adapter recognises its prior."""
+
+
+@runtime_checkable
+class EncodesText(Protocol):
+    """A prior that is told in words, and brings what makes token states of them."""
+
+    def encode_text(self, sentences: Sequence[str]) -> Tensor:
+        """(sentence, token, feature) floats, what `Conditioning.text` is of. A sentence has one answer in any company."""
 
 
 @runtime_checkable

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trimtab.core.companions import Accompanied
-from trimtab.core.contracts import Codec, Denoiser, Mixing
+from trimtab.core.contracts import Codec, Denoiser, Mixing, NoiseSchedule
 from trimtab.core.values import Clip, Fact, Prediction, Video
 from trimtab.diffusion.noise import gaussian_noise, uniform_integers
-from trimtab.diffusion.schedules import Schedule
 
 Loss = Callable[[Prediction, Video, Video], Float[Tensor, " batch"]]
 
@@ -159,7 +158,7 @@ class DenoisingLoss(Accompanied):
     def __init__(
         self,
         denoiser: Denoiser,
-        schedule: Schedule,
+        schedule: NoiseSchedule,
         *,
         loss: Loss = velocity_loss,
         seed: int = 0,

@@ -18,10 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trimtab.core.contracts import BoundDenoiser, Denoiser
+from trimtab.core.contracts import BoundDenoiser, Denoiser, NoiseSchedule
 from trimtab.core.values import Conditioning, NoiseLevel, Prediction, Video
 from trimtab.diffusion.noise import gaussian_noise
-from trimtab.diffusion.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ Progress = Callable[[Sequence[Step]], Iterable[Step]]
 
 
 def pairs(
-    schedule: Schedule,
+    schedule: NoiseSchedule,
     num_steps: int,
     *,
     spacing: Literal["leading", "trailing", "linspace"] = "trailing",

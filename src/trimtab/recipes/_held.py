@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from trimtab.core.contracts import Denoiser
+from trimtab.core.contracts import Denoiser, Prior
 from trimtab.core.values import Clip, Conditioning, Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import DenoisingLoss
-from trimtab.priors.pixel_unet import PixelFrames, PixelUNet
+from trimtab.priors.pixel_unet import PixelFrames
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def modules_of(denoiser: Any) -> list[nn.Module]:
 
 
 @torch.no_grad()
-def held_out_loss(model: Denoiser, prior: PixelUNet, held: Held, num_draws: int = 1, batch_size: int = 32) -> Tensor:
+def held_out_loss(model: Denoiser, prior: Prior, held: Held, num_draws: int = 1, batch_size: int = 32) -> Tensor:
     """The velocity loss on each held-out clip, (clip,), the same noise for every model, averaged over draws."""
     task = DenoisingLoss(model, prior.schedule, seed=12345, codec=prior.codec, departing=False)
     total = torch.zeros(len(held.indices))
@@ -117,21 +117,25 @@ def held_out_loss(model: Denoiser, prior: PixelUNet, held: Held, num_draws: int 
     return total / num_draws
 
 
-def mean_loss(model: Denoiser, prior: PixelUNet, held: Held) -> dict[str, float]:
+def mean_loss(model: Denoiser, prior: Prior, held: Held) -> dict[str, float]:
     """One figure for the curve."""
     return {"held_out_loss": held_out_loss(model, prior, held).mean().item()}
 
 
 def sampler(
-    prior: PixelUNet, num_steps: int, sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
+    prior: Prior, num_steps: int, sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
 ) -> Callable[..., Video]:
     """From noise to a clip in `num_steps` calls of the denoiser: ``sample(denoiser, noise, given)``.
 
     What is believed of frames is clamped to -1 .. 1, of latents it is not. The denoiser is asked on `device()`, and the clip
     is where the noise was.
     """
-    clamp = (-1.0, 1.0) if prior.codec.space == PixelFrames.space else None
-    return partial(sampled, sample, pairs=sampling.pairs(prior.schedule, num_steps), clamp=clamp)
+    return partial(sampled, sample, pairs=sampling.pairs(prior.schedule, num_steps), clamp=bounds(prior))
+
+
+def bounds(prior: Prior) -> tuple[float, float] | None:
+    """Between which what is believed of frames is kept; latents have none."""
+    return (-1.0, 1.0) if prior.codec.space == PixelFrames.space else None
 
 
 def sampled(

@@ -21,11 +21,10 @@ from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.metrics.text_match import TextMatch, prefers, which_text
 from trimtab.networks import storage
 from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes.domains.metaworld import LINGER, SEEN, SIZE, VALIDATION, encoder, place
+from trimtab.recipes.domains.metaworld import LINGER, SEEN, SIZE, VALIDATION, encoder, place, words_of
 from trimtab.recipes.domains.tabletop import WORDS
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, FINETUNED
 from trimtab.recipes.planning.bench import Bench
-from trimtab.recipes.planning.continuations import continued
 from trimtab.recipes.planning.figures import keep, kept, share, table
 from trimtab.recipes.record_metaworld import metaworld_episodes
 from trimtab.recipes.tabletop_prior_card import of_two_tasks, opposite, trained_judge
@@ -68,7 +67,8 @@ def finetuning_forgets(
         scale: of each training, see `trimtab metaworld-planning`.
         teraflops: likewise, instead of the scale's.
         seed: of the trainings, and of the noise.
-        prior: the name of a prior that ships with the package, or the path of one, that hears texts.
+        prior: the name of a prior that ships with the package, the path of one, or ``module:function`` (docs/your_model.md);
+            it hears texts.
         reader: inverse dynamics, a file of `trimtab inverse-dynamics`; by default those that come with the package.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         choices: the guidance that `trimtab metaworld-sweep` chose beside this prior, from other start states, for plans that
@@ -88,20 +88,21 @@ def finetuning_forgets(
         raise ValueError(
             f"texts are judged, and the prior's domain recorded, at {SIZE} pixels, this prior's are {bench.side}"
         )
+    bench.check([METHOD])
     if not dry_run:
         bench.reading()  # refused before anything is kept, if none fits, and if there are not as many clips
-        of_two_tasks(bench.prior, num_clips, datasets)
+    held = None if dry_run else of_two_tasks(bench.prior, num_clips, datasets)
     # More numbers of demonstrations may be asked for later.
     record_settings(
         output, "finetuning-forgets", {**settings, "reader": reader, "reader_weights": reader_weights}, dry_run=dry_run
     )
     todo = [(BEFORE, 0), *((diversity, number) for diversity in DIVERSITIES for number in demonstrations)]
-    if dry_run:
+    if held is None:
         for diversity, number in todo[1:]:
             shown_to(bench, diversity, number, output).forecast([ADAPTATIONS[METHOD].training], [seed])
         return
     judge = trained_judge(matcher, datasets, matching_steps, seed)
-    own = OwnDomain.of(bench, judge, num_clips, seed)
+    own = OwnDomain.of(bench, judge, held, seed)
     protocol = {
         **bench.protocol,
         **counts,
@@ -166,7 +167,7 @@ class OwnDomain:
         bench: whose prior and sampler are used.
         held: the clips.
         judge: of which text a clip shows.
-        texts: of all tasks.
+        texts: of all tasks, as the judge is told them.
         asked: the number of each clip's text.
         other: the number of another text of the same scene, its own where there is none.
         loss: of the prior, (clip,).
@@ -183,11 +184,10 @@ class OwnDomain:
     seed: int
 
     @classmethod
-    def of(cls, bench: Bench, judge: TextMatch, num_clips: int, seed: int) -> OwnDomain:
-        """The set that the prior's card measures words on."""
-        held, texts = of_two_tasks(bench.prior, num_clips, bench.datasets), encoder()(list(WORDS.values()))
-        asked = which_text(held.texts, texts)
-        other = opposite(asked, list(WORDS))
+    def of(cls, bench: Bench, judge: TextMatch, held: Held, seed: int) -> OwnDomain:
+        """From clips of `of_two_tasks`, the set that the prior's card measures words on."""
+        asked = which_text(held.texts, words_of(bench.prior)(list(WORDS.values())))
+        other, texts = opposite(asked, list(WORDS)), encoder()(list(WORDS.values()))
         loss = held_out_loss(bench.prior, bench.prior, held, num_draws=2)
         return cls(bench, held, judge, texts, asked, other, loss, seed)
 
@@ -196,7 +196,7 @@ class OwnDomain:
         clusters = self.held.recordings
         loss = held_out_loss(denoiser, self.bench.prior, self.held, num_draws=2)
         with torch.no_grad():
-            video = continued(guided(self.bench, denoiser), self.bench.sampler(), self.held, self.seed)
+            video = self.bench.continued(guided(self.bench, denoiser), self.held, self.seed)
             logits = self.judge(self.held.context, video, self.texts)
         return {
             "loss": mean_interval(loss, clusters),

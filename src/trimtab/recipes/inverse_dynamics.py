@@ -17,14 +17,14 @@ from torch.nn import functional
 
 from trimtab.control.inverse_dynamics import Frames, InverseDynamics
 from trimtab.core.checks import counted
+from trimtab.core.contracts import Prior
 from trimtab.core.files import write_whole
 from trimtab.core.values import Clip
 from trimtab.data.episodes import Episodes
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.intervals import Interval
 from trimtab.networks.precision import fast_products
-from trimtab.priors import pixel_unet
-from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes._prior import prior_of
 from trimtab.recipes.domains.metaworld import ACTION_REPEAT, MAX_STEPS, SIZE, play
 from trimtab.recipes.reading.degraded import degrade
 from trimtab.recipes.reading.drawn import Films, believed, clips_for, done_in, drawn_anew
@@ -97,9 +97,10 @@ def inverse_dynamics(
         encoder_weights: the safetensors file of vc1 or dinov2, of which no package has the weights.
         shift: by up to so many pixels both frames of a pair are displaced alike in training, for the stem.
         degraded: train the stem on frames as a video model may draw them: half of the pairs blurred, all with some noise.
-        imagined: the name of a prior that ships with the package, or the path of one: the error is measured on frames that
-            it generates, too. What was done in a clip that is imagined freely is unknown, so held-out clips are covered by
-            noise in part, and drawn anew by the prior from there: of little noise, what was done shows through, and the
+        imagined: the name of a prior that ships with the package, the path of one, or ``module:function``
+            (docs/your_model.md): the error is measured on frames that it generates, too. What was done in a clip that is
+            imagined freely is unknown, so held-out clips are covered by noise in part, and drawn anew by the prior from
+            there: of little noise, what was done shows through, and the
             error is what the model's way of drawing costs the reader; from noise alone, that the model imagined another
             motion than the one recorded adds to it.
         drawn: the share of the pairs, 0 to 1, that are as this prior believes them where noise covers what was recorded.
@@ -127,7 +128,7 @@ def inverse_dynamics(
     counted(num_episodes=num_episodes, num_steps=num_steps, batch_size=batch_size)
     given = [Episodes.open(path) for path in data]
     torch.manual_seed(seed)
-    prior = None if imagined is None else pixel_unet.load(imagined)
+    prior = None if imagined is None else prior_of(imagined)
     model = InverseDynamics(len(ACTION), given[0].frames.shape[1] if given else size, width, encoder, encoder_weights)
     record_settings(output, "inverse-dynamics", settings, dry_run=dry_run)
     episodes = given or play(datasets, num_episodes, action_repeat=action_repeat, max_steps=max_steps, size=size)
@@ -264,7 +265,7 @@ def answers(model: InverseDynamics, pairs: Pairs, done: Tensor) -> tuple[Tensor,
 
 @torch.no_grad()
 def errors_on_generated(
-    model: InverseDynamics, prior: PixelUNet, held: Part, done: Tensor, mean_action: Float[Tensor, " dim"], seed: int
+    model: InverseDynamics, prior: Prior, held: Part, done: Tensor, mean_action: Float[Tensor, " dim"], seed: int
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """The errors on frames that a prior draws anew, by what they are drawn from, beside those on the same clips as recorded.
 

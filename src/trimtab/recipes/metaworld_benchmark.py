@@ -10,20 +10,19 @@ import torch
 
 from trimtab.data.episodes import Episodes
 from trimtab.metrics.actions import METAWORLD_JUDGE
-from trimtab.priors import pixel_unet
+from trimtab.recipes._prior import prior_of
 from trimtab.recipes.benchmark.bench import Bench, Scale
 from trimtab.recipes.benchmark.robots import (
     ROBOT_METHODS,
     SCHEDULE,
     SMOKE,
+    check_fits,
     checked_judge,
-    copies_of,
     only,
-    patch_of,
     robot,
     robot_trainings,
 )
-from trimtab.recipes.domains.metaworld import PLAYED, at_play, encoder
+from trimtab.recipes.domains.metaworld import PLAYED, SIZE, at_play, encoder
 from trimtab.recipes.reading.pairs import ACTION
 from trimtab.training import record_settings
 
@@ -62,7 +61,7 @@ def metaworld_benchmark(
     The half of AVID's paper that is about a real robot, in miniature: continuous actions, and the layout of its latent
     models around the tabletop prior, which is given one frame, and told no text but for "finetuning with language". All is
     trained by what the embedded models are, the change in pixels and LPIPS, not by AVID's plain error of velocities, which
-    only `trimtab rt1-benchmark --scale paper` takes.
+    only a prior of latents and `trimtab rt1-benchmark --scale paper` take.
 
     What is finished is not done again: each method and seed leaves a small file, a cell, and the report is made of all
     cells that are there. An interrupted training goes on.
@@ -78,7 +77,8 @@ def metaworld_benchmark(
         learning_rate: of all trainings but finetuning's. This one and the next are given, not chosen on validation
             episodes for each training, as those of the Procgen benchmark are.
         finetuning_rate: learning rate where all weights of the prior are trained, on actions or on language.
-        prior: the name of a prior that ships with the package, or the path of one.
+        prior: the name of a prior that ships with the package, the path of one, or ``module:function``, which makes yours
+            (docs/your_model.md), that is given one frame of 64 x 64 and predicts eight or more.
         judge: reads the actions off videos; what `trimtab metaworld-judge` made, by default that which comes with the
             package.
         dry_run: record what data are missing, and then only say what the trainings will need in memory, time and disk.
@@ -96,12 +96,11 @@ def metaworld_benchmark(
         "prior": prior,
         "judge": judge,
     }
-    frozen = pixel_unet.load(prior, schedule=SCHEDULE)
+    frozen = prior_of(prior, SCHEDULE)
+    check_fits(frozen, (SIZE, SIZE), frozen.num_frames)
     judge, remedy = judge or METAWORLD_JUDGE.path, "train one by `trimtab metaworld-judge` and pass it as --judge"
-    judge_file = checked_judge(judge, frozen.frame_shape[1:], len(ACTION), remedy)
-    trainings = robot_trainings(
-        patch_of(frozen), copies=copies_of(frozen), rate=learning_rate, finetuning=finetuning_rate, reach=1.0
-    )
+    judge_file = checked_judge(judge, (SIZE, SIZE), len(ACTION), remedy)
+    trainings = robot_trainings(frozen, rate=learning_rate, finetuning=finetuning_rate, reach=1.0)
     size = SCALES[scale].but({**own, "trainings": trainings})
     record_settings(output, "metaworld-benchmark", settings, dry_run=dry_run)
     training = at_play(datasets / "metaworld-play", seed=TRAINING_SEED, num_episodes=NUM_EPISODES)

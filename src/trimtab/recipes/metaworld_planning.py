@@ -12,7 +12,7 @@ from rich.console import Console
 
 from trimtab.core.files import write_whole
 from trimtab.environments.metaworld import TEXTS
-from trimtab.priors import pixel_unet
+from trimtab.recipes._prior import prior_of
 from trimtab.recipes.domains.metaworld import SEEN, VALIDATION
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, IN_DOMAIN, learning
 from trimtab.recipes.planning.bench import Bench
@@ -76,7 +76,9 @@ def metaworld_planning(
             it takes three to choose; instead of the scale's.
         replan_every: actions that are played of a plan, from 1 to all of it, instead of the scale's.
         horizon: frames that are imagined of a plan, up to the prior's clip length, instead of the scale's.
-        prior: the name of a prior that ships with the package, or the path of one, that hears texts.
+        prior: the name of a prior that ships with the package, the path of one, or ``module:function``, which makes yours
+            (docs/your_model.md). It hears texts. Beside one whose weights are out of reach the usual methods are those that
+            need none.
         reader: inverse dynamics, a file of `trimtab inverse-dynamics`; by default those that come with the package.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         choices: guidance and strength that `trimtab metaworld-sweep` chose beside this prior, at this pace, for the same
@@ -102,12 +104,13 @@ def metaworld_planning(
         raise ValueError(
             f"{kept} is kept for choosing guidance and strength, by `trimtab metaworld-sweep`; name others"
         )
-    frozen, console = pixel_unet.load(prior), Console()
+    frozen, console = prior_of(prior), Console()
     adaptations = chosen(choices, frozen, size, random_share)
     bench = Bench(
         frozen, size, reader, random_share, datasets, output, reader_weights, adaptations=adaptations
     )  # which refuses what has no sense before it is recorded as a setting
-    names = learning(size.methods, random_share) if methods is None else methods
+    usual = learning(filter(bench.allows, size.methods), random_share)
+    names = usual if methods is None else methods
     bench.check(names)
     numbers = range(size.num_seeds) if seeds is None else seeds
     todo = todo_of(bench, cells, size.tasks if tasks is None else tasks, names, numbers)

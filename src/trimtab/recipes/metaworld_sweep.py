@@ -24,7 +24,7 @@ from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, VALIDATION
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, NORMALISED, Adaptation, learning
 from trimtab.recipes.planning.bench import Bench
 from trimtab.recipes.planning.cells import slug
-from trimtab.recipes.planning.continuations import LEAST_EPISODES, continued, video_distance
+from trimtab.recipes.planning.continuations import LEAST_EPISODES, video_distance
 from trimtab.recipes.planning.results import check_alike
 from trimtab.recipes.planning.scales import choice_name
 from trimtab.training import record_settings
@@ -76,7 +76,8 @@ def metaworld_sweep(
         scale: that the models were trained at, see `trimtab metaworld-planning`.
         teraflops: likewise, where it was not the scale's.
         seed: of the trainings, and of the noise.
-        prior: the name of a prior that ships with the package, or the path of one, that hears texts.
+        prior: the name of a prior that ships with the package, the path of one, or ``module:function`` (docs/your_model.md);
+            it hears texts.
         reader: inverse dynamics, a file of `trimtab inverse-dynamics`; by default those that come with the package.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         dry_run: record what data are missing, and then only say what the trainings will need in memory, time and disk,
@@ -154,7 +155,7 @@ def trial(bench: Bench, name: str, how: Adaptation, protocol: Mapping[str, Any],
     planner = bench.planner(denoiser, protocol["seed"], how)
     held = bench.clips("validation", VALIDATION, FIRST_VALIDATION, protocol["num_clips"], how)
     seeds = [protocol["seed"] + number for number in range(protocol["num_samples"])]
-    samples = torch.stack([continued(denoiser, bench.sampler(how), held, seed) for seed in seeds])
+    samples = torch.stack([bench.continued(denoiser, held, seed, how) for seed in seeds])
     figures = {
         "success": float(np.mean(bench.successes(planner, FIRST_VALIDATION, protocol["num_starts"]))),
         **quality(samples, held, bench.output / "features"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ from rich import print
 from torch import Tensor
 
 from trimtab.core.checks import counted
+from trimtab.core.contracts import Prior
 from trimtab.core.files import write_whole
 from trimtab.core.values import Clip, Video
 from trimtab.environments.metaworld import TEXTS
@@ -22,10 +24,9 @@ from trimtab.metrics.i3d import with_context
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.metrics.text_match import which_text
 from trimtab.recipes._held import Held
-from trimtab.recipes.domains.metaworld import FIRST_CHECK, VALIDATION, encoder
+from trimtab.recipes.domains.metaworld import FIRST_CHECK, VALIDATION, words_of
 from trimtab.recipes.planning.adaptations import CLASS, CUSTOMIZED, PRIOR, SUBJECT
 from trimtab.recipes.planning.bench import Bench
-from trimtab.recipes.planning.continuations import continued
 from trimtab.recipes.planning.figures import bars, likeness, table
 from trimtab.training import record_settings
 
@@ -58,7 +59,8 @@ def motion_isolation(
         scale: that the customised prior was trained at, see `trimtab metaworld-planning`.
         teraflops: likewise, where it was not the scale's.
         seed: of its training, and of the noise.
-        prior: the name of a prior that ships with the package, or the path of one, that hears texts.
+        prior: the name of a prior that ships with the package, the path of one, or ``module:function`` (docs/your_model.md);
+            it hears texts.
         choices: the guidance that `trimtab metaworld-sweep` chose beside this prior, from other start states, for plans that
             are made and sampled as at this scale: choices.json in its output. By default that which comes with the package.
         dry_run: record what data are missing, and then only say what its training will need in memory, time and disk,
@@ -79,15 +81,16 @@ def motion_isolation(
         bench.forecast([customised.training], [seed])
         return
     trained, _ = bench.train(customised.training, seed)
-    named, of_class = retold(held, customised.naming), retold(held, customised.naming.replace(SUBJECT, CLASS))
+    say = partial(retold, held, bench.prior)
+    named, of_class = say(customised.naming), say(customised.naming.replace(SUBJECT, CLASS))
     alone = customised.denoiser(bench.prior, bench.prior)
     denoiser = customised.denoiser(bench.prior, trained)
     videos = {
-        PRIOR: continued(alone, bench.sampler(), held, seed),
-        OF_CLASS[0]: continued(alone, bench.sampler(), of_class, seed),
-        WITHOUT: continued(denoiser, bench.sampler(), held, seed),
-        OF_CLASS[1]: continued(denoiser, bench.sampler(), of_class, seed),
-        WITH: continued(denoiser, bench.sampler(), named, seed),
+        PRIOR: bench.continued(alone, held, seed),
+        OF_CLASS[0]: bench.continued(alone, of_class, seed),
+        WITHOUT: bench.continued(denoiser, held, seed),
+        OF_CLASS[1]: bench.continued(denoiser, of_class, seed),
+        WITH: bench.continued(denoiser, named, seed),
     }
     found = {name: {**likeness(video, held), **motion(video, videos[PRIOR], held)} for name, video in videos.items()}
     written = {
@@ -100,9 +103,9 @@ def motion_isolation(
     print(table(found), f"picture in {output / 'motion_isolation.png'}")
 
 
-def retold(held: Held, naming: str) -> Held:
+def retold(held: Held, prior: Prior, naming: str) -> Held:
     """The same clips with something added to their texts. Raises ValueError for a text of no task."""
-    encode, texts = encoder(), list(TEXTS.values())
+    encode, texts = words_of(prior), list(TEXTS.values())
     which = which_text(held.texts, encode(texts))
     given = replace(held.clip.given, text=encode([text + naming for text in texts])[which])
     return replace(held, clip=Clip(held.clip.video, given))

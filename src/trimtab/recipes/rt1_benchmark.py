@@ -14,23 +14,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from trimtab.core.checks import counted
+from trimtab.core.contracts import Prior
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
 from trimtab.metrics.actions import JudgeFile
 from trimtab.networks.encoders import MiniLM
-from trimtab.priors import pixel_unet
-from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.recipes._prior import prior_of
 from trimtab.recipes.benchmark.bench import Bench, Scale
-from trimtab.recipes.benchmark.methods import Training, reading_task
+from trimtab.recipes.benchmark.methods import Training
 from trimtab.recipes.benchmark.robots import (
     PAPER_SIZES,
     ROBOT_METHODS,
     SCHEDULE,
     SMOKE,
+    check_fits,
     checked_judge,
-    copies_of,
     only,
-    patch_of,
     robot,
     robot_trainings,
     velocity_task,
@@ -87,8 +86,8 @@ def rt1_benchmark(
 ) -> None:
     """Train every method for the same number of operations on a set in RLDS form, measure all on its last 5%, and compare.
 
-    At the smoke scale all is trained by what the embedded models are, the change in pixels and LPIPS; at the paper's by
-    AVID's plain error of velocities.
+    At the smoke scale all is trained by what the embedded models are, the change in pixels and LPIPS; at the paper's, and
+    around a prior of latents, by AVID's plain error of velocities.
 
     What is finished is not done again: each method and seed leaves a small file, a cell, and the report is made of all
     cells that are there. An interrupted training goes on.
@@ -106,12 +105,14 @@ def rt1_benchmark(
         num_episodes: to train on, one or more, instead of the scale's.
         num_steps: sampling steps a clip, instead of the scale's.
         batch_size: clips in a training step, instead of the scale's.
-        prior: the name of a prior that ships with the package, or the path of one that `PixelUNet.save` wrote. None that
-            ships is of the paper's clips, and AVID's own, DynamiCrafter, is not among trimtab's priors: a file can hold one
-            that diffuses pixels. One of latents needs code: an `OpenPrior` in place of what `pixel_unet.load` returns, with
-            num_context 1, num_frames 15, a codec that takes frames of 320 x 512 to its frame_shape, the "scaled linear, zero
-            terminal SNR" schedule (AVID's latents are scaled down besides, by up to 0.7 with the noise level, and here are
-            not), a `patch` among the sizes of its network, and text among what it uses for "finetuning with language".
+        prior: the name of a prior that ships with the package, the path of one that `PixelUNet.save` wrote, or
+            ``module:function``, which makes yours: docs/your_model.md wraps a public video model in 40 lines. None that
+            ships is of the paper's clips, and AVID's own, DynamiCrafter, is not among trimtab's priors. At the paper's scale
+            yours is given 1 frame, predicts 15, and has a codec that takes frames of 320 x 512 to its frame_shape; its
+            schedule is its own, AVID's "scaled linear, zero terminal SNR" (there latents are scaled down besides, by up to
+            0.7 with the noise level, which is for yours to do). Methods that need its weights ask for an `OpenPrior` with a
+            `patch` among the sizes of its network, "finetuning with language" for one that hears texts, too; without
+            --methods those that cannot be had are left out.
         judge: reads the actions off videos; what `trimtab metaworld-judge --data` made of the set to train on that this
             command leaves in `datasets`, already with --dry-run. Without it no figure of actions is made.
         dry_run: import what data are missing, and then only say what the trainings will need in memory, time and disk.
@@ -123,7 +124,7 @@ def rt1_benchmark(
     counted(num_episodes=num_episodes)
     output = output or Path(f"runs/rt1-benchmark-{scale}")
     settings = {"folder": folder, "scale": scale, **own, "num_episodes": num_episodes, "prior": prior, "judge": judge}
-    frozen = pixel_unet.load(prior, schedule=SCHEDULES[scale])
+    frozen = prior_of(prior, SCHEDULES[scale])
     check_fits(frozen, FRAMES[scale], max(SCALES[scale].lengths))
     remedy = "pass another as --judge, or none"
     judge_file = None if judge is None else checked_judge(judge, FRAMES[scale], len(ACTION), remedy)
@@ -141,17 +142,6 @@ def rt1_benchmark(
     bench.run(methods, seeds, cells or output / "cells", dry_run=dry_run)
 
 
-def check_fits(prior: PixelUNet, frame: tuple[int, int], num_frames: int) -> None:
-    """Raises ValueError for a prior of other clips: one frame given, so many predicted, of this height and width."""
-    shape = tuple(prior.codec.encode(torch.zeros(1, 1, 3, *frame)).shape[2:])
-    if (prior.num_context, prior.num_frames, prior.frame_shape) != (1, num_frames, shape):
-        raise ValueError(
-            f"this scale needs a prior that is given 1 frame and predicts {num_frames} of {shape}, this one is given "
-            f"{prior.num_context} and predicts {prior.num_frames} of {prior.frame_shape}; pass another as --prior, or take "
-            "another --scale"
-        )
-
-
 def check_units(judge_file: JudgeFile, training: Episodes) -> None:
     """Raises ValueError for a judge that learned to answer in other units than those of this set."""
     own, others = (some.get("statistics") for some in (training.provenance, judge_file.card.get("data", {})))
@@ -162,15 +152,12 @@ def check_units(judge_file: JudgeFile, training: Episodes) -> None:
         )
 
 
-def trainings_beside(prior: PixelUNet, scale: Literal["smoke", "paper"]) -> dict[str, Training]:
+def trainings_beside(prior: Prior, scale: Literal["smoke", "paper"]) -> dict[str, Training]:
     """As the embedded models are trained, or as AVID's latent models are (arXiv 2410.12822)."""
     if scale == "smoke":
-        return robot_trainings(patch_of(prior), copies=copies_of(prior))
+        return robot_trainings(prior)
     learn = partial(velocity_task, codec=prior.codec)
-    read = partial(reading_task, codec=prior.codec)
-    return robot_trainings(
-        patch_of(prior), learn=learn, read=read, rate=1e-4, finetuning=2e-5, passes=1, sizes=PAPER_SIZES
-    )
+    return robot_trainings(prior, learn=learn, rate=1e-4, finetuning=2e-5, passes=1, sizes=PAPER_SIZES)
 
 
 def imported(

@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from trimtab.core.checks import counted
-from trimtab.core.contracts import Denoiser
+from trimtab.core.contracts import Denoiser, Prior
 from trimtab.core.files import write_whole
 from trimtab.core.values import Prediction
 from trimtab.data.clips import spread
 from trimtab.diffusion import sampling
+from trimtab.diffusion.losses import encoded
 from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
-from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held
-from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, PLAYED, VALIDATION, encoder
+from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, PLAYED, VALIDATION, words_of
 from trimtab.recipes.planning.bench import Bench
 from trimtab.training import record_settings
 
@@ -66,7 +66,8 @@ def score_alignment(
         scale: that the in-domain model was trained at, see `trimtab metaworld-planning`.
         teraflops: likewise, where it was not the scale's.
         seed: of its training, and of the noise.
-        prior: the name of a prior that ships with the package, or the path of one, that hears texts.
+        prior: the name of a prior that ships with the package, the path of one, or ``module:function`` (docs/your_model.md);
+            it hears texts.
         dry_run: record what data are missing, and then only say what the in-domain model's training will need in memory,
             time and disk, where it is not done yet.
         datasets: where recorded episodes are kept.
@@ -84,11 +85,12 @@ def score_alignment(
     if held is None:
         bench.forecast(["in-domain"], [seed])
         return
+    held = replace(held, clip=encoded(held.clip, bench.prior.codec))
     trained, _ = bench.train("in-domain", seed)
     indices = spread(bench.prior.schedule.num_levels, num_levels)
     found, wrong = alignment(bench.prior, trained, held, indices.tolist(), seed)
     levels = bench.prior.schedule.level(torch.from_numpy(indices)).sigma.tolist()
-    figures, errors = intervals(found, held.recordings), errors_by_task(wrong, held)
+    figures, errors = intervals(found, held.recordings), errors_by_task(wrong, held, bench.prior)
     written = {
         "prior": bench.prior.fingerprint,
         "sigma": levels,
@@ -128,7 +130,7 @@ def shuffled(text: Float[Tensor, "clip token feature"], seed: int) -> Float[Tens
 
 @torch.no_grad()
 def alignment(
-    prior: PixelUNet, model: Denoiser, held: Held, levels: Sequence[int], seed: int
+    prior: Prior, model: Denoiser, held: Held, levels: Sequence[int], seed: int
 ) -> tuple[dict[str, dict[str, Levels]], dict[str, Levels]]:
     """How far a model's predictions are from the prior's, by what it is told and by distance, and from the clips, by voice.
 
@@ -137,7 +139,7 @@ def alignment(
     Args:
         prior: told the text of each clip.
         model: told it, another one, or none.
-        held: the clips.
+        held: the clips, in the prior's space.
         levels: of the prior's schedule.
         seed: of the noise, the same for all, and of the other texts.
     """
@@ -165,11 +167,11 @@ def alignment(
     return found, wrong
 
 
-def errors_by_task(wrong: Mapping[str, Levels], held: Held) -> dict[str, dict[str, list[Interval]]]:
+def errors_by_task(wrong: Mapping[str, Levels], held: Held, prior: Prior) -> dict[str, dict[str, list[Interval]]]:
     """Errors as shares of that of repeating the frame before, level by level, for each task."""
     still = (held.told[:, -1:] - held.clip.video).square().flatten(1).mean(1)
     found = {}
-    for task, text in zip(TEXTS, encoder()(list(TEXTS.values())), strict=True):
+    for task, text in zip(TEXTS, words_of(prior)(list(TEXTS.values())), strict=True):
         if not (those := (held.texts == text).flatten(1).all(1)).any():
             continue
         found[f"{task}, {'seen' if task in PLAYED else 'novel'}"] = {

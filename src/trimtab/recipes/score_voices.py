@@ -21,7 +21,6 @@ from trimtab.recipes.domains.metaworld import FIRST_CHECK, VALIDATION
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, INVERSE, PROBABILISTIC, Adaptation
 from trimtab.recipes.planning.bench import Bench
 from trimtab.recipes.planning.cells import slug
-from trimtab.recipes.planning.continuations import continued
 from trimtab.recipes.planning.figures import bars, keep, kept, likeness, table
 from trimtab.training import record_settings
 
@@ -75,7 +74,8 @@ def score_voices(
         scale: that the in-domain model was trained at, see `trimtab metaworld-planning`.
         teraflops: likewise, where it was not the scale's.
         seed: of its training, and of the noise.
-        prior: the name of a prior that ships with the package, or the path of one, that hears texts.
+        prior: the name of a prior that ships with the package, the path of one, or ``module:function`` (docs/your_model.md);
+            it hears texts.
         reader: inverse dynamics, a file of `trimtab inverse-dynamics`; by default those that come with the package.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         choices: guidance and strength that `trimtab metaworld-sweep` chose beside this prior, for plans that are made and
@@ -113,10 +113,10 @@ def score_voices(
             "negative": bench.adaptations[INVERSE].negative,
         }
         if not path.exists():
-            denoiser = composed(bench.prior, trained, weights, bench.adaptations[INVERSE].untold())
+            denoiser = composed(bench.prior, trained, weights, bench.adaptations[INVERSE].untold(bench.prior))
             cell = {
                 "success": bench.success(denoiser, num_starts, seed),
-                **likeness(continued(denoiser, bench.sampler(), held, seed), held),
+                **likeness(bench.continued(denoiser, held, seed), held),
             }
             keep(path, cell, protocol)
         found[name] = kept(path, protocol)

@@ -16,6 +16,7 @@ from rich import print
 from torch import Tensor
 
 from trimtab.adapters.composition import classifier_free_guidance
+from trimtab.core.contracts import Prior
 from trimtab.core.files import write_whole
 from trimtab.core.markdown import markdown_table
 from trimtab.core.values import Conditioning, Video
@@ -31,7 +32,7 @@ from trimtab.networks import storage
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes._prior_card import of_run
-from trimtab.recipes.domains.metaworld import TEMPERATURE, encoder
+from trimtab.recipes.domains.metaworld import TEMPERATURE, encoder, words_of
 from trimtab.recipes.domains.tabletop import WORDS, halfway_episodes, lessons, tabletop_episodes
 from trimtab.report import film_strip
 from trimtab.training import Budget
@@ -191,14 +192,14 @@ NUM_OF_TWO = 100
 """Clips of two tasks that there are: one of each episode."""
 
 
-def of_two_tasks(prior: PixelUNet, num_clips: int, datasets: Path) -> Held:
+def of_two_tasks(prior: Prior, num_clips: int, datasets: Path) -> Held:
     """Clips in looks that no training saw, of which the first frame does not tell which of two opposite tasks follows: the
     beginnings of episodes. Raises ValueError if more are asked for than there are.
     """
     episodes = halfway_episodes(
         num_episodes=5, first_look=FIRST_LOOK, seed=FIRST_SEED, folder=datasets / "tabletop-halfway-beginnings"
     )
-    clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
+    clips = Clips(episodes, prior.num_context, prior.num_frames, encode=words_of(prior))
     whole = np.flatnonzero(clips.num_windows)
     if not 1 <= num_clips <= len(whole):
         raise ValueError(

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from trimtab import checkpoints
 from trimtab.adapters.avid import AVID
-from trimtab.core.checks import counted
-from trimtab.core.contracts import Denoiser
+from trimtab.core.checks import counted, is_open
+from trimtab.core.contracts import Denoiser, Prior
 from trimtab.core.files import alone_in, write_whole
 from trimtab.core.values import Video
 from trimtab.data.clips import Clips
@@ -33,7 +33,6 @@ from trimtab.metrics.frames import Lpips
 from trimtab.metrics.intervals import mean_interval
 from trimtab.metrics.protocol import Evaluation
 from trimtab.networks import storage
-from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, held_out_loss
 from trimtab.recipes.benchmark.inspection import Imaginer, listening_of, masks_of, under_every
 from trimtab.recipes.benchmark.methods import METHODS, TRAININGS, Method, Training, slug
@@ -141,7 +140,7 @@ class Bench:
         methods: that there are.
     """
 
-    prior: PixelUNet
+    prior: Prior
     domain: Domain
     size: Scale
     output: Path
@@ -153,17 +152,13 @@ class Bench:
 
         What another process is at work on in the same output folder is left to it.
 
-        Raises ValueError for a method that there is not, that is told what nobody says, or that no learning rate was chosen
+        Of the scale's methods those are left out that this prior does not allow.
+
+        Raises ValueError for a method that there is not, that this prior does not allow, or that no learning rate was chosen
         for, and for cells of another prior, sampler, division of levels, budget or number of clips in the same folder, or
         files in it that are no cells.
         """
-        names, console = self.size.methods if methods is None else methods, Console()
-        if unknown := [name for name in names if name not in self.methods]:
-            raise ValueError(f"no methods {unknown}; there are: {', '.join(self.methods)}")
-        if deaf := [name for name in names if self.methods[name].told_text and self.domain.in_words is None]:
-            raise ValueError(
-                f"{deaf} are told texts, and the clips have none, or this prior hears none; leave them out"
-            )
+        names, console = self.allowed(methods), Console()
         if finished := cells_in(cells, self.methods):
             check_alike(finished, self.facts)
             check_planned(finished, self.teraflops, self.size.num_clips)
@@ -206,6 +201,23 @@ class Bench:
             except ValueError:
                 claimed = False
             yield claimed
+
+    def allowed(self, methods: Sequence[str] | None) -> Sequence[str]:
+        """These methods, or those of the scale that this prior allows. Raises ValueError for one that it does not allow."""
+        names = self.size.methods if methods is None else methods
+        if unknown := [name for name in names if name not in self.methods]:
+            raise ValueError(f"no methods {unknown}; there are: {', '.join(self.methods)}")
+        deaf = [name for name in names if self.methods[name].told_text and self.domain.in_words is None]
+        shut = [name for name in names if self.methods[name].needs_weights and not is_open(self.prior)]
+        if methods is not None and deaf:
+            raise ValueError(
+                f"{deaf} are told texts, and the clips have none, or this prior hears none; leave them out"
+            )
+        if methods is not None and shut:
+            raise ValueError(f"{shut} need a prior whose weights are within reach, an OpenPrior; leave them out")
+        if deaf or shut:
+            print(f"left out, as this prior does not allow them: {', '.join(dict.fromkeys([*deaf, *shut]))}")
+        return [name for name in names if name not in {*deaf, *shut}]
 
     def forecast(self, missing: Sequence[tuple[str, int]]) -> None:
         """Say what the trainings of these methods and seeds need, each tried with one seed, and what all need together."""

@@ -12,7 +12,7 @@ from rich.progress import track
 from torch import Tensor
 
 from trimtab.adapters.avid import AVID
-from trimtab.core.contracts import Denoiser
+from trimtab.core.contracts import Denoiser, Prior
 from trimtab.core.values import Conditioning, Video
 from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import encoded
@@ -20,7 +20,6 @@ from trimtab.diffusion.noise import gaussian_noise
 from trimtab.metrics.actions import JudgeFile
 from trimtab.metrics.listening import Listening, measure_listening, under_every_action, under_every_dimension
 from trimtab.metrics.masks import MaskStatistics, mask_statistics, moving_places
-from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, from_bytes, moved, sampler, to_bytes
 
 CHUNK = 16
@@ -47,7 +46,7 @@ class Imaginer:
     """
 
     denoiser: Denoiser
-    prior: PixelUNet
+    prior: Prior
     held: Held
     num_steps: int
     sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
@@ -93,7 +92,7 @@ def under_every(imagine: Imaginer, idle: int | Tensor, num_actions: int) -> list
 
 
 @torch.no_grad()
-def masks_of(avid: AVID, prior: PixelUNet, held: Held) -> MaskStatistics:
+def masks_of(avid: AVID, prior: Prior, held: Held) -> MaskStatistics:
     """The masks on a few held-out clips, at noise levels from nearly clean to nearly pure noise."""
     clip, samples = encoded(held.part(0, NUM_ASKED), prior.codec), held.indices[:NUM_ASKED].tolist()
     moving, masks = moving_places(clip.video, clip.given.facts()["context"]), dict[float, Tensor]()

@@ -16,11 +16,10 @@ from trimtab.adapters.composition import action_guidance, product_of_experts
 from trimtab.adapters.controlnet import ControlNet
 from trimtab.adapters.finetune import Finetune
 from trimtab.adapters.from_scratch import FromScratch
-from trimtab.core.contracts import Denoiser
+from trimtab.core.contracts import Denoiser, Prior
 from trimtab.diffusion.losses import DenoisingLoss, clean_loss
 from trimtab.diffusion.schedules import Schedule
 from trimtab.forecast import fit_or_forecast, operations_per_step
-from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.priors.remembering import Remembering
 from trimtab.recipes.procgen_prior import frames_task
 from trimtab.training import ROTATION, Budget, ClipSource, Run
@@ -38,7 +37,7 @@ FORGOTTEN = 0.2
 """The share of clips whose actions are withheld where guidance needs an untold answer (AVID's)."""
 
 
-def alone(prior: PixelUNet, trained: Any, strength: float | None) -> Denoiser:
+def alone(prior: Prior, trained: Any, strength: float | None) -> Denoiser:
     """What was trained answers itself."""
     answer: Denoiser = trained
     return answer
@@ -70,7 +69,7 @@ class Training:
     num_frames: int | None = None
     like: str | None = None
 
-    def assembled(self, prior: PixelUNet, seed: int, actions: Mapping[str, int]) -> tuple[Any, nn.Module]:
+    def assembled(self, prior: Prior, seed: int, actions: Mapping[str, int]) -> tuple[Any, nn.Module]:
         """An untrained model, and its loss; `actions` are the options `num_actions` or `action_dim`."""
         torch.manual_seed(seed)
         asked = Remembering(prior, ROTATION) if self.passes > 1 else prior
@@ -206,7 +205,7 @@ PUSHES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Of a classifier; 1 is Bayes' rule."""
 
 
-def product_above(prior: PixelUNet, expert: Denoiser, strength: float) -> Denoiser:
+def product_above(prior: Prior, expert: Denoiser, strength: float) -> Denoiser:
     """The prior alone in the cleaner half of the noise levels."""
     return product_of_experts(prior, expert, strength, off_below=prior.schedule.num_levels // 2)
 

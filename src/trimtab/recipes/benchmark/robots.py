@@ -23,12 +23,14 @@ from trimtab.adapters.classifier_guidance import REACH, ActionClassifier
 from trimtab.adapters.controlnet import ControlNet
 from trimtab.adapters.finetune import Finetune
 from trimtab.adapters.from_scratch import FromScratch
+from trimtab.core.checks import is_open
+from trimtab.core.contracts import Prior
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion.losses import DenoisingLoss
 from trimtab.diffusion.schedules import Schedule
 from trimtab.metrics.actions import JudgeFile
-from trimtab.priors.pixel_unet import PixelUNet
+from trimtab.priors.pixel_unet import PixelFrames
 from trimtab.recipes._held import Held
 from trimtab.recipes.benchmark.bench import Domain
 from trimtab.recipes.benchmark.methods import FORGOTTEN, METHODS, PASSES, Method, Training, reading_task
@@ -52,7 +54,10 @@ Sizes = tuple[Mapping[str, Any], Mapping[str, Any]]
 """Of two networks of equally many weights, within 3%: an adapter, and the small ControlNet."""
 
 EMBEDDED_SIZES: Sizes = {}, {"widths": (64, 96, 160), "depths": (1, 1, 2)}
-PAPER_SIZES: Sizes = {"widths": (256, 512, 768), "depths": (2, 2, 2)}, {"widths": (256, 512, 960), "depths": (2, 2, 2)}
+PAPER_SIZES: Sizes = (
+    {"widths": (256, 512, 768), "depths": (2, 2, 2), "copies": False},
+    {"widths": (256, 512, 960), "depths": (2, 2, 2)},
+)
 """Of about as many weights as the second of AVID's three latent adapters, 34 million."""
 
 
@@ -61,12 +66,15 @@ def velocity_task(denoiser: Any, schedule: Schedule, seed: int, **options: Any) 
     return DenoisingLoss(denoiser, schedule, seed=seed, **options)
 
 
+def usual_task(prior: Prior) -> Callable[..., nn.Module]:
+    """By what the embedded models are trained, the change in pixels and LPIPS; of latents, by AVID's loss."""
+    return frames_task if prior.codec.space == PixelFrames.space else partial(velocity_task, codec=prior.codec)
+
+
 def robot_trainings(
-    patch: int,
+    prior: Prior,
     *,
-    copies: bool = False,
-    learn: Callable[..., nn.Module] = frames_task,
-    read: Callable[..., nn.Module] = reading_task,
+    learn: Callable[..., nn.Module] | None = None,
     rate: float = 1e-3,
     finetuning: float = 1e-4,
     passes: int = PASSES,
@@ -76,19 +84,18 @@ def robot_trainings(
     """What `ROBOT_METHODS` need trained.
 
     Args:
-        patch: of the prior's network, in which what is trained beside it looks at frames, too.
-        copies: whether the prior's network copies patches of the last frame; then what learns beside it and alone does, too.
-        learn: called as ``learn(model, schedule, seed)``, gives the loss; by default that of the embedded models, the change
-            in pixels and LPIPS, and not AVID's `velocity_task`.
-        read: likewise, of the classifier.
+        prior: what is trained beside it looks at frames in as large patches, and if it copies those of the last frame, what
+            learns beside it and alone does, too.
+        learn: called as ``learn(model, schedule, seed)``, gives the loss; by default the `usual_task`.
         rate: learning rate.
         finetuning: learning rate where all weights of the prior are trained; AVID's is a fifth of its others.
         passes: how often AVID is trained on each batch.
         reach: of the numbers of an action, which a classifier tells apart from minus to plus this.
         sizes: of what learns beside the prior, or alone, and of the small ControlNet.
     """
-    look, rates = {"patch": patch}, (rate,)
-    own = {**look, "copies": copies, **sizes[0]}
+    learn, read = learn or usual_task(prior), partial(reading_task, codec=prior.codec)
+    look, rates = {"patch": patch_of(prior)}, (rate,)
+    own = {**look, "copies": copies_of(prior), **sizes[0]}
     small = {**look, **sizes[1]}
     beside = partial(Training, AVID, task=learn, rates=rates, passes=passes)
     untold: dict[str, Any] = {"num_actions": None, "action_dim": None}
@@ -110,18 +117,35 @@ def robot_trainings(
     }
 
 
-def patch_of(prior: PixelUNet) -> int:
-    """Of the prior's network. Raises ValueError for a network that has none."""
-    sizes = prior.network.sizes
+def patch_of(prior: Prior) -> int:
+    """Of the prior's network, 1 if its weights are out of reach. Raises ValueError for a network that has none."""
+    sizes = sizes_of(prior)
     if "patch" not in sizes:
-        raise ValueError(f"this benchmark needs a prior of change_unet, this one is of {prior.settings.model}")
+        raise ValueError(f"this benchmark needs a prior of change_unet, the network of this one has no patch: {sizes}")
     patch: int = sizes["patch"]
     return patch
 
 
-def copies_of(prior: PixelUNet) -> bool:
+def copies_of(prior: Prior) -> bool:
     """Whether the prior's network copies patches of the last frame."""
-    return bool(prior.network.sizes.get("copies"))
+    return bool(sizes_of(prior).get("copies"))
+
+
+def sizes_of(prior: Any) -> Mapping[str, Any]:
+    """Of the network of a prior whose weights are within reach; of others it is enough that frames are looked at closely."""
+    sizes: Mapping[str, Any] = prior.network.sizes if is_open(prior) else {"patch": 1}
+    return sizes
+
+
+def check_fits(prior: Prior, frame: tuple[int, int], num_frames: int) -> None:
+    """Raises ValueError for a prior of other clips: one frame given, so many predicted, of this height and width."""
+    shape = tuple(prior.codec.encode(torch.zeros(1, 1, 3, *frame)).shape[2:])
+    if (prior.num_context, prior.num_frames, prior.frame_shape) != (1, num_frames, shape):
+        raise ValueError(
+            f"this scale needs a prior that is given 1 frame and predicts {num_frames} of {shape}, this one is given "
+            f"{prior.num_context} and predicts {prior.num_frames} of {prior.frame_shape}; pass another as --prior, or take "
+            "another --scale"
+        )
 
 
 def only(name: str, training: Training) -> float:
@@ -149,7 +173,7 @@ def checked_judge(path: Path, frame: tuple[int, ...], action_dim: int, remedy: s
 
 
 def robot(
-    prior: PixelUNet,
+    prior: Prior,
     training: Episodes,
     validation: Episodes,
     test: Episodes,
@@ -192,7 +216,7 @@ def robot(
     return domain(None, domain(encode, None) if "text" in prior.uses else None)
 
 
-def held_of(clips: Clips, num_clips: int, prior: PixelUNet) -> Held:
+def held_of(clips: Clips, num_clips: int, prior: Prior) -> Held:
     """So many clips of one set, spread over its episodes, with the episode of each."""
     (episodes,) = clips.sets
     indices = clips.over_episodes(num_clips)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
+from torch import Tensor
+
+from trimtab.core.contracts import EncodesText, Prior
 from trimtab.data.episodes import Episodes
-from trimtab.environments.metaworld import TEXTS
+from trimtab.environments.metaworld import TEXTS, MetaWorld
 from trimtab.networks.encoders import MiniLM
-from trimtab.recipes.record_metaworld import metaworld_episodes
+from trimtab.recipes.record_metaworld import ROBOT, metaworld_episodes
 
 ACTION_REPEAT, MAX_STEPS = 4, 50
 """At which MetaWorld's experts succeed in 123 of 128 trials within these 50 steps, and in 126 within the 200 that
@@ -67,9 +72,20 @@ TEMPERATURE = 0.7
 its neighbours as the noise does; less noise leaves the picture blurred there instead."""
 
 
+@cache
+def scene(task: str, num_envs: int, action_repeat: int, max_steps: int, size: int) -> MetaWorld:
+    """The robot at a task; built once, as that takes a second a copy."""
+    return MetaWorld(task, num_envs, size=size, action_repeat=action_repeat, max_episode_steps=max_steps, look=ROBOT)
+
+
 def encoder() -> MiniLM:
     """Sentences to token states, as the tabletop prior is told them."""
     return MiniLM(NUM_TOKENS)
+
+
+def words_of(prior: Prior) -> Callable[[Sequence[str]], Tensor]:
+    """Sentences to the token states that a prior is told: its own, or else those of the tabletop prior."""
+    return prior.encode_text if isinstance(prior, EncodesText) else encoder()
 
 
 def demonstrations(

@@ -20,16 +20,15 @@ from trimtab.adapters.composition import (
 from trimtab.adapters.dreambooth import DreamBooth, Preserving, Stills, drawn, evenly
 from trimtab.adapters.finetune import Finetune
 from trimtab.adapters.from_scratch import FromScratch
-from trimtab.core.contracts import Denoiser
+from trimtab.core.contracts import Denoiser, Prior
 from trimtab.core.values import Fact
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import DenoisingLoss, velocity_loss
-from trimtab.networks.encoders import MiniLM
 from trimtab.networks.optimizers import Kind
-from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes.domains.metaworld import encoder
+from trimtab.recipes._held import bounds
+from trimtab.recipes.domains.metaworld import words_of
 from trimtab.training import ClipSource
 
 SUBJECT, CLASS = "a [D] robot arm", "a robot arm"
@@ -63,15 +62,24 @@ class Training:
         optimizer: of the weights.
         learning_rate: of the optimizer.
         most: steps, however many more a budget of operations pays for.
+        hears: whether it has ears of its own, for texts as the prior is told them.
+        needs_weights: whether it needs the prior's weights, or its answers alone.
     """
 
     build: type[Any]
-    lesson: Callable[[Any, PixelUNet, Demonstrations, int], tuple[nn.Module, ClipSource]]
+    lesson: Callable[[Any, Prior, Demonstrations, int], tuple[nn.Module, ClipSource]]
     options: Mapping[str, Any] = field(default_factory=dict)
     lengths: Sequence[int] | None = None
     optimizer: Kind = "adamw"
     learning_rate: float = 1e-3
     most: int | None = None
+    hears: bool = False
+    needs_weights: bool = False
+
+    def made(self, prior: Prior) -> Any:
+        """An untrained model beside a prior."""
+        ears = {"text_dim": words_of(prior)(["a robot arm"]).shape[-1]} if self.hears else {}
+        return self.build(prior, **ears, **self.options)
 
     def how(self) -> dict[str, Any]:
         """By what it is trained, for the record."""
@@ -84,35 +92,38 @@ class Training:
         return {"demonstrations": sum(map(len, [episodes] if isinstance(episodes, Episodes) else episodes))}
 
 
-def of_videos(model: Any, prior: PixelUNet, episodes: Demonstrations, seed: int) -> tuple[nn.Module, Clips]:
+def of_videos(model: Any, prior: Prior, episodes: Demonstrations, seed: int) -> tuple[nn.Module, Clips]:
     """The loss of clips and their texts, some of which are withheld."""
-    clips = Clips(episodes, prior.num_context, prior.num_frames, encode=encoder())
-    return DenoisingLoss(model, prior.schedule, own=velocity_loss, seed=seed, forgotten=UNTOLD), clips
+    clips = Clips(episodes, prior.num_context, prior.num_frames, encode=words_of(prior))
+    task = DenoisingLoss(model, prior.schedule, own=velocity_loss, seed=seed, forgotten=UNTOLD, codec=prior.codec)
+    return task, clips
 
 
-def of_stills(model: Any, prior: PixelUNet, episodes: Demonstrations, seed: int) -> tuple[nn.Module, Stills]:
+def of_stills(model: Any, prior: Prior, episodes: Demonstrations, seed: int) -> tuple[nn.Module, Stills]:
     """The loss of a few stills of the robot, and of those that the prior draws for its class."""
-    texts = encoder()([SUBJECT, CLASS])
-    sample = partial(sampling.dpm_solver_pp_2m, pairs=sampling.pairs(prior.schedule, STILL_STEPS), clamp=(-1.0, 1.0))
+    texts = words_of(prior)([SUBJECT, CLASS])
+    sample = partial(sampling.dpm_solver_pp_2m, pairs=sampling.pairs(prior.schedule, STILL_STEPS), clamp=bounds(prior))
     others = drawn(prior, texts[1], NUM_PRESERVED, sample, seed=seed)
     first = episodes if isinstance(episodes, Episodes) else episodes[0]
-    stills = Stills(evenly(first.frames, NUM_STILLS), others, texts)
+    subject = prior.codec.encode(evenly(first.frames, NUM_STILLS)[:, None])[:, 0]
+    stills = Stills(subject, others, texts)
     return Preserving(DenoisingLoss(model, prior.schedule, seed=seed), stills), stills
 
 
-SMALL: Mapping[str, Any] = {"text_dim": MiniLM.dim, "widths": (32, 96, 128), "steady": True}
+SMALL: Mapping[str, Any] = {"widths": (32, 96, 128), "steady": True}
 """Of the networks that are trained beside the prior."""
 
 TRAININGS: dict[str, Training] = {
-    "in-domain": Training(FromScratch, of_videos, SMALL, optimizer="muon", learning_rate=4e-3),
-    "avid": Training(AVID, of_videos, SMALL, optimizer="muon", learning_rate=4e-3),
-    "temporal": Training(Finetune, of_videos, {"temporal": True}, most=MOST_STEPS_OF_FINETUNING),
+    "in-domain": Training(FromScratch, of_videos, SMALL, optimizer="muon", learning_rate=4e-3, hears=True),
+    "avid": Training(AVID, of_videos, SMALL, optimizer="muon", learning_rate=4e-3, hears=True),
+    "temporal": Training(Finetune, of_videos, {"temporal": True}, most=MOST_STEPS_OF_FINETUNING, needs_weights=True),
     "dreambooth": Training(
-        DreamBooth, of_stills, {"rank": 8}, lengths=(1,), learning_rate=1e-4, most=MOST_STEPS_ON_STILLS
+        DreamBooth, of_stills, {"rank": 8}, lengths=(1,), learning_rate=1e-4, most=MOST_STEPS_ON_STILLS,
+        needs_weights=True,
     ),
-}
+}  # fmt: skip
 
-LARGE: Mapping[str, Any] = {"text_dim": MiniLM.dim, "widths": (128, 256, 512), "depths": (3, 3, 3)}
+LARGE: Mapping[str, Any] = {"widths": (128, 256, 512), "depths": (3, 3, 3)}
 """Of the paper's in-domain model, which is AVDC's: channels and blocks of each resolution."""
 
 LARGE_STEPS = 60_000
@@ -120,7 +131,7 @@ LARGE_STEPS = 60_000
 
 PAPER_TRAININGS: dict[str, Training] = {
     **{
-        name: Training(build, of_videos, LARGE, learning_rate=1e-4, most=LARGE_STEPS)
+        name: Training(build, of_videos, LARGE, learning_rate=1e-4, most=LARGE_STEPS, hears=True)
         for name, build in {"in-domain": FromScratch, "avid": AVID}.items()
     },
     "temporal": replace(TRAININGS["temporal"], learning_rate=1e-4, most=LARGE_STEPS),
@@ -147,7 +158,7 @@ class Adaptation:
     """
 
     training: str | None
-    compose: Callable[[PixelUNet, Any, Adaptation], Denoiser]
+    compose: Callable[[Prior, Any, Adaptation], Denoiser]
     guidance: float = 2.5
     strength: float | None = None
     naming: str = ""
@@ -156,18 +167,18 @@ class Adaptation:
     off_above: int | None = None
     chosen: bool = False
 
-    def denoiser(self, prior: PixelUNet, trained: Any) -> Denoiser:
+    def denoiser(self, prior: Prior, trained: Any) -> Denoiser:
         """What imagines, of a prior and of what was trained beside it."""
         return self.compose(prior, trained, self)
 
-    def words(self) -> Callable[[Sequence[str]], torch.Tensor]:
-        """Tasks in words to the token states that this method is told."""
-        encode = encoder()
+    def words(self, prior: Prior) -> Callable[[Sequence[str]], torch.Tensor]:
+        """Tasks in words to the token states that this method is told beside a prior."""
+        encode = words_of(prior)
         return lambda texts: encode([text + self.naming for text in texts])
 
-    def untold(self) -> torch.Tensor | None:
+    def untold(self, prior: Prior) -> torch.Tensor | None:
         """The token states that stand for no text, (token, feature); None where nothing does."""
-        return None if self.negative is None else encoder()([self.negative])[0]
+        return None if self.negative is None else words_of(prior)([self.negative])[0]
 
     def own(self) -> dict[str, Any]:
         """What is this method's own, in the protocol of a cell."""
@@ -178,24 +189,24 @@ class Adaptation:
         return {name: vars(self)[name] for name in ("naming", "negative", "normalise", "off_above")}
 
 
-def guided_prior(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
+def guided_prior(prior: Prior, trained: Any, how: Adaptation) -> Denoiser:
     return guided(prior, prior, how)
 
 
-def guided(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
-    return classifier_free_guidance(trained, how.guidance, untold=("text",), negative=how.untold())
+def guided(prior: Prior, trained: Any, how: Adaptation) -> Denoiser:
+    return classifier_free_guidance(trained, how.guidance, untold=("text",), negative=how.untold(prior))
 
 
-def probabilistic(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
+def probabilistic(prior: Prior, trained: Any, how: Adaptation) -> Denoiser:
     return probabilistic_adaptation(
         trained, prior, guidance=how.guidance, prior_strength=how.strength or 0.0, normalise=how.normalise
     )
 
 
-def inverse(prior: PixelUNet, trained: Any, how: Adaptation) -> Denoiser:
+def inverse(prior: Prior, trained: Any, how: Adaptation) -> Denoiser:
     silent = None if how.off_above is None else how.off_above * prior.schedule.num_levels // 1000
     return inverse_probabilistic_adaptation(
-        trained, prior, guidance=how.guidance, in_domain_strength=how.strength or 0.0, negative=how.untold(),
+        trained, prior, guidance=how.guidance, in_domain_strength=how.strength or 0.0, negative=how.untold(prior),
         normalise=how.normalise, off_above=silent,
     )  # fmt: skip
 

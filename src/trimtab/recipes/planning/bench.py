@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,16 @@ from trimtab.control import inverse_dynamics
 from trimtab.control.blame import Continuation, Expert
 from trimtab.control.episodes import Episode, Player, run_episodes
 from trimtab.control.video_planner import Imagination, VideoPlanner
-from trimtab.core.contracts import Denoiser
+from trimtab.core.checks import is_open
+from trimtab.core.contracts import Denoiser, Prior
 from trimtab.core.values import Video
 from trimtab.diffusion import sampling
 from trimtab.environments.metaworld import MetaWorld, check_scene
 from trimtab.forecast import Needs, fit_or_forecast, operations_per_step, taken, together, told
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.networks import storage
-from trimtab.priors import pixel_unet
-from trimtab.priors.pixel_unet import PixelUNet
-from trimtab.recipes._held import Held, device, held_out_loss, modules_of, sampled
+from trimtab.recipes._held import Held, bounds, device, held_out_loss, modules_of, sampled
+from trimtab.recipes._prior import frame_size, prior_of
 from trimtab.recipes.domains.metaworld import (
     FIRST_CHECK,
     FIRST_CLIP,
@@ -39,14 +39,9 @@ from trimtab.recipes.domains.metaworld import (
     VALIDATION,
     demonstrations,
     place,
+    scene,
 )
-from trimtab.recipes.planning.adaptations import (
-    ADAPTATIONS,
-    IN_DOMAIN,
-    Adaptation,
-    Demonstrations,
-    Training,
-)
+from trimtab.recipes.planning.adaptations import ADAPTATIONS, IN_DOMAIN, Adaptation, Demonstrations, Training
 from trimtab.recipes.planning.cells import LOSSES, VIDEOS, cell_name
 from trimtab.recipes.planning.continuations import continued, expert_clips, video_distance
 from trimtab.recipes.planning.figures import share
@@ -80,7 +75,7 @@ class Bench:
             or the share is out of range.
     """
 
-    prior: PixelUNet
+    prior: Prior
     size: Scale
     reader: Path | None
     random_share: float
@@ -120,7 +115,7 @@ class Bench:
         random_share: float = 0.0,
     ) -> Bench:
         """That of `trimtab metaworld-planning` with these options, whose trainings are shared."""
-        frozen, size = pixel_unet.load(prior), SCALES[scale].but({"teraflops": teraflops})
+        frozen, size = prior_of(prior), SCALES[scale].but({"teraflops": teraflops})
         folder = planning or Path(f"runs/metaworld-planning-{scale}")
         made = chosen(choices, frozen, size, random_share)
         return cls(frozen, size, reader, random_share, datasets, folder, reader_weights, adaptations=made)
@@ -128,7 +123,7 @@ class Bench:
     @cached_property
     def side(self) -> int:
         """Of the frames that the prior imagines, in pixels. Raises ValueError if they are not square."""
-        height, width = self.prior.codec.decode(torch.zeros(1, 1, *self.prior.frame_shape)).shape[-2:]
+        height, width = frame_size(self.prior)
         if height != width:
             raise ValueError(f"MetaWorld shows square frames, and this prior's are {height} x {width}; pass another")
         return height
@@ -143,9 +138,18 @@ class Bench:
         """The seeds of the start states that every task is played from."""
         return [FIRST_START + number for number in range(self.size.num_starts)]
 
+    def allows(self, method: str) -> bool:
+        """Whether this prior's weights are within reach, if the method needs them."""
+        training = self.adaptations[method].training if method in self.adaptations else None
+        return training is None or is_open(self.prior) or not self.size.trainings[training].needs_weights
+
     def check(self, methods: Iterable[str]) -> None:
-        """Raises ValueError, before anything is trained, for a method that cannot be composed around this prior."""
+        """Raises ValueError, before anything is trained, for a method that cannot be had around this prior."""
         for name in (one for one in methods if one in self.adaptations):
+            if not self.allows(name):
+                raise ValueError(
+                    f"{name} needs a prior whose weights are within reach, an OpenPrior; name other --methods"
+                )
             try:
                 self.adaptations[name].denoiser(self.prior, self.prior)
             except ValueError as error:
@@ -176,7 +180,7 @@ class Bench:
         how = self.adaptations[method]
         trained, _ = self.train(how.training, seed)
         held = self.novel_clips(how)
-        imagined = continued(how.denoiser(self.prior, trained), self.sampler(how), held, seed)
+        imagined = self.continued(how.denoiser(self.prior, trained), held, seed, how)
         return {
             "method": method,
             "seed": seed,
@@ -248,7 +252,7 @@ class Bench:
         for module in modules_of(denoiser):
             module.to(device())
         imagine = Imagination(
-            denoiser, self.prior, self.sampler(how), encode=how.words(), horizon=self.size.horizon,
+            denoiser, self.prior, self.sampler(how), encode=how.words(self.prior), horizon=self.size.horizon,
             num_plans=self.size.num_plans, seed=seed,
         )  # fmt: skip
         return VideoPlanner(imagine, self.reading()[0], replan_every=self.size.replan_every)
@@ -273,8 +277,12 @@ class Bench:
     def sampler(self, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> Callable[..., Video]:
         """From noise of variance one to a video; what is believed is clamped unless weights do not sum to one."""
         steps, temperature = sampling.pairs(self.prior.schedule, self.size.num_steps), self.size.temperature
-        sample = partial(self.size.sample, pairs=steps, clamp=(-1.0, 1.0) if how.normalise else None)
+        sample = partial(self.size.sample, pairs=steps, clamp=bounds(self.prior) if how.normalise else None)
         return lambda denoiser, noise, given: sampled(sample, denoiser, temperature * noise, given)
+
+    def continued(self, denoiser: Denoiser, held: Held, seed: int, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> Video:
+        """What a denoiser imagines to follow the first frames of clips, sampled from as that adaptation is."""
+        return continued(denoiser, self.prior, self.sampler(how), held, seed)
 
     def scene(self, task: str, num_envs: int) -> MetaWorld:
         return scene(task, num_envs, **self.scenery)
@@ -288,10 +296,10 @@ class Bench:
         how: Adaptation = ADAPTATIONS[IN_DOMAIN],
     ) -> Held:
         """Clips of the experts at these tasks, in the words of an adaptation."""
-        folder = place(self.datasets, name, **self.scenery)
         return expert_clips(
-            self.prior, tasks, num_clips, first_start=first_start, folder=folder, words=how.words(), **self.scenery
-        )
+            self.prior, tasks, num_clips, first_start=first_start, folder=place(self.datasets, name, **self.scenery),
+            words=how.words(self.prior), **self.scenery,
+        )  # fmt: skip
 
     def novel_clips(self, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> Held:
         """The experts at the novel tasks, that videos are compared with."""
@@ -332,9 +340,10 @@ class Bench:
             ]:
                 raise ValueError(f"{folder} was trained with {', '.join(changed)}; move it away to train anew")
             return checkpoints.load(folder, training.build, self.prior), facts
-        self.prior.cpu()  # where what is built, and what it draws to learn from, are; plans may have left it elsewhere
+        for module in modules_of(self.prior):  # where what is built, and what it draws to learn from, are
+            module.cpu()  # plans may have left it elsewhere
         torch.manual_seed(seed)
-        model = training.build(self.prior, **training.options)
+        model = training.made(self.prior)
         episodes = self.demonstrations() if self.episodes is None else self.episodes
         task, clips = training.lesson(model, self.prior, episodes, seed)
         batches: dict[str, Any] = {"batch_size": self.size.batch_size, "lengths": training.lengths or self.size.lengths}
@@ -386,9 +395,3 @@ class Bench:
         name = cell_name(task, method, seed, self.random_share).removesuffix(".json")
         facts = {"task": task, "method": method, "seed": seed, "random_share": self.random_share}
         storage.write(self.output / "pictures" / f"{name}.safetensors", pictures, facts)
-
-
-@cache
-def scene(task: str, num_envs: int, action_repeat: int, max_steps: int, size: int) -> MetaWorld:
-    """The robot at a task; built once, as that takes a second a copy."""
-    return MetaWorld(task, num_envs, size=size, action_repeat=action_repeat, max_episode_steps=max_steps, look=ROBOT)

@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trimtab.core.contracts import Denoiser
+from trimtab.core.contracts import Denoiser, Prior
 from trimtab.core.values import Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
+from trimtab.diffusion.losses import encoded
 from trimtab.metrics.distributions import distance_jackknife, frechet_distance
 from trimtab.metrics.features import in_parts, real_features
 from trimtab.metrics.i3d import I3D, with_context
 from trimtab.metrics.intervals import Interval
-from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held
-from trimtab.recipes.domains.metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, SIZE, encoder
+from trimtab.recipes.domains.metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, SIZE, words_of
 from trimtab.recipes.record_metaworld import metaworld_episodes
 
 PART = 16
@@ -32,7 +32,7 @@ NUM_EPISODES = 24
 
 
 def expert_clips(
-    prior: PixelUNet,
+    prior: Prior,
     tasks: Sequence[str],
     num_clips: int,
     *,
@@ -65,20 +65,22 @@ def expert_clips(
         robot=True,
         output=folder,
     )
-    clips = Clips(episodes, prior.num_context, prior.num_frames, encode=words or encoder())
+    clips = Clips(episodes, prior.num_context, prior.num_frames, encode=words or words_of(prior))
     return Held.of(clips, clips.over_episodes(num_clips))
 
 
 @torch.no_grad()
-def continued(denoiser: Denoiser, sample: Callable[..., Video], held: Held, seed: int) -> Video:
+def continued(denoiser: Denoiser, prior: Prior, sample: Callable[..., Video], held: Held, seed: int) -> Video:
     """What follows the first frames of clips, by ``sample(denoiser, noise, given)``, as frames in [-1, 1]: where weights do
     not sum to one, nothing is clamped on the way.
     """
-    noise = sampling.start_noise(tuple(held.clip.video.shape[1:]), seed, held.indices.tolist())
-    parts = range(0, len(noise), PART)
-    return torch.cat(
-        [sample(denoiser, noise[i : i + PART], held.part(i, PART).given.without("actions")) for i in parts]
-    ).clamp(-1, 1)
+    shape = (held.clip.video.shape[1], *prior.frame_shape)
+    noise = sampling.start_noise(shape, seed, held.indices.tolist())
+    parts = []
+    for first in range(0, len(noise), PART):
+        given = encoded(held.part(first, PART), prior.codec).given.without("actions")
+        parts.append(prior.codec.decode(sample(denoiser, noise[first : first + PART], given)))
+    return torch.cat(parts).clamp(-1, 1)
 
 
 def video_distance(imagined: Video, held: Held, cache: Path | None = None) -> Interval:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.core.checks import counted
+from trimtab.core.contracts import Prior
 from trimtab.core.values import Video
 from trimtab.diffusion import sampling
-from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes.domains.metaworld import (
     ACTION_REPEAT,
     MAX_STEPS,
@@ -132,7 +132,7 @@ SCALES = {
 }  # fmt: skip
 
 
-def chosen(path: Path | None, prior: PixelUNet, size: Scale, random_share: float = 0.0) -> dict[str, Adaptation]:
+def chosen(path: Path | None, prior: Prior, size: Scale, random_share: float = 0.0) -> dict[str, Adaptation]:
     """A scale's adaptations, with what was chosen for them beside this prior; the others stay as they are.
 
     What was chosen at another pace, of videos that were sampled otherwise, or for another form of the method, is not taken;

@@ -10,13 +10,14 @@ from jaxtyping import Float, UInt8
 from rich.progress import track
 from torch import Tensor
 
+from trimtab.core.contracts import Prior
 from trimtab.core.values import Clip, Video
 from trimtab.data.clips import Clips, spread
 from trimtab.diffusion import sampling
 from trimtab.diffusion.noise import generator
-from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import from_bytes, moved, sampler, to_bytes
-from trimtab.recipes.domains.metaworld import encoder
+from trimtab.recipes._prior import frame_size
+from trimtab.recipes.domains.metaworld import words_of
 from trimtab.recipes.reading.pairs import Pairs, Part
 
 NUM_STEPS, SHARES = 8, (0.25, 0.5, 1.0)
@@ -50,11 +51,11 @@ class Films:
         return shown[:, 0], shown[:, 1], self.actions[clip, step]
 
 
-def clips_for(prior: PixelUNet, pairs: Pairs, num: int) -> Part:
+def clips_for(prior: Prior, pairs: Pairs, num: int) -> Part:
     """Up to so many clips as the prior knows them, of the pairs' episodes. Raises ValueError if they show too little."""
-    sets, encode = pairs.clips.sets, encoder() if "text" in prior.uses else None
-    if sets[0].frames.shape[1:] != (*prior.frame_shape[1:], 3):
-        raise ValueError(f"the prior imagines frames {prior.frame_shape}, the sets hold {sets[0].frames.shape[1:]}")
+    sets, encode = pairs.clips.sets, words_of(prior) if "text" in prior.uses else None
+    if sets[0].frames.shape[1:3] != frame_size(prior):
+        raise ValueError(f"the prior imagines frames of {frame_size(prior)}, the sets hold {sets[0].frames.shape[1:3]}")
     clips = Clips(sets, prior.num_context, prior.num_frames, encode)
     of = np.repeat(np.arange(len(clips.num_windows)), clips.num_windows)
     numbers = np.flatnonzero(np.isin(of, pairs.episodes))
@@ -75,7 +76,7 @@ def done_in(part: Part, done: Float[Tensor, "row dim"], num_frames: int) -> Floa
 
 
 @torch.no_grad()
-def believed(prior: PixelUNet, part: Part, done: Float[Tensor, "row dim"], seed: int) -> Films:
+def believed(prior: Prior, part: Part, done: Float[Tensor, "row dim"], seed: int) -> Films:
     """Clips in what a prior believes of them where noise covers what was recorded, each under an amount of its own.
 
     Sampled videos look so: what a prior believes at the last of few steps. What was done still shows in them.
@@ -103,7 +104,7 @@ def believed(prior: PixelUNet, part: Part, done: Float[Tensor, "row dim"], seed:
     return Films(torch.cat(frames), done_in(part, done, num_frames))
 
 
-def drawn_anew(prior: PixelUNet, clip: Clip, numbers: np.ndarray, seed: int) -> dict[str, Video]:
+def drawn_anew(prior: Prior, clip: Clip, numbers: np.ndarray, seed: int) -> dict[str, Video]:
     """Clips that were covered by noise in part and are drawn by a prior from there, and from noise alone."""
     sample, steps, codec = sampler(prior, NUM_STEPS), sampling.pairs(prior.schedule, NUM_STEPS), prior.codec
     given = clip.given.without("actions")
