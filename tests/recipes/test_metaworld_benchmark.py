@@ -9,20 +9,21 @@ import pytest
 import torch
 
 from tiny import tabletop
+from trimtab.adapters.classifier_guidance import ReadingLoss
 from trimtab.adapters.finetune import Finetune
 from trimtab.adapters.from_scratch import FromScratch
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes, EpisodeWriter
+from trimtab.diffusion.losses import DenoisingLoss, velocity_loss
 from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.actions import VECTORS, ActionJudge, JudgeFile
 from trimtab.metrics.evaluation import REPEAT_LAST_FRAME
 from trimtab.networks import storage
-from trimtab.networks.attention import CopyAttention
 from trimtab.priors import pixel_unet
 from trimtab.recipes import metaworld_benchmark as recipe
 from trimtab.recipes.benchmark.bench import cells_in
 from trimtab.recipes.benchmark.methods import METHODS
-from trimtab.recipes.benchmark.robots import ROBOT_METHODS, SCHEDULE, copies_of, held_of, robot_trainings
+from trimtab.recipes.benchmark.robots import ROBOT_METHODS, SCHEDULE, held_of, robot_trainings
 from trimtab.recipes.domains import metaworld
 from trimtab.recipes.metaworld_benchmark import SCALES, metaworld_benchmark, seeds_of
 
@@ -117,12 +118,16 @@ def test_all_weights_of_the_prior_are_trained_at_a_rate_of_their_own(finished: F
         cell.protocol["notes"]["method"]: cell.protocol["notes"]["training"].get("learning_rate")
         for cell in cells_in(finished.cells, ROBOT_METHODS)
     }
-    assert rates == {**dict.fromkeys(TRIED, 1e-3), "frozen prior": None, "finetuning with language": 1e-4}
-    trainings = robot_trainings(tabletop.prior(), rate=3e-3, finetuning=2e-5)
+    alone = {name: rate for name, rate in rates.items() if name not in ("frozen prior", "finetuning with language")}
+    assert set(alone.values()) <= {1e-3, 4e-3}
+    assert (rates["AVID"], rates["frozen prior"], rates["finetuning with language"]) == (4e-3, None, 1e-4)
+    trainings = robot_trainings(tabletop.prior(), muon=2e-3, rate=3e-3, finetuning=2e-5)
     assert {name for name, training in trainings.items() if training.rates == (2e-5,)} == {
         "finetune", "finetune-language",
     }  # fmt: skip
-    assert {training.rates for training in trainings.values()} == {(3e-3,), (2e-5,)}
+    assert all((training.rates == (2e-3,)) == (training.optimizer == "muon") for training in trainings.values())
+    plain = robot_trainings(tabletop.prior(), muon=None, rate=3e-3)
+    assert {training.optimizer for training in plain.values()} == {"adamw"}
 
 
 def test_the_prior_diffuses_up_to_pure_noise(finished: Finished) -> None:
@@ -173,17 +178,26 @@ def test_all_methods_but_the_variations_are_there(finished: Finished) -> None:
         training.assembled(prior, 0, {"action_dim": 4})
 
 
-def test_beside_a_prior_that_copies_what_is_trained_can_do_so_too() -> None:
-    prior = tabletop.prior()
+def test_what_learns_beside_the_prior_or_alone_has_equally_many_weights() -> None:
+    prior = pixel_unet.load("tabletop", schedule=SCHEDULE)
     trainings = robot_trainings(prior)
-    fitting = trainings.keys() - {"controlnet-small"}  # which is not of this prior's depth
-    models = {name: trainings[name].assembled(prior, 0, {"action_dim": 4})[0] for name in fitting}
-    copying = {
-        name for name, model in models.items() if any(isinstance(part, CopyAttention) for part in model.modules())
-    }
-    adapters = {"scratch", "forgetful", "avid", "avid-blind"}  # without a mask, AVID departs from its prior
-    assert copying == adapters | {"finetune", "finetune-language", "lora"}
-    assert not copies_of(tabletop.prior({**tabletop.SIZES, "copies": False}))
+    counts = {}
+    for name in ("scratch", "forgetful", "avid", "avid-no-mask", "avid-blind", "controlnet-small", "lora"):
+        model, _ = trainings[name].assembled(prior, 0, {"action_dim": 4})
+        counts[name] = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    assert max(counts.values()) / min(counts.values()) < 1.03, counts
+
+
+def test_all_is_trained_by_the_error_of_velocities() -> None:
+    prior = tabletop.prior()
+    for name, training in robot_trainings(prior).items():
+        if name == "controlnet-small":  # which is not of this prior's depth
+            continue
+        _, task = training.assembled(prior, 0, {"action_dim": 4})
+        assert isinstance(task, ReadingLoss if name == "classifier" else DenoisingLoss)
+        assert isinstance(task, ReadingLoss) or task.companions[0] is velocity_loss
+        anew = name in ("scratch", "forgetful") or name.startswith("avid")
+        assert (training.optimizer == "muon") is anew
 
 
 def test_a_model_is_told_one_frame_of_those_that_the_judge_sees(finished: Finished, tmp_path: Path) -> None:

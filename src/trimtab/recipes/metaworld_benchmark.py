@@ -48,6 +48,7 @@ def metaworld_benchmark(
     num_steps: int | None = None,
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
+    muon_rate: float = 4e-3,
     finetuning_rate: float = 1e-4,
     prior: str = "tabletop",
     judge: Path | None = None,
@@ -60,8 +61,7 @@ def metaworld_benchmark(
 
     The half of AVID's paper that is about a real robot, in miniature: continuous actions, and the layout of its latent
     models around the tabletop prior, which is given one frame, and told no text but for "finetuning with language". All is
-    trained by what the embedded models are, the change in pixels and LPIPS, not by AVID's plain error of velocities, which
-    only a prior of latents and `trimtab rt1-benchmark --scale paper` take.
+    trained by AVID's plain error of velocities, what begins from nothing by Muon, what begins as the prior by AdamW.
 
     What is finished is not done again: each method and seed leaves a small file, a cell, and the report is made of all
     cells that are there. An interrupted training goes on.
@@ -74,8 +74,9 @@ def metaworld_benchmark(
         num_clips: test clips, instead of the scale's.
         num_steps: sampling steps a clip, instead of the scale's.
         batch_size: clips in a training step, instead of the scale's.
-        learning_rate: of all trainings but finetuning's. This one and the next are given, not chosen on validation
-            episodes for each training, as those of the Procgen benchmark are.
+        learning_rate: of ControlNet, low-rank changes and the classifier, by AdamW. This one and the next two are given, not
+            chosen on validation episodes for each training, as those of the Procgen benchmark are.
+        muon_rate: of adapters and of models that are trained alone, by Muon.
         finetuning_rate: learning rate where all weights of the prior are trained, on actions or on language.
         prior: the name of a prior that ships with the package, the path of one, or ``module:function``, which makes yours
             (docs/your_model.md), that is given one frame of 64 x 64 and predicts eight or more.
@@ -92,6 +93,7 @@ def metaworld_benchmark(
         "scale": scale,
         **own,
         "learning_rate": learning_rate,
+        "muon_rate": muon_rate,
         "finetuning_rate": finetuning_rate,
         "prior": prior,
         "judge": judge,
@@ -100,7 +102,7 @@ def metaworld_benchmark(
     check_fits(frozen, (SIZE, SIZE), frozen.num_frames)
     judge, remedy = judge or METAWORLD_JUDGE.path, "train one by `trimtab metaworld-judge` and pass it as --judge"
     judge_file = checked_judge(judge, (SIZE, SIZE), len(ACTION), remedy)
-    trainings = robot_trainings(frozen, rate=learning_rate, finetuning=finetuning_rate, reach=1.0)
+    trainings = robot_trainings(frozen, muon=muon_rate, rate=learning_rate, finetuning=finetuning_rate, reach=1.0)
     size = SCALES[scale].but({**own, "trainings": trainings})
     record_settings(output, "metaworld-benchmark", settings, dry_run=dry_run)
     training = at_play(datasets / "metaworld-play", seed=TRAINING_SEED, num_episodes=NUM_EPISODES)

@@ -309,6 +309,7 @@ class Bench:
             **taken(model, run, step),
             "frames": recipe.num_frames or self.size.num_frames or sum(some.num_frames for some in clips.sets),
             "passes": recipe.passes,
+            "optimizer": recipe.optimizer,
             "learning_rate": rate,
         }
         checkpoints.save(folder, model, self.prior, facts=facts)

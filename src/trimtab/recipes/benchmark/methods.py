@@ -20,6 +20,7 @@ from trimtab.core.contracts import Denoiser, Prior
 from trimtab.diffusion.losses import DenoisingLoss, clean_loss
 from trimtab.diffusion.schedules import Schedule
 from trimtab.forecast import fit_or_forecast, operations_per_step
+from trimtab.networks.optimizers import Kind
 from trimtab.priors.remembering import Remembering
 from trimtab.recipes.procgen_prior import frames_task
 from trimtab.training import ROTATION, Budget, ClipSource, Run
@@ -59,6 +60,7 @@ class Training:
         num_frames: recorded frames to train on; None for the benchmark's.
         like: the training whose learning rate it shares; itself by default.
         rates: learning rates to choose among, on validation levels; one leaves no choice.
+        optimizer: of the weights.
     """
 
     build: type[Any]
@@ -68,6 +70,7 @@ class Training:
     passes: int = 1
     num_frames: int | None = None
     like: str | None = None
+    optimizer: Kind = "adamw"
 
     def assembled(self, prior: Prior, seed: int, actions: Mapping[str, int]) -> tuple[Any, nn.Module]:
         """An untrained model, and its loss; `actions` are the options `num_actions` or `action_dim`."""
@@ -91,7 +94,7 @@ class Training:
         batches: dict[str, Any] = {"batch_size": batch_size, "lengths": lengths, "passes": self.passes}
         step = self.teraflops_a_step(task, clips, batch_size, lengths)
         budget = Budget(steps=round(teraflops / step))
-        options = {"average_decay": 0.995, **options}
+        options = {"average_decay": 0.995, "optimizer": self.optimizer, **options}
         return fit_or_forecast(dry_run, task, clips, budget, **batches, **options), step
 
     def teraflops_a_step(self, task: nn.Module, clips: ClipSource, batch_size: int, lengths: Sequence[int]) -> float:

@@ -1,8 +1,7 @@
 """What the benchmarks of robots share: action vectors, methods, trainings, and recorded episodes; knows no robot.
 
-The layout is that of AVID's latent models (arXiv 2410.12822): velocities on a schedule that ends in pure
-noise, with the first frame given clean, beside every noisy frame, in training as in sampling. What is minimised is the
-caller's to say: the plain error of velocities, as in AVID, or that by which the embedded models are trained.
+The layout is that of AVID's latent models (arXiv 2410.12822): the plain error of velocities, on a schedule that ends in pure
+noise, with the first frame given clean, beside every noisy frame, in training as in sampling.
 """
 
 from __future__ import annotations
@@ -27,15 +26,13 @@ from trimtab.core.checks import is_open
 from trimtab.core.contracts import Prior
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
-from trimtab.diffusion.losses import DenoisingLoss
+from trimtab.diffusion.losses import DenoisingLoss, velocity_loss
 from trimtab.diffusion.schedules import Schedule
 from trimtab.metrics.actions import JudgeFile
-from trimtab.priors.pixel_unet import PixelFrames
 from trimtab.recipes._held import Held
 from trimtab.recipes.benchmark.bench import Domain
 from trimtab.recipes.benchmark.methods import FORGOTTEN, METHODS, PASSES, Method, Training, reading_task
 from trimtab.recipes.benchmark.report import Words
-from trimtab.recipes.procgen_prior import frames_task
 
 SCHEDULE = "linear, zero terminal SNR"
 
@@ -53,11 +50,14 @@ SMOKE = ("frozen prior", "from scratch", "product of experts", "AVID", "ControlN
 Sizes = tuple[Mapping[str, Any], Mapping[str, Any]]
 """Of two networks of equally many weights, within 3%: an adapter, and the small ControlNet."""
 
-EMBEDDED_SIZES: Sizes = {}, {"widths": (64, 96, 160), "depths": (1, 1, 2)}
-PAPER_SIZES: Sizes = (
-    {"widths": (256, 512, 768), "depths": (2, 2, 2), "copies": False},
-    {"widths": (256, 512, 960), "depths": (2, 2, 2)},
+EMBEDDED_SIZES: Sizes = (
+    {"widths": (32, 96, 128), "steady": True},
+    {"widths": (64, 128, 128), "depths": (1, 1, 2), "steady": True},
 )
+RANK = 45
+"""Of low-rank changes of the tabletop prior that are as many weights."""
+
+PAPER_SIZES: Sizes = {"widths": (256, 512, 768), "depths": (2, 2, 2)}, {"widths": (256, 512, 960), "depths": (2, 2, 2)}
 """Of about as many weights as the second of AVID's three latent adapters, 34 million."""
 
 
@@ -66,15 +66,11 @@ def velocity_task(denoiser: Any, schedule: Schedule, seed: int, **options: Any) 
     return DenoisingLoss(denoiser, schedule, seed=seed, **options)
 
 
-def usual_task(prior: Prior) -> Callable[..., nn.Module]:
-    """By what the embedded models are trained, the change in pixels and LPIPS; of latents, by AVID's loss."""
-    return frames_task if prior.codec.space == PixelFrames.space else partial(velocity_task, codec=prior.codec)
-
-
 def robot_trainings(
     prior: Prior,
     *,
-    learn: Callable[..., nn.Module] | None = None,
+    own: bool = True,
+    muon: float | None = 4e-3,
     rate: float = 1e-3,
     finetuning: float = 1e-4,
     passes: int = PASSES,
@@ -84,57 +80,47 @@ def robot_trainings(
     """What `ROBOT_METHODS` need trained.
 
     Args:
-        prior: what is trained beside it looks at frames in as large patches, and if it copies those of the last frame, what
-            learns beside it and alone does, too.
-        learn: called as ``learn(model, schedule, seed)``, gives the loss; by default the `usual_task`.
-        rate: learning rate.
+        prior: what is trained beside it looks at frames in as large patches.
+        own: minimise the error of an adapter's own belief beside that of the mixture, too, for trainings that are short.
+        muon: learning rate of what begins from nothing, adapters and models alone, by Muon; None trains it as the rest.
+        rate: learning rate of the rest, by AdamW.
         finetuning: learning rate where all weights of the prior are trained; AVID's is a fifth of its others.
         passes: how often AVID is trained on each batch.
         reach: of the numbers of an action, which a classifier tells apart from minus to plus this.
         sizes: of what learns beside the prior, or alone, and of the small ControlNet.
     """
-    learn, read = learn or usual_task(prior), partial(reading_task, codec=prior.codec)
-    look, rates = {"patch": patch_of(prior)}, (rate,)
-    own = {**look, "copies": copies_of(prior), **sizes[0]}
-    small = {**look, **sizes[1]}
-    beside = partial(Training, AVID, task=learn, rates=rates, passes=passes)
-    untold: dict[str, Any] = {"num_actions": None, "action_dim": None}
+    learn = partial(velocity_task, own=velocity_loss if own else None, codec=prior.codec)
+    look, untold = {"patch": patch_of(prior)}, {"num_actions": None, "action_dim": None}
+    alone: Mapping[str, Any] = {**look, **sizes[0]}
+    anew = partial(Training, rates=(rate if muon is None else muon,), optimizer="adamw" if muon is None else "muon")
+    beside, changed = partial(anew, AVID, task=learn, passes=passes), partial(Training, task=learn, rates=(rate,))
     return {
-        "scratch": Training(FromScratch, own, learn, rates),
-        "forgetful": Training(FromScratch, own, partial(learn, forgotten={"actions": FORGOTTEN}), rates),
-        "controlnet": Training(ControlNet, {}, learn, rates),
-        "controlnet-small": Training(ControlNet, small, learn, rates),
-        "finetune": Training(Finetune, {}, learn, (finetuning,)),
-        "finetune-language": Training(Finetune, untold, learn, (finetuning,)),
-        "lora": Training(Finetune, {"rank": 40}, learn, rates),
-        "classifier": Training(
-            ActionClassifier, {"widths": (32, 64, 96), "depths": (1, 1, 2), "reach": reach, **look}, read, rates
+        "scratch": anew(FromScratch, alone, learn),
+        "forgetful": anew(FromScratch, alone, partial(learn, forgotten={"actions": FORGOTTEN})),
+        "controlnet": changed(ControlNet),
+        "controlnet-small": changed(ControlNet, {**look, **sizes[1]}),
+        "finetune": changed(Finetune, rates=(finetuning,)),
+        "finetune-language": changed(Finetune, untold, rates=(finetuning,)),
+        "lora": changed(Finetune, {"rank": RANK}),
+        "classifier": changed(
+            ActionClassifier,
+            {"widths": (32, 64, 96), "depths": (1, 1, 2), "reach": reach, **look},
+            task=partial(reading_task, codec=prior.codec),
         ),
-        "avid": beside(own),
-        "avid-no-mask": beside({"learn_mask": False, **own}),
-        "avid-blind": beside({"see_prior": False, **own}),
-        "avid-neither": beside({"learn_mask": False, "see_prior": False, **own}),
+        "avid": beside(alone),
+        "avid-no-mask": beside({"learn_mask": False, **alone}),
+        "avid-blind": beside({"see_prior": False, **alone}),
+        "avid-neither": beside({"learn_mask": False, "see_prior": False, **alone}),
     }
 
 
-def patch_of(prior: Prior) -> int:
+def patch_of(prior: Any) -> int:
     """Of the prior's network, 1 if its weights are out of reach. Raises ValueError for a network that has none."""
-    sizes = sizes_of(prior)
+    sizes: Mapping[str, Any] = prior.network.sizes if is_open(prior) else {"patch": 1}
     if "patch" not in sizes:
         raise ValueError(f"this benchmark needs a prior of change_unet, the network of this one has no patch: {sizes}")
     patch: int = sizes["patch"]
     return patch
-
-
-def copies_of(prior: Prior) -> bool:
-    """Whether the prior's network copies patches of the last frame."""
-    return bool(sizes_of(prior).get("copies"))
-
-
-def sizes_of(prior: Any) -> Mapping[str, Any]:
-    """Of the network of a prior whose weights are within reach; of others it is enough that frames are looked at closely."""
-    sizes: Mapping[str, Any] = prior.network.sizes if is_open(prior) else {"patch": 1}
-    return sizes
 
 
 def check_fits(prior: Prior, frame: tuple[int, int], num_frames: int) -> None:
