@@ -118,15 +118,16 @@ def test_all_weights_of_the_prior_are_trained_at_a_rate_of_their_own(finished: F
         cell.protocol["notes"]["method"]: cell.protocol["notes"]["training"].get("learning_rate")
         for cell in cells_in(finished.cells, ROBOT_METHODS)
     }
-    alone = {name: rate for name, rate in rates.items() if name not in ("frozen prior", "finetuning with language")}
-    assert set(alone.values()) <= {1e-3, 4e-3}
-    assert (rates["AVID"], rates["frozen prior"], rates["finetuning with language"]) == (4e-3, None, 1e-4)
-    trainings = robot_trainings(tabletop.prior(), muon=2e-3, rate=3e-3, finetuning=2e-5)
+    assert rates == {
+        "frozen prior": None, "action guidance": 4e-3, "ControlNet, small": 1e-3, "AVID": 4e-3,
+        "finetuning with language": 1e-4,
+    }  # fmt: skip
+    trainings = robot_trainings(tabletop.prior(), muon_rate=2e-3, rate=3e-3, finetuning=2e-5)
     assert {name for name, training in trainings.items() if training.rates == (2e-5,)} == {
         "finetune", "finetune-language",
     }  # fmt: skip
     assert all((training.rates == (2e-3,)) == (training.optimizer == "muon") for training in trainings.values())
-    plain = robot_trainings(tabletop.prior(), muon=None, rate=3e-3)
+    plain = robot_trainings(tabletop.prior(), muon_rate=None, rate=3e-3)
     assert {training.optimizer for training in plain.values()} == {"adamw"}
 
 
@@ -195,7 +196,8 @@ def test_all_is_trained_by_the_error_of_velocities() -> None:
             continue
         _, task = training.assembled(prior, 0, {"action_dim": 4})
         assert isinstance(task, ReadingLoss if name == "classifier" else DenoisingLoss)
-        assert isinstance(task, ReadingLoss) or task.companions[0] is velocity_loss
+        assert isinstance(task, ReadingLoss) or task.companions[:2] == (velocity_loss, velocity_loss)
+        assert task.companions[-1] is prior.codec
         anew = name in ("scratch", "forgetful") or name.startswith("avid")
         assert (training.optimizer == "muon") is anew
 

@@ -528,7 +528,12 @@ def test_what_was_trained_by_another_rate_is_not_taken_for_this(tmp_path: Path) 
     folder = bench.folder("in-domain", 0)
     folder.mkdir(parents=True)
     training = bench.size.trainings["in-domain"]
-    facts = {**training.how(), "steps": bench.steps(training, 0.1), "teraflops a step": 0.1, "learning_rate": 0.5}
+    facts = {
+        **training.how(bench.prior),
+        "steps": bench.steps(training, 0.1),
+        "teraflops a step": 0.1,
+        "learning_rate": 0.5,
+    }
     (folder / "config.json").write_text(json.dumps({"facts": facts}))
     with pytest.raises(ValueError, match=r"was trained with learning_rate 0.5, not 0.004; move it away"):
         bench.train("in-domain", 0)

@@ -121,7 +121,6 @@ def test_the_papers_settings_run_with_latents_and_a_judge(
     run(methods=methods, judge=tmp_path / "judge" / "judge.safetensors", output=tmp_path / "run")
     cells = {path.stem: Evaluation.from_json(path.read_text()) for path in (tmp_path / "run" / "cells").iterdir()}
     assert len(cells) == 3
-    assert SCHEDULES["paper"] == "scaled linear, zero terminal SNR"
     for cell in cells.values():
         name = cell.protocol["notes"]["method"]
         error, ratio = (cell.figure(name, metric).overall.mean for metric in ("action error", "action error ratio"))
@@ -169,8 +168,8 @@ def test_the_papers_losses_are_of_latents_and_its_rates_its_own() -> None:
             continue
         _, task = training.assembled(prior, 0, {"action_dim": 7})
         assert isinstance(task, ReadingLoss if name == "classifier" else DenoisingLoss)
-        assert task.codec is prior.codec
-        assert isinstance(task, ReadingLoss) or task.companions[0] is velocity_loss
+        assert task.companions[-1] is prior.codec
+        assert isinstance(task, ReadingLoss) or task.companions[:2] == (velocity_loss, None)
         assert (training.passes, training.rates) == (1, (2e-5 if name.startswith("finetune") else 1e-4,))
 
 

@@ -80,7 +80,7 @@ def test_an_episode_has_a_start_state_and_a_text(held: Held) -> None:
 
 def test_a_model_is_aligned_with_itself_where_it_is_told_the_same(held: Held) -> None:
     prior = tabletop.prior()
-    found, wrong = alignment(prior, prior, held, [100, 900], seed=0)
+    found, wrong, _ = alignment(prior, prior, held, [100, 900], seed=0)
     assert all((wrong[voice] == wrong[VOICES[0]]).all() for voice in VOICES)
     own, other, untold = (found[said] for said in SAID)
     assert own["mean squared"].shape == (2, 4)
@@ -111,12 +111,12 @@ class Mirror:
 
 def test_half_of_each_is_right_where_two_err_in_opposite_ways(held: Held) -> None:
     prior = tabletop.prior()
-    _, wrong = alignment(prior, Mirror(prior, held.clip.video), held, [500], seed=0)
+    _, wrong, still = alignment(prior, Mirror(prior, held.clip.video), held, [500], seed=0)
     torch.testing.assert_close(wrong["in-domain"], wrong["prior"])
     assert (wrong["prior"] > 0.01).all()
     torch.testing.assert_close(wrong["half of each"], torch.zeros(1, 4), atol=1e-6, rtol=0)
-    found = errors_by_task(wrong, held)
-    still = (held.told[:, -1:] - held.clip.video).square().mean((1, 2, 3, 4))
+    found = errors_by_task(wrong, still, held, prior)
+    torch.testing.assert_close(still, (held.told[:, -1:] - held.clip.video).square().mean((1, 2, 3, 4)))
     closing = [
         number for number in range(4) if (held.clip.given.text[number] == encoder()([TEXTS["door-close"]])[0]).all()
     ]
@@ -127,7 +127,8 @@ def test_half_of_each_is_right_where_two_err_in_opposite_ways(held: Held) -> Non
 
 def test_it_is_drawn(tmp_path: Path, held: Held) -> None:
     values = {said: {name: torch.rand(3, 4) for name in ("mean squared", "cosine")} for said in SAID}
-    errors = errors_by_task({voice: torch.rand(3, 4) for voice in VOICES}, held)
+    wrong = {voice: torch.rand(3, 4) for voice in VOICES}
+    errors = errors_by_task(wrong, torch.rand(4), held, tabletop.prior())
     plot(intervals(values, held.recordings), errors, (0.1, 0.5, 0.9), tmp_path / "a" / "picture.png")
     assert (tmp_path / "a" / "picture.png").stat().st_size > 1000
 

@@ -12,6 +12,8 @@ from trimtab.core.contracts import BoundDenoiser
 from trimtab.core.values import Conditioning, Video
 from trimtab.priors.pixel_unet import PixelUNet
 
+NUM_BITS = 5
+
 
 class Unshuffled:
     """A lossless codec: squares of pixels as channels, half as bright."""
@@ -24,6 +26,19 @@ class Unshuffled:
 
     def decode(self, latents: Video) -> Video:
         return functional.pixel_shuffle(latents.flatten(0, 1) * 2, 2).unflatten(0, latents.shape[:2])
+
+
+class Doubling(Unshuffled):
+    """Two frames a latent, as it says."""
+
+    frames_per_latent = 2
+
+
+class Halving(Unshuffled):
+    """Decodes to frames of half the size."""
+
+    def decode(self, latents: Video) -> Video:
+        return super().decode(latents)[..., ::2, ::2]
 
 
 def of_latents(height: int, width: int, sizes: dict[str, Any] | None = None, **settings: Any) -> PixelUNet:
@@ -47,14 +62,14 @@ class Closed:
         return self._inner.bind(given)
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
-        """The first letters of a sentence, a token each, as five bits."""
+        """The first letters of a sentence, a token each, as bits; by weights that one may think are to be trained."""
         codes = torch.tensor([[ord(letter) for letter in sentence[:7].ljust(7)] for sentence in sentences])
-        return ((codes[..., None] >> torch.arange(5)) & 1).float()
+        return ((codes[..., None] >> torch.arange(NUM_BITS)) & 1).float() * torch.ones(NUM_BITS, requires_grad=True)
 
 
 def closed() -> Closed:
     """Of one frame of 64 x 64 given, and eight predicted."""
-    return Closed(of_latents(64, 64, {"text_dim": 5}))
+    return Closed(of_latents(64, 64, {"text_dim": NUM_BITS}))
 
 
 def deaf() -> Closed:
@@ -62,4 +77,6 @@ def deaf() -> Closed:
     return Closed(of_latents(64, 64, {"text_dim": None}, schedule="linear, zero terminal SNR"))
 
 
-not_a_prior = dict
+def trainable() -> PixelUNet:
+    """As it was trained: in train mode, with gradients."""
+    return of_latents(64, 64).train().requires_grad_(True)

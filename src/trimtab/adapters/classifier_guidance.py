@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trimtab.core.checks import check_level
+from trimtab.core.companions import Accompanied
 from trimtab.core.contracts import BoundDenoiser, Codec, Denoiser, NoiseSchedule, Prior
 from trimtab.core.values import Clip, Conditioning, Fact, NoiseLevel, Prediction, Video
 from trimtab.diffusion.losses import encoded
@@ -110,7 +111,7 @@ class ActionClassifier(nn.Module):
         return (share * self.num_bins).long().clamp(max=self.num_bins - 1)
 
 
-class ReadingLoss(nn.Module):
+class ReadingLoss(Accompanied):
     """The cross-entropy of a classifier on clips, at noise levels drawn at random; the counterpart of `DenoisingLoss`.
 
     Args:
@@ -124,11 +125,13 @@ class ReadingLoss(nn.Module):
         self, classifier: ActionClassifier, schedule: NoiseSchedule, *, seed: int = 0, codec: Codec | None = None
     ) -> None:
         super().__init__()
-        self.classifier, self.schedule, self.seed, self.codec = classifier, schedule, seed, codec
+        self.classifier, self.schedule, self.seed = classifier, schedule, seed
+        self.companions = (codec,)  # which may be a module, and is not trained
 
     def forward(self, clip: Clip, *, step: int, samples: Tensor) -> Float[Tensor, " batch"]:
         """The loss of each sample, (batch,): the mean over frames and dimensions."""
-        clip = clip if self.codec is None else encoded(clip, self.codec)
+        (codec,) = self.companions
+        clip = clip if codec is None else encoded(clip, codec)
         clean = clip.video.float()
         index = uniform_integers(self.schedule.num_levels, seed=self.seed, step=step, samples=samples, purpose="level")
         level = self.schedule.level(index.to(clean.device))

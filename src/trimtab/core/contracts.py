@@ -44,7 +44,7 @@ class Mixing(Denoiser, Protocol):
 
 @runtime_checkable
 class Codec(Protocol):
-    """Frames to the space a prior diffuses in, and back."""
+    """Frames to the space a prior diffuses in, and back. It answers on the device that it was asked on."""
 
     @property
     def space(self) -> str: ...
@@ -125,7 +125,7 @@ class EncodesText(Protocol):
     """A prior that is told in words, and brings what makes token states of them."""
 
     def encode_text(self, sentences: Sequence[str]) -> Tensor:
-        """(sentence, token, feature) floats, what `Conditioning.text` is of. A sentence has one answer in any company."""
+        """(sentence, token, feature) floats, what `Conditioning.text` is of, on any device; all of one number of tokens."""
 
 
 @runtime_checkable

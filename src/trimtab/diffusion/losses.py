@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from trimtab.core.companions import Accompanied
 from trimtab.core.contracts import Codec, Denoiser, Mixing, NoiseSchedule
-from trimtab.core.values import Clip, Fact, Prediction, Video
+from trimtab.core.values import Clip, Conditioning, Fact, Prediction, Video
 from trimtab.diffusion.noise import gaussian_noise, uniform_integers
 
 Loss = Callable[[Prediction, Video, Video], Float[Tensor, " batch"]]
@@ -176,10 +176,15 @@ class DenoisingLoss(Accompanied):
                 f"{dict(forgotten)} and {context_noise}"
             )
         self.forgotten, self.context_noise = dict(forgotten), context_noise
-        self.denoiser, self.schedule, self.seed, self.codec = denoiser, schedule, seed, codec
+        self.denoiser, self.schedule, self.seed = denoiser, schedule, seed
         self.departing = departing
-        self.companions = (loss, own)
+        self.companions = (loss, own, codec)  # a codec may be a module, which is not trained
         self.purposes = ["level", *(f"level {draw}" for draw in range(1, draws))]
+
+    @property
+    def codec(self) -> Codec | None:
+        codec: Codec | None = self.companions[2]
+        return codec
 
     def forward(self, clip: Clip, *, step: int, samples: Sequence[int] | Tensor) -> Float[Tensor, " batch"]:
         """The loss of each sample of the clip, (batch,) float32.
@@ -214,7 +219,7 @@ class DenoisingLoss(Accompanied):
             added *= self.context_noise * part.to(clean.device)[:, None, None, None, None]
             given = replace(given, context=given.context + added)
         noisy = level.add_noise(clean, noise)
-        loss, own = self.companions
+        loss, own, _ = self.companions
         if not isinstance(self.denoiser, Mixing):
             belief = self.denoiser.bind(given)(noisy, level)
             return loss(belief, clean, noise) + self._departed(belief, clean)
@@ -231,6 +236,9 @@ class DenoisingLoss(Accompanied):
 @torch.no_grad()
 def encoded(clip: Clip, codec: Codec) -> Clip:
     """The clip with its frames and its context in the space of the codec."""
-    context = clip.given.context
-    given = clip.given if context is None else replace(clip.given, context=codec.encode(context))
-    return Clip(codec.encode(clip.video), given)
+    return Clip(codec.encode(clip.video), known_in(clip.given, codec))
+
+
+def known_in(given: Conditioning, codec: Codec) -> Conditioning:
+    """What is known of a clip, its context in the space of the codec."""
+    return given if given.context is None else replace(given, context=codec.encode(given.context))

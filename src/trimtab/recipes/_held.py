@@ -130,10 +130,10 @@ def sampler(
     What is believed of frames is clamped to -1 .. 1, of latents it is not. The denoiser is asked on `device()`, and the clip
     is where the noise was.
     """
-    return partial(sampled, sample, pairs=sampling.pairs(prior.schedule, num_steps), clamp=bounds(prior))
+    return partial(sampled, sample, pairs=sampling.pairs(prior.schedule, num_steps), clamp=clamp_of(prior))
 
 
-def bounds(prior: Prior) -> tuple[float, float] | None:
+def clamp_of(prior: Prior) -> tuple[float, float] | None:
     """Between which what is believed of frames is kept; latents have none."""
     return (-1.0, 1.0) if prior.codec.space == PixelFrames.space else None
 

@@ -21,7 +21,8 @@ from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
 from trimtab.metrics.text_match import TextMatch, prefers, which_text
 from trimtab.networks import storage
 from trimtab.recipes._held import Held, held_out_loss
-from trimtab.recipes.domains.metaworld import LINGER, SEEN, SIZE, VALIDATION, encoder, place, words_of
+from trimtab.recipes._prior import words_of
+from trimtab.recipes.domains.metaworld import LINGER, SEEN, SIZE, VALIDATION, encoder, place
 from trimtab.recipes.domains.tabletop import WORDS
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, FINETUNED
 from trimtab.recipes.planning.bench import Bench

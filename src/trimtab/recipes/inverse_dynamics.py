@@ -24,7 +24,7 @@ from trimtab.data.episodes import Episodes
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics.intervals import Interval
 from trimtab.networks.precision import fast_products
-from trimtab.recipes._prior import prior_of
+from trimtab.recipes._prior import frame_size, prior_of
 from trimtab.recipes.domains.metaworld import ACTION_REPEAT, MAX_STEPS, SIZE, play
 from trimtab.recipes.reading.degraded import degrade
 from trimtab.recipes.reading.drawn import Films, believed, clips_for, done_in, drawn_anew
@@ -129,7 +129,10 @@ def inverse_dynamics(
     given = [Episodes.open(path) for path in data]
     torch.manual_seed(seed)
     prior = None if imagined is None else prior_of(imagined)
-    model = InverseDynamics(len(ACTION), given[0].frames.shape[1] if given else size, width, encoder, encoder_weights)
+    side = given[0].frames.shape[1] if given else size
+    if prior is not None and frame_size(prior) != (side, side):
+        raise ValueError(f"the prior imagines frames of {frame_size(prior)}, the sets hold {(side, side)}")
+    model = InverseDynamics(len(ACTION), side, width, encoder, encoder_weights)
     record_settings(output, "inverse-dynamics", settings, dry_run=dry_run)
     episodes = given or play(datasets, num_episodes, action_repeat=action_repeat, max_steps=max_steps, size=size)
     train, test = divided(episodes, held_out, seed)

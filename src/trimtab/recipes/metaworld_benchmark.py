@@ -10,8 +10,8 @@ import torch
 
 from trimtab.data.episodes import Episodes
 from trimtab.metrics.actions import METAWORLD_JUDGE
-from trimtab.recipes._prior import prior_of
-from trimtab.recipes.benchmark.bench import Bench, Scale
+from trimtab.recipes._prior import clip_length, prior_of, words_of
+from trimtab.recipes.benchmark.bench import Bench, Scale, allowed
 from trimtab.recipes.benchmark.robots import (
     ROBOT_METHODS,
     SCHEDULE,
@@ -22,7 +22,7 @@ from trimtab.recipes.benchmark.robots import (
     robot,
     robot_trainings,
 )
-from trimtab.recipes.domains.metaworld import PLAYED, SIZE, at_play, encoder
+from trimtab.recipes.domains.metaworld import PLAYED, SIZE, at_play
 from trimtab.recipes.reading.pairs import ACTION
 from trimtab.training import record_settings
 
@@ -61,7 +61,8 @@ def metaworld_benchmark(
 
     The half of AVID's paper that is about a real robot, in miniature: continuous actions, and the layout of its latent
     models around the tabletop prior, which is given one frame, and told no text but for "finetuning with language". All is
-    trained by AVID's plain error of velocities, what begins from nothing by Muon, what begins as the prior by AdamW.
+    trained by the plain error of velocities, as in AVID; that of an adapter's own belief comes beside it, and what begins
+    from nothing is trained by Muon, what begins as the prior by AdamW.
 
     What is finished is not done again: each method and seed leaves a small file, a cell, and the report is made of all
     cells that are there. An interrupted training goes on.
@@ -100,18 +101,20 @@ def metaworld_benchmark(
     }
     frozen = prior_of(prior, SCHEDULE)
     check_fits(frozen, (SIZE, SIZE), frozen.num_frames)
+    num_frames = clip_length(frozen, SCALES[scale].lengths)
     judge, remedy = judge or METAWORLD_JUDGE.path, "train one by `trimtab metaworld-judge` and pass it as --judge"
     judge_file = checked_judge(judge, (SIZE, SIZE), len(ACTION), remedy)
-    trainings = robot_trainings(frozen, muon=muon_rate, rate=learning_rate, finetuning=finetuning_rate, reach=1.0)
+    trainings = robot_trainings(frozen, muon_rate=muon_rate, rate=learning_rate, finetuning=finetuning_rate, reach=1.0)
     size = SCALES[scale].but({**own, "trainings": trainings})
+    methods = allowed(methods, size, ROBOT_METHODS, frozen)
     record_settings(output, "metaworld-benchmark", settings, dry_run=dry_run)
     training = at_play(datasets / "metaworld-play", seed=TRAINING_SEED, num_episodes=NUM_EPISODES)
     validation = held_out(VALIDATION_SEED, size.num_choosing, datasets)
     test = held_out(TEST_SEED, size.num_clips, datasets)
     domain = robot(
-        frozen, training, validation, test, levels=seeds_of(training=training, validation=validation, test=test),
-        title="Adapting the tabletop prior to a robot's actions", names=ACTION, idle=torch.zeros(len(ACTION)),
-        encode=encoder(), judge_file=judge_file,
+        frozen, training, validation, test, num_frames=num_frames, title="Adapting a video prior to a robot's actions",
+        levels=seeds_of(training=training, validation=validation, test=test), names=ACTION, idle=torch.zeros(len(ACTION)),
+        encode=words_of(frozen), judge_file=judge_file,
     )  # fmt: skip
     bench = Bench(frozen, domain, size, output, only, ROBOT_METHODS)
     bench.run(methods, seeds, cells or output / "cells", dry_run=dry_run)

@@ -109,8 +109,7 @@ def metaworld_planning(
     bench = Bench(
         frozen, size, reader, random_share, datasets, output, reader_weights, adaptations=adaptations
     )  # which refuses what has no sense before it is recorded as a setting
-    usual = learning(filter(bench.allows, size.methods), random_share)
-    names = usual if methods is None else methods
+    names = bench.usual(learning(size.methods, random_share)) if methods is None else methods
     bench.check(names)
     numbers = range(size.num_seeds) if seeds is None else seeds
     todo = todo_of(bench, cells, size.tasks if tasks is None else tasks, names, numbers)

@@ -90,8 +90,7 @@ def metaworld_sweep(
         record: a file from which planning reads choices; these are added to those in it, or take their place.
     """
     output = output or Path(f"runs/metaworld-sweep-{scale}")
-    methods = learning(NORMALISED, random_share) if methods is None else methods
-    if unknown := [name for name in methods if name not in ADAPTATIONS]:
+    if unknown := [name for name in methods or () if name not in ADAPTATIONS]:
         raise ValueError(f"no methods {unknown}; there are: {', '.join(ADAPTATIONS)}")
     sensible = all(1 <= one < math.inf for one in guidances) and all(0 <= one < math.inf for one in strengths)
     if not (guidances and strengths and sensible):
@@ -102,6 +101,7 @@ def metaworld_sweep(
     counts = counted(num_starts=num_starts, num_clips=num_clips, num_samples=num_samples) | {"seed": seed}
     settings = {**counts, "scale": scale, "teraflops": teraflops, "prior": prior}
     bench = Bench.opened(scale, prior, reader, datasets, planning, teraflops, None, reader_weights, random_share)
+    methods = bench.usual(learning(NORMALISED, random_share)) if methods is None else methods
     bench.check(methods)
     if not dry_run:
         bench.reading()  # refused before anything is kept, if none fits, and if there are not as many clips

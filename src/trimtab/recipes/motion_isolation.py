@@ -24,7 +24,8 @@ from trimtab.metrics.i3d import with_context
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.metrics.text_match import which_text
 from trimtab.recipes._held import Held
-from trimtab.recipes.domains.metaworld import FIRST_CHECK, VALIDATION, words_of
+from trimtab.recipes._prior import words_of
+from trimtab.recipes.domains.metaworld import FIRST_CHECK, VALIDATION
 from trimtab.recipes.planning.adaptations import CLASS, CUSTOMIZED, PRIOR, SUBJECT
 from trimtab.recipes.planning.bench import Bench
 from trimtab.recipes.planning.figures import bars, likeness, table
@@ -74,6 +75,7 @@ def motion_isolation(
     output = output or Path(f"runs/motion-isolation-{scale}")
     settings = {**counted(num_clips=num_clips), "scale": scale, "teraflops": teraflops, "seed": seed}
     bench = Bench.opened(scale, prior, None, datasets, planning, teraflops, choices)  # nothing is planned or read
+    bench.check([CUSTOMIZED])
     held = None if dry_run else bench.clips("check", VALIDATION, FIRST_CHECK, num_clips)
     record_settings(output, "motion-isolation", {**settings, "prior": prior, "choices": choices}, dry_run=dry_run)
     customised = bench.adaptations[CUSTOMIZED]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,9 +18,8 @@ from trimtab.core.contracts import Prior
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
 from trimtab.metrics.actions import JudgeFile
-from trimtab.networks.encoders import MiniLM
-from trimtab.recipes._prior import prior_of
-from trimtab.recipes.benchmark.bench import Bench, Scale
+from trimtab.recipes._prior import prior_of, words_of
+from trimtab.recipes.benchmark.bench import Bench, Scale, allowed
 from trimtab.recipes.benchmark.methods import Training
 from trimtab.recipes.benchmark.robots import (
     PAPER_SIZES,
@@ -108,9 +108,9 @@ def rt1_benchmark(
             ships is of the paper's clips, and AVID's own, DynamiCrafter, is not among trimtab's priors. At the paper's scale
             yours is given 1 frame, predicts 15, and has a codec that takes frames of 320 x 512 to its frame_shape; its
             schedule is its own, AVID's "scaled linear, zero terminal SNR" (there latents are scaled down besides, by up to
-            0.7 with the noise level, which is for yours to do). Methods that need its weights ask for an `OpenPrior` with a
-            `patch` among the sizes of its network, "finetuning with language" for one that hears texts, too; without
-            --methods those that cannot be had are left out.
+            0.7 with the noise level, which is for yours to do). Methods that need its weights ask for an `OpenPrior`,
+            "finetuning with language" for one that hears texts, too; without --methods those that cannot be had are left
+            out.
         judge: reads the actions off videos; what `trimtab metaworld-judge --data` made of the set to train on that this
             command leaves in `datasets`, already with --dry-run. Without it no figure of actions is made.
         dry_run: import what data are missing, and then only say what the trainings will need in memory, time and disk.
@@ -127,14 +127,15 @@ def rt1_benchmark(
     remedy = "pass another as --judge, or none"
     judge_file = None if judge is None else checked_judge(judge, FRAMES[scale], len(ACTION), remedy)
     size = SCALES[scale].but({**own, "trainings": trainings_beside(frozen, scale)})
+    methods = allowed(methods, size, ROBOT_METHODS, frozen)
     record_settings(output, "rt1-benchmark", settings, dry_run=dry_run)
     num_episodes = EPISODES[scale] if num_episodes is None else num_episodes
     sets = imported(folder, num_episodes, size, FRAMES[scale], datasets)
     if judge_file is not None:
         check_units(judge_file, sets[0])
     domain = robot(
-        frozen, *sets, levels=SPLITS, title="Adapting a video prior to RT1", names=ACTION, idle=idle(sets[0]),
-        encode=said, judge_file=judge_file,
+        frozen, *sets, num_frames=frozen.num_frames, levels=SPLITS, title="Adapting a video prior to RT1",
+        names=ACTION, idle=idle(sets[0]), encode=partial(said, frozen), judge_file=judge_file,
     )  # fmt: skip
     bench = Bench(frozen, domain, size, output, only, ROBOT_METHODS)
     bench.run(methods, seeds, cells or output / "cells", dry_run=dry_run)
@@ -154,7 +155,9 @@ def trainings_beside(prior: Prior, scale: Literal["smoke", "paper"]) -> dict[str
     """As the embedded models are trained, or as AVID's latent models are (arXiv 2410.12822)."""
     if scale == "smoke":
         return robot_trainings(prior)
-    return robot_trainings(prior, own=False, muon=None, rate=1e-4, finetuning=2e-5, passes=1, sizes=PAPER_SIZES)
+    return robot_trainings(
+        prior, own_belief=False, muon_rate=None, rate=1e-4, finetuning=2e-5, passes=1, sizes=PAPER_SIZES
+    )
 
 
 def imported(
@@ -187,6 +190,6 @@ def idle(episodes: Episodes) -> Float[Tensor, " dim"]:
     return torch.from_numpy(scaled(still, episodes.provenance["statistics"])[0])
 
 
-def said(texts: Sequence[str]) -> Tensor:
-    """What episodes show, in AVID's words, to token states."""
-    return MiniLM(NUM_TOKENS)([SAID + text for text in texts])
+def said(prior: Prior, texts: Sequence[str]) -> Tensor:
+    """What episodes show, in AVID's words, to the token states that a prior is told."""
+    return words_of(prior, NUM_TOKENS)([SAID + text for text in texts])

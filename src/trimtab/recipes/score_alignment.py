@@ -23,8 +23,10 @@ from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import encoded
 from trimtab.environments.metaworld import TEXTS
 from trimtab.metrics.intervals import Interval, mean_interval, paired_interval
-from trimtab.recipes._held import Held
-from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, PLAYED, VALIDATION, words_of
+from trimtab.metrics.text_match import which_text
+from trimtab.recipes._held import Held, moved
+from trimtab.recipes._prior import words_of
+from trimtab.recipes.domains.metaworld import FIRST_VALIDATION, PLAYED, VALIDATION
 from trimtab.recipes.planning.bench import Bench
 from trimtab.training import record_settings
 
@@ -85,12 +87,11 @@ def score_alignment(
     if held is None:
         bench.forecast(["in-domain"], [seed])
         return
-    held = replace(held, clip=encoded(held.clip, bench.prior.codec))
     trained, _ = bench.train("in-domain", seed)
     indices = spread(bench.prior.schedule.num_levels, num_levels)
-    found, wrong = alignment(bench.prior, trained, held, indices.tolist(), seed)
+    found, wrong, still = alignment(bench.prior, trained, held, indices.tolist(), seed)
     levels = bench.prior.schedule.level(torch.from_numpy(indices)).sigma.tolist()
-    figures, errors = intervals(found, held.recordings), errors_by_task(wrong, held, bench.prior)
+    figures, errors = intervals(found, held.recordings), errors_by_task(wrong, still, held, bench.prior)
     written = {
         "prior": bench.prior.fingerprint,
         "sigma": levels,
@@ -131,48 +132,53 @@ def shuffled(text: Float[Tensor, "clip token feature"], seed: int) -> Float[Tens
 @torch.no_grad()
 def alignment(
     prior: Prior, model: Denoiser, held: Held, levels: Sequence[int], seed: int
-) -> tuple[dict[str, dict[str, Levels]], dict[str, Levels]]:
+) -> tuple[dict[str, dict[str, Levels]], dict[str, Levels], Float[Tensor, " clip"]]:
     """How far a model's predictions are from the prior's, by what it is told and by distance, and from the clips, by voice.
 
-    All (level, clip).
+    All (level, clip), in the prior's space; and how far it is to repeat the frame before.
 
     Args:
         prior: told the text of each clip.
         model: told it, another one, or none.
-        held: the clips, in the prior's space.
+        held: the clips.
         levels: of the prior's schedule.
         seed: of the noise, the same for all, and of the other texts.
     """
-    noise = sampling.start_noise(tuple(held.clip.video.shape[1:]), seed, held.indices.tolist())
+    noise = sampling.start_noise((held.clip.video.shape[1], *prior.frame_shape), seed, held.indices.tolist())
     other = shuffled(held.texts, seed)
     found = {said: {name: torch.zeros(len(levels), len(noise)) for name in DISTANCES.values()} for said in SAID}
     wrong = {voice: torch.zeros(len(levels), len(noise)) for voice in VOICES}
-    for first in range(0, len(noise), 16):
-        part, rows = held.part(first, 16), slice(first, first + 16)
-        given = part.given.without("actions")
-        ask = prior.bind(given)
-        told_so = (given, replace(given, text=other[rows]), given.without("text"))
-        answers = {said: model.bind(what) for said, what in zip(SAID, told_so, strict=True)}
-        for row, index in enumerate(levels):
-            level = prior.schedule.level(torch.full((len(part.video),), index))
-            noisy = level.add_noise(part.video, noise[rows])
-            belief = ask(noisy, level)
-            spoken = {said: answer(noisy, level) for said, answer in answers.items()}
-            for said, theirs in spoken.items():
-                for name, values in distances(belief, theirs).items():
-                    found[said][name][row, rows] = values
-            clips = [one.as_kind("clean").tensor for one in (belief, spoken[SAID[0]])]
-            for voice, video in zip(VOICES, (*clips, sum(clips) / 2), strict=True):
-                wrong[voice][row, rows] = (video - part.video).square().flatten(1).mean(1)
-    return found, wrong
+    still = torch.zeros(len(noise))
+    with moved(prior), moved(model) as place:
+        for first in range(0, len(noise), 16):
+            rows = slice(first, first + 16)
+            part, starts = encoded(held.part(first, 16).to(place), prior.codec), noise[rows].to(place)
+            given = part.given.without("actions")
+            still[rows] = (given.facts()["context"][:, -1:] - part.video).square().flatten(1).mean(1).cpu()
+            ask = prior.bind(given)
+            told_so = (given, replace(given, text=other[rows].to(place)), given.without("text"))
+            answers = {said: model.bind(what) for said, what in zip(SAID, told_so, strict=True)}
+            for row, index in enumerate(levels):
+                level = prior.schedule.level(torch.full((len(part.video),), index, device=place))
+                noisy = level.add_noise(part.video, starts)
+                belief = ask(noisy, level)
+                spoken = {said: answer(noisy, level) for said, answer in answers.items()}
+                for said, theirs in spoken.items():
+                    for name, values in distances(belief, theirs).items():
+                        found[said][name][row, rows] = values.cpu()
+                clips = [one.as_kind("clean").tensor for one in (belief, spoken[SAID[0]])]
+                for voice, video in zip(VOICES, (*clips, sum(clips) / 2), strict=True):
+                    wrong[voice][row, rows] = (video - part.video).square().flatten(1).mean(1).cpu()
+    return found, wrong, still
 
 
-def errors_by_task(wrong: Mapping[str, Levels], held: Held, prior: Prior) -> dict[str, dict[str, list[Interval]]]:
-    """Errors as shares of that of repeating the frame before, level by level, for each task."""
-    still = (held.told[:, -1:] - held.clip.video).square().flatten(1).mean(1)
-    found = {}
-    for task, text in zip(TEXTS, words_of(prior)(list(TEXTS.values())), strict=True):
-        if not (those := (held.texts == text).flatten(1).all(1)).any():
+def errors_by_task(
+    wrong: Mapping[str, Levels], still: Float[Tensor, " clip"], held: Held, prior: Prior
+) -> dict[str, dict[str, list[Interval]]]:
+    """Errors as shares of that of repeating the frame before, `still`, level by level, for each task."""
+    asked, found = which_text(held.texts, words_of(prior)(list(TEXTS.values()))), {}
+    for number, task in enumerate(TEXTS):
+        if not (those := asked == number).any():
             continue
         found[f"{task}, {'seen' if task in PLAYED else 'novel'}"] = {
             voice: [mean_interval(row[those], held.levels[those], over=still[those]) for row in rows]

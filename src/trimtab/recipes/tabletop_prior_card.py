@@ -31,8 +31,9 @@ from trimtab.metrics.text_match import Matching, TextMatch, prefers, which_text
 from trimtab.networks import storage
 from trimtab.priors.pixel_unet import PixelUNet
 from trimtab.recipes._held import Held, held_out_loss
+from trimtab.recipes._prior import words_of
 from trimtab.recipes._prior_card import of_run
-from trimtab.recipes.domains.metaworld import TEMPERATURE, encoder, words_of
+from trimtab.recipes.domains.metaworld import TEMPERATURE, encoder
 from trimtab.recipes.domains.tabletop import WORDS, halfway_episodes, lessons, tabletop_episodes
 from trimtab.report import film_strip
 from trimtab.training import Budget

@@ -158,7 +158,7 @@ class Bench:
         for, and for cells of another prior, sampler, division of levels, budget or number of clips in the same folder, or
         files in it that are no cells.
         """
-        names, console = self.allowed(methods), Console()
+        names, console = allowed(methods, self.size, self.methods, self.prior), Console()
         if finished := cells_in(cells, self.methods):
             check_alike(finished, self.facts)
             check_planned(finished, self.teraflops, self.size.num_clips)
@@ -201,23 +201,6 @@ class Bench:
             except ValueError:
                 claimed = False
             yield claimed
-
-    def allowed(self, methods: Sequence[str] | None) -> Sequence[str]:
-        """These methods, or those of the scale that this prior allows. Raises ValueError for one that it does not allow."""
-        names = self.size.methods if methods is None else methods
-        if unknown := [name for name in names if name not in self.methods]:
-            raise ValueError(f"no methods {unknown}; there are: {', '.join(self.methods)}")
-        deaf = [name for name in names if self.methods[name].told_text and self.domain.in_words is None]
-        shut = [name for name in names if self.methods[name].needs_weights and not is_open(self.prior)]
-        if methods is not None and deaf:
-            raise ValueError(
-                f"{deaf} are told texts, and the clips have none, or this prior hears none; leave them out"
-            )
-        if methods is not None and shut:
-            raise ValueError(f"{shut} need a prior whose weights are within reach, an OpenPrior; leave them out")
-        if deaf or shut:
-            print(f"left out, as this prior does not allow them: {', '.join(dict.fromkeys([*deaf, *shut]))}")
-        return [name for name in names if name not in {*deaf, *shut}]
 
     def forecast(self, missing: Sequence[tuple[str, int]]) -> None:
         """Say what the trainings of these methods and seeds need, each tried with one seed, and what all need together."""
@@ -296,6 +279,9 @@ class Bench:
         rate, folder = self.rate(training, recipe), self.folder(training, seed)
         if (folder / checkpoints.CONFIG).exists():
             facts = json.loads((folder / checkpoints.CONFIG).read_text())["facts"]
+            before, now = (facts.get("optimizer", "adamw"), facts["learning_rate"]), (recipe.optimizer, rate)
+            if before != now:
+                raise ValueError(f"{folder} was trained by {before}, not {now}; move it away to train anew")
             return checkpoints.load(folder, recipe.build, self.prior), facts
         model, task = recipe.assembled(self.prior, seed, self.domain.actions)
         clips = self.told(name).training(recipe.num_frames or self.size.num_frames)
@@ -348,6 +334,26 @@ class Bench:
     def imaginer(self, denoiser: Denoiser, held: Held) -> Imaginer:
         """Of the benchmark's sampling steps, always from the same noise."""
         return Imaginer(denoiser, self.prior, held, self.size.num_steps, self.size.sample)
+
+
+def allowed(methods: Sequence[str] | None, size: Scale, there: Mapping[str, Method], prior: Prior) -> Sequence[str]:
+    """These methods, or those of a scale that a prior allows. Raises ValueError for one that it does not allow, or none."""
+    names = size.methods if methods is None else methods
+    if unknown := [name for name in names if name not in there]:
+        raise ValueError(f"no methods {unknown}; there are: {', '.join(there)}")
+    deaf = [name for name in names if there[name].told_text and "text" not in prior.uses]
+    shut = [name for name in names if there[name].needs_weights and not is_open(prior)]
+    alien = [name for name in names if (there[name].training or "avid") not in size.trainings]
+    if methods is not None and deaf:
+        raise ValueError(f"{deaf} are told texts, and this prior hears none; leave them out")
+    if methods is not None and (shut or alien):
+        raise ValueError(
+            f"{[*shut, *alien]} need a prior whose weights are within reach, an OpenPrior, and the small ControlNet one of "
+            "change_unet; leave them out"
+        )
+    if barred := dict.fromkeys([*deaf, *shut, *alien]):
+        print(f"left out, as this prior does not allow them: {', '.join(barred)}")
+    return [name for name in names if name not in barred]
 
 
 def cells_in(folder: Path, methods: Mapping[str, Method] = METHODS) -> list[Evaluation]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import itemgetter
 
 import torch
 from rich.progress import track
 from torch import Tensor
+from torch.nn import functional
 
 from trimtab.adapters.avid import AVID
 from trimtab.core.contracts import Denoiser, Prior
 from trimtab.core.values import Conditioning, Video
 from trimtab.diffusion import sampling
-from trimtab.diffusion.losses import encoded
+from trimtab.diffusion.losses import encoded, known_in
 from trimtab.diffusion.noise import gaussian_noise
 from trimtab.metrics.actions import JudgeFile
 from trimtab.metrics.listening import Listening, measure_listening, under_every_action, under_every_dimension
@@ -59,7 +60,7 @@ class Imaginer:
         codec, length = self.prior.codec, self.held.clip.video.shape[1]
         noise = sampling.start_noise((length, *self.prior.frame_shape), self.seed, numbers)
         sample = sampler(self.prior, self.num_steps, self.sample)
-        video = sample(self.denoiser, noise, replace(given, context=codec.encode(given.context)), samples=numbers)
+        video = sample(self.denoiser, noise, known_in(given, codec), samples=numbers)
         return from_bytes(to_bytes(codec.decode(video)))
 
     def all(self) -> Video:
@@ -94,16 +95,21 @@ def under_every(imagine: Imaginer, idle: int | Tensor, num_actions: int) -> list
 @torch.no_grad()
 def masks_of(avid: AVID, prior: Prior, held: Held) -> MaskStatistics:
     """The masks on a few held-out clips, at noise levels from nearly clean to nearly pure noise."""
-    clip, samples = encoded(held.part(0, NUM_ASKED), prior.codec), held.indices[:NUM_ASKED].tolist()
-    moving, masks = moving_places(clip.video, clip.given.facts()["context"]), dict[float, Tensor]()
+    frames, masks = held.part(0, NUM_ASKED), dict[float, list[Tensor]]()
     with moved(avid) as place:
-        clip = clip.to(place)
-        noise = gaussian_noise(tuple(clip.video.shape[1:]), seed=0, step=0, samples=samples, device=place)
-        believe = avid.believe(clip.given)
-        for share in MASK_LEVELS:
-            index = torch.full((len(samples),), round(share * (prior.schedule.num_levels - 1)), device=place)
-            level = prior.schedule.level(index)
-            mask = believe(level.add_noise(clip.video, noise), level).mask
-            assert mask is not None  # this AVID learned one
-            masks[float(level.angle[0]) / (math.pi / 2)] = mask.cpu()
-    return mask_statistics(masks, moving, held.levels[:NUM_ASKED])
+        for first in range(0, len(frames.video), CHUNK):
+            samples = held.indices[first : first + CHUNK][: NUM_ASKED - first].tolist()
+            clip = encoded(held.part(first, len(samples)).to(place), prior.codec)
+            noise = gaussian_noise(tuple(clip.video.shape[1:]), seed=0, step=0, samples=samples, device=place)
+            believe = avid.believe(clip.given)
+            for share in MASK_LEVELS:
+                index = torch.full((len(samples),), round(share * (prior.schedule.num_levels - 1)), device=place)
+                level = prior.schedule.level(index)
+                mask = believe(level.add_noise(clip.video, noise), level).mask
+                assert mask is not None  # this AVID learned one
+                masks.setdefault(float(level.angle[0]) / (math.pi / 2), []).append(mask.cpu())
+    found = {share: torch.cat(parts) for share, parts in masks.items()}
+    moving = moving_places(frames.video, frames.given.facts()["context"])
+    sides = next(iter(found.values())).shape[-2:]
+    moving = functional.adaptive_max_pool2d(moving.flatten(0, 1).float(), sides).unflatten(0, moving.shape[:2]) > 0
+    return mask_statistics(found, moving, held.levels[:NUM_ASKED])

@@ -29,7 +29,9 @@ from trimtab.data.episodes import Episodes
 from trimtab.diffusion.losses import DenoisingLoss, velocity_loss
 from trimtab.diffusion.schedules import Schedule
 from trimtab.metrics.actions import JudgeFile
+from trimtab.networks.optimizers import Kind
 from trimtab.recipes._held import Held
+from trimtab.recipes._prior import patch_of
 from trimtab.recipes.benchmark.bench import Domain
 from trimtab.recipes.benchmark.methods import FORGOTTEN, METHODS, PASSES, Method, Training, reading_task
 from trimtab.recipes.benchmark.report import Words
@@ -62,15 +64,15 @@ PAPER_SIZES: Sizes = {"widths": (256, 512, 768), "depths": (2, 2, 2)}, {"widths"
 
 
 def velocity_task(denoiser: Any, schedule: Schedule, seed: int, **options: Any) -> nn.Module:
-    """AVID's loss of its latent models."""
+    """The plain error of velocities."""
     return DenoisingLoss(denoiser, schedule, seed=seed, **options)
 
 
 def robot_trainings(
-    prior: Prior,
+    prior: Any,
     *,
-    own: bool = True,
-    muon: float | None = 4e-3,
+    own_belief: bool = True,
+    muon_rate: float | None = 4e-3,
     rate: float = 1e-3,
     finetuning: float = 1e-4,
     passes: int = PASSES,
@@ -80,23 +82,25 @@ def robot_trainings(
     """What `ROBOT_METHODS` need trained.
 
     Args:
-        prior: what is trained beside it looks at frames in as large patches.
-        own: minimise the error of an adapter's own belief beside that of the mixture, too, for trainings that are short.
-        muon: learning rate of what begins from nothing, adapters and models alone, by Muon; None trains it as the rest.
+        prior: what is trained beside it looks at frames in as large patches. The small ControlNet is for one of
+            `change_unet` alone.
+        own_belief: minimise the error of an adapter's own belief beside that of the mixture, for trainings that are short.
+        muon_rate: learning rate of what begins from nothing, adapters and models alone, by Muon; None trains it as the rest.
         rate: learning rate of the rest, by AdamW.
         finetuning: learning rate where all weights of the prior are trained; AVID's is a fifth of its others.
         passes: how often AVID is trained on each batch.
         reach: of the numbers of an action, which a classifier tells apart from minus to plus this.
         sizes: of what learns beside the prior, or alone, and of the small ControlNet.
     """
-    learn = partial(velocity_task, own=velocity_loss if own else None, codec=prior.codec)
+    learn = partial(velocity_task, own=velocity_loss if own_belief else None, codec=prior.codec)
     look, untold = {"patch": patch_of(prior)}, {"num_actions": None, "action_dim": None}
     alone: Mapping[str, Any] = {**look, **sizes[0]}
-    anew = partial(Training, rates=(rate if muon is None else muon,), optimizer="adamw" if muon is None else "muon")
+    optimizer: Kind = "adamw" if muon_rate is None else "muon"
+    anew = partial(Training, rates=(rate if muon_rate is None else muon_rate,), optimizer=optimizer)
     beside, changed = partial(anew, AVID, task=learn, passes=passes), partial(Training, task=learn, rates=(rate,))
-    return {
-        "scratch": anew(FromScratch, alone, learn),
-        "forgetful": anew(FromScratch, alone, partial(learn, forgotten={"actions": FORGOTTEN})),
+    trainings = {
+        "scratch": anew(FromScratch, alone, task=learn),
+        "forgetful": anew(FromScratch, alone, task=partial(learn, forgotten={"actions": FORGOTTEN})),
         "controlnet": changed(ControlNet),
         "controlnet-small": changed(ControlNet, {**look, **sizes[1]}),
         "finetune": changed(Finetune, rates=(finetuning,)),
@@ -112,25 +116,19 @@ def robot_trainings(
         "avid-blind": beside({"see_prior": False, **alone}),
         "avid-neither": beside({"learn_mask": False, "see_prior": False, **alone}),
     }
+    if is_open(prior) and "patch" not in prior.network.sizes:  # which only `change_unet` has
+        del trainings["controlnet-small"]
+    return trainings
 
 
-def patch_of(prior: Any) -> int:
-    """Of the prior's network, 1 if its weights are out of reach. Raises ValueError for a network that has none."""
-    sizes: Mapping[str, Any] = prior.network.sizes if is_open(prior) else {"patch": 1}
-    if "patch" not in sizes:
-        raise ValueError(f"this benchmark needs a prior of change_unet, the network of this one has no patch: {sizes}")
-    patch: int = sizes["patch"]
-    return patch
-
-
+@torch.no_grad()
 def check_fits(prior: Prior, frame: tuple[int, int], num_frames: int) -> None:
     """Raises ValueError for a prior of other clips: one frame given, so many predicted, of this height and width."""
     shape = tuple(prior.codec.encode(torch.zeros(1, 1, 3, *frame)).shape[2:])
     if (prior.num_context, prior.num_frames, prior.frame_shape) != (1, num_frames, shape):
         raise ValueError(
             f"this scale needs a prior that is given 1 frame and predicts {num_frames} of {shape}, this one is given "
-            f"{prior.num_context} and predicts {prior.num_frames} of {prior.frame_shape}; pass another as --prior, or take "
-            "another --scale"
+            f"{prior.num_context} and predicts {prior.num_frames} of {prior.frame_shape}; pass another as --prior"
         )
 
 
@@ -164,6 +162,7 @@ def robot(
     validation: Episodes,
     test: Episodes,
     *,
+    num_frames: int,
     levels: Mapping[str, str],
     title: str,
     names: Sequence[str],
@@ -175,6 +174,7 @@ def robot(
 
     Args:
         prior: whose clips to cut out of them.
+        num_frames: of a clip.
         training, validation, test: recorded apart.
         levels, judge_file: as of `Domain`.
         title: of the report.
@@ -188,9 +188,9 @@ def robot(
 
     def domain(say: Callable[[Sequence[str]], Tensor] | None, in_words: Domain | None) -> Domain:
         return Domain(
-            training=lambda _: Clips(training, prior.num_context, prior.num_frames, say),
-            validation=lambda num: held_of(Clips(validation, num_context, prior.num_frames, say), num, prior),
-            test=lambda num: held_of(Clips(test, num_context, prior.num_frames, say), num, prior),
+            training=lambda _: Clips(training, prior.num_context, num_frames, say),
+            validation=lambda num: held_of(Clips(validation, num_context, num_frames, say), num, prior),
+            test=lambda num: held_of(Clips(test, num_context, num_frames, say), num, prior),
             levels=levels,
             actions={"action_dim": len(names)},
             idle=idle,

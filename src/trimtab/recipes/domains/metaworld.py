@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from torch import Tensor
-
-from trimtab.core.contracts import EncodesText, Prior
 from trimtab.data.episodes import Episodes
 from trimtab.environments.metaworld import TEXTS, MetaWorld
 from trimtab.networks.encoders import MiniLM
+from trimtab.recipes._prior import NUM_TOKENS
 from trimtab.recipes.record_metaworld import ROBOT, metaworld_episodes
 
 ACTION_REPEAT, MAX_STEPS = 4, 50
@@ -64,9 +61,6 @@ NUM_SEEN, NUM_OTHERS = 50, 10
 """Demonstrations of each seen task, and of each other one that is played. Of three tasks alone a small model learns three
 places by heart: in any other it draws what happens in those, however little noise is left."""
 
-NUM_TOKENS = 24
-"""Of a text, for the tabletop prior and all that is composed with it."""
-
 TEMPERATURE = 0.7
 """Of what they imagine. Where a model is unsure, as one that was trained shortly is of all that moves, a pixel differs from
 its neighbours as the noise does; less noise leaves the picture blurred there instead."""
@@ -81,11 +75,6 @@ def scene(task: str, num_envs: int, action_repeat: int, max_steps: int, size: in
 def encoder() -> MiniLM:
     """Sentences to token states, as the tabletop prior is told them."""
     return MiniLM(NUM_TOKENS)
-
-
-def words_of(prior: Prior) -> Callable[[Sequence[str]], Tensor]:
-    """Sentences to the token states that a prior is told: its own, or else those of the tabletop prior."""
-    return prior.encode_text if isinstance(prior, EncodesText) else encoder()
 
 
 def demonstrations(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ from trimtab.adapters.composition import (
 from trimtab.adapters.dreambooth import DreamBooth, Preserving, Stills, drawn, evenly
 from trimtab.adapters.finetune import Finetune
 from trimtab.adapters.from_scratch import FromScratch
-from trimtab.core.contracts import Denoiser, Prior
+from trimtab.core.contracts import Denoiser, EncodesText, Prior
 from trimtab.core.values import Fact
 from trimtab.data.clips import Clips
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
 from trimtab.diffusion.losses import DenoisingLoss, velocity_loss
 from trimtab.networks.optimizers import Kind
-from trimtab.recipes._held import bounds
-from trimtab.recipes.domains.metaworld import words_of
+from trimtab.recipes._held import clamp_of
+from trimtab.recipes._prior import patch_of, words_of
 from trimtab.training import ClipSource
 
 SUBJECT, CLASS = "a [D] robot arm", "a robot arm"
@@ -62,7 +63,7 @@ class Training:
         optimizer: of the weights.
         learning_rate: of the optimizer.
         most: steps, however many more a budget of operations pays for.
-        hears: whether it has ears of its own, for texts as the prior is told them.
+        alone: whether its network is its own: it hears texts as the prior is told them, and looks in as large patches.
         needs_weights: whether it needs the prior's weights, or its answers alone.
     """
 
@@ -73,17 +74,22 @@ class Training:
     optimizer: Kind = "adamw"
     learning_rate: float = 1e-3
     most: int | None = None
-    hears: bool = False
+    alone: bool = False
     needs_weights: bool = False
 
     def made(self, prior: Prior) -> Any:
         """An untrained model beside a prior."""
-        ears = {"text_dim": words_of(prior)(["a robot arm"]).shape[-1]} if self.hears else {}
-        return self.build(prior, **ears, **self.options)
+        own: dict[str, Any] = {}
+        if self.alone:
+            own = {"text_dim": words_of(prior)([CLASS]).shape[-1], "patch": patch_of(prior)}
+        return self.build(prior, **own, **self.options)
 
-    def how(self) -> dict[str, Any]:
-        """By what it is trained, for the record."""
-        return {"optimizer": self.optimizer, "learning_rate": self.learning_rate}
+    def how(self, prior: Prior) -> dict[str, Any]:
+        """By what it is trained, for the record; and in which words, where they are not those that ship."""
+        own = {}
+        if isinstance(prior, EncodesText):
+            own = {"words": sha256(words_of(prior)([CLASS]).numpy().tobytes()).hexdigest()[:16]}
+        return {"optimizer": self.optimizer, "learning_rate": self.learning_rate, **own}
 
     def shown(self, episodes: Demonstrations) -> dict[str, int]:
         """How much of what is demonstrated it sees, for the record."""
@@ -102,7 +108,9 @@ def of_videos(model: Any, prior: Prior, episodes: Demonstrations, seed: int) -> 
 def of_stills(model: Any, prior: Prior, episodes: Demonstrations, seed: int) -> tuple[nn.Module, Stills]:
     """The loss of a few stills of the robot, and of those that the prior draws for its class."""
     texts = words_of(prior)([SUBJECT, CLASS])
-    sample = partial(sampling.dpm_solver_pp_2m, pairs=sampling.pairs(prior.schedule, STILL_STEPS), clamp=bounds(prior))
+    sample = partial(
+        sampling.dpm_solver_pp_2m, pairs=sampling.pairs(prior.schedule, STILL_STEPS), clamp=clamp_of(prior)
+    )
     others = drawn(prior, texts[1], NUM_PRESERVED, sample, seed=seed)
     first = episodes if isinstance(episodes, Episodes) else episodes[0]
     subject = prior.codec.encode(evenly(first.frames, NUM_STILLS)[:, None])[:, 0]
@@ -114,8 +122,8 @@ SMALL: Mapping[str, Any] = {"widths": (32, 96, 128), "steady": True}
 """Of the networks that are trained beside the prior."""
 
 TRAININGS: dict[str, Training] = {
-    "in-domain": Training(FromScratch, of_videos, SMALL, optimizer="muon", learning_rate=4e-3, hears=True),
-    "avid": Training(AVID, of_videos, SMALL, optimizer="muon", learning_rate=4e-3, hears=True),
+    "in-domain": Training(FromScratch, of_videos, SMALL, optimizer="muon", learning_rate=4e-3, alone=True),
+    "avid": Training(AVID, of_videos, SMALL, optimizer="muon", learning_rate=4e-3, alone=True),
     "temporal": Training(Finetune, of_videos, {"temporal": True}, most=MOST_STEPS_OF_FINETUNING, needs_weights=True),
     "dreambooth": Training(
         DreamBooth, of_stills, {"rank": 8}, lengths=(1,), learning_rate=1e-4, most=MOST_STEPS_ON_STILLS,
@@ -131,7 +139,7 @@ LARGE_STEPS = 60_000
 
 PAPER_TRAININGS: dict[str, Training] = {
     **{
-        name: Training(build, of_videos, LARGE, learning_rate=1e-4, most=LARGE_STEPS, hears=True)
+        name: Training(build, of_videos, LARGE, learning_rate=1e-4, most=LARGE_STEPS, alone=True)
         for name, build in {"in-domain": FromScratch, "avid": AVID}.items()
     },
     "temporal": replace(TRAININGS["temporal"], learning_rate=1e-4, most=LARGE_STEPS),

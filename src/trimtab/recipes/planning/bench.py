@@ -27,8 +27,8 @@ from trimtab.environments.metaworld import MetaWorld, check_scene
 from trimtab.forecast import Needs, fit_or_forecast, operations_per_step, taken, together, told
 from trimtab.metrics.intervals import Interval, mean_interval
 from trimtab.networks import storage
-from trimtab.recipes._held import Held, bounds, device, held_out_loss, modules_of, sampled
-from trimtab.recipes._prior import frame_size, prior_of
+from trimtab.recipes._held import Held, clamp_of, device, held_out_loss, modules_of, sampled
+from trimtab.recipes._prior import clip_length, frame_size, prior_of
 from trimtab.recipes.domains.metaworld import (
     FIRST_CHECK,
     FIRST_CLIP,
@@ -42,7 +42,7 @@ from trimtab.recipes.domains.metaworld import (
     scene,
 )
 from trimtab.recipes.planning.adaptations import ADAPTATIONS, IN_DOMAIN, Adaptation, Demonstrations, Training
-from trimtab.recipes.planning.cells import LOSSES, VIDEOS, cell_name
+from trimtab.recipes.planning.cells import LOSSES, VIDEOS, cell_name, seen
 from trimtab.recipes.planning.continuations import continued, expert_clips, video_distance
 from trimtab.recipes.planning.figures import share
 from trimtab.recipes.planning.reader import reading
@@ -94,6 +94,7 @@ class Bench:
             raise ValueError(f"random_share is 0 (only the expert's actions) to 1 (none), got {self.random_share}")
         if abs(100 * self.random_share - round(100 * self.random_share)) > 1e-9:
             raise ValueError(f"random_share is a whole percentage, as files are named by it, got {self.random_share}")
+        clip_length(self.prior, self.size.lengths)
         if self.size.horizon > (most := self.prior.num_frames):
             raise ValueError(
                 f"this prior imagines up to {most} frames, got a horizon of {self.size.horizon}; ask for fewer, or pass "
@@ -138,18 +139,25 @@ class Bench:
         """The seeds of the start states that every task is played from."""
         return [FIRST_START + number for number in range(self.size.num_starts)]
 
-    def allows(self, method: str) -> bool:
-        """Whether this prior's weights are within reach, if the method needs them."""
-        training = self.adaptations[method].training if method in self.adaptations else None
-        return training is None or is_open(self.prior) or not self.size.trainings[training].needs_weights
+    def barred(self, methods: Iterable[str]) -> list[str]:
+        """Of these methods those that need weights, where this prior's are out of reach."""
+        trained = {name: self.adaptations[name].training for name in methods if name in self.adaptations}
+        needy = [name for name, training in trained.items() if training and self.size.trainings[training].needs_weights]
+        return [] if is_open(self.prior) else needy
 
-    def check(self, methods: Iterable[str]) -> None:
+    def usual(self, methods: Sequence[str]) -> list[str]:
+        """Of these methods those that this prior allows; the others are named."""
+        if barred := self.barred(methods):
+            print(f"left out, as this prior's weights are out of reach: {', '.join(barred)}")
+        return [name for name in methods if name not in barred]
+
+    def check(self, methods: Sequence[str]) -> None:
         """Raises ValueError, before anything is trained, for a method that cannot be had around this prior."""
+        if barred := self.barred(methods):
+            raise ValueError(
+                f"{barred} need a prior whose weights are within reach, an OpenPrior; name other --methods"
+            )
         for name in (one for one in methods if one in self.adaptations):
-            if not self.allows(name):
-                raise ValueError(
-                    f"{name} needs a prior whose weights are within reach, an OpenPrior; name other --methods"
-                )
             try:
                 self.adaptations[name].denoiser(self.prior, self.prior)
             except ValueError as error:
@@ -275,9 +283,11 @@ class Bench:
         return share(torch.tensor(self.successes(self.planner(denoiser, seed), FIRST_CHECK, num_starts)))
 
     def sampler(self, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> Callable[..., Video]:
-        """From noise of variance one to a video; what is believed is clamped unless weights do not sum to one."""
+        """From noise of variance one to a video; what is believed is clamped, but for latents, and where weights do not sum
+        to one.
+        """
         steps, temperature = sampling.pairs(self.prior.schedule, self.size.num_steps), self.size.temperature
-        sample = partial(self.size.sample, pairs=steps, clamp=bounds(self.prior) if how.normalise else None)
+        sample = partial(self.size.sample, pairs=steps, clamp=clamp_of(self.prior) if how.normalise else None)
         return lambda denoiser, noise, given: sampled(sample, denoiser, temperature * noise, given)
 
     def continued(self, denoiser: Denoiser, held: Held, seed: int, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> Video:
@@ -297,8 +307,8 @@ class Bench:
     ) -> Held:
         """Clips of the experts at these tasks, in the words of an adaptation."""
         return expert_clips(
-            self.prior, tasks, num_clips, first_start=first_start, folder=place(self.datasets, name, **self.scenery),
-            words=how.words(self.prior), **self.scenery,
+            self.prior, tasks, num_clips, max(self.size.lengths), first_start=first_start,
+            folder=place(self.datasets, name, **self.scenery), words=how.words(self.prior), **self.scenery,
         )  # fmt: skip
 
     def novel_clips(self, how: Adaptation = ADAPTATIONS[IN_DOMAIN]) -> Held:
@@ -336,7 +346,9 @@ class Bench:
                     "by --scale or --teraflops, or name another run folder (--output, --planning), where it is trained anew"
                 )
             if changed := [
-                f"{what} {facts[what]}, not {now}" for what, now in training.how().items() if facts[what] != now
+                f"{what} {facts.get(what)}, not {now}"
+                for what, now in training.how(self.prior).items()
+                if facts.get(what) != now
             ]:
                 raise ValueError(f"{folder} was trained with {', '.join(changed)}; move it away to train anew")
             return checkpoints.load(folder, training.build, self.prior), facts
@@ -355,7 +367,7 @@ class Bench:
         )  # fmt: skip
         if run is None:
             return model, {}
-        facts = {**taken(model, run, step), **training.how(), **training.shown(episodes)}
+        facts = {**taken(model, run, step), **training.how(self.prior), **training.shown(episodes)}
         checkpoints.save(folder, model, self.prior, facts=facts)
         return model.eval(), facts
 
@@ -383,15 +395,6 @@ class Bench:
 
     def keep(self, task: str, method: str, seed: int, played: Iterable[Episode]) -> None:
         """Keep what was seen, and what was imagined for the same frames, to be shown."""
-        pictures: dict[str, torch.Tensor] = {}
-        for number, episode in enumerate(played):
-            assert episode.frames is not None  # they were asked for
-            executed = torch.from_numpy(episode.frames)
-            imagined = executed.clone()
-            for plan in episode.plans:
-                part = imagined[plan.step + 1 : plan.step + 1 + self.size.replan_every]
-                part.copy_(torch.from_numpy(plan.frames[: len(part)]))
-            pictures |= {f"executed {number}": executed, f"imagined {number}": imagined}
         name = cell_name(task, method, seed, self.random_share).removesuffix(".json")
         facts = {"task": task, "method": method, "seed": seed, "random_share": self.random_share}
-        storage.write(self.output / "pictures" / f"{name}.safetensors", pictures, facts)
+        storage.write(self.output / "pictures" / f"{name}.safetensors", seen(played, self.size.replan_every), facts)

@@ -1,11 +1,15 @@
-"""The files of planning's results, one each, and what they are called; knows no page."""
+"""The files of planning's results, one each, what they are called, and what is shown beside them; knows no page."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from trimtab.control.episodes import Episode
 from trimtab.recipes.planning.adaptations import ADAPTATIONS
 from trimtab.recipes.planning.results import TRUTHS
 
@@ -35,3 +39,17 @@ def cells_in(folder: Path) -> list[dict[str, Any]]:
                 f"{path} is no cell of planning ({error!r}); move it away, or name another --cells"
             ) from error
     return [cell for _, cell in sorted(found, key=lambda one: one[0])]
+
+
+def seen(played: Iterable[Episode], replan_every: int) -> dict[str, torch.Tensor]:
+    """What was seen in each episode, uint8 frames, and what was imagined for the same moments, to be shown."""
+    pictures: dict[str, torch.Tensor] = {}
+    for number, episode in enumerate(played):
+        assert episode.frames is not None  # they were asked for
+        executed = torch.from_numpy(episode.frames)
+        imagined = executed.clone()
+        for plan in episode.plans:
+            part = imagined[plan.step + 1 : plan.step + 1 + replan_every]
+            part.copy_(torch.from_numpy(plan.frames[: len(part)]))
+        pictures |= {f"executed {number}": executed, f"imagined {number}": imagined}
+    return pictures

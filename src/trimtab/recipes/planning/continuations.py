@@ -12,13 +12,14 @@ from trimtab.core.contracts import Denoiser, Prior
 from trimtab.core.values import Video
 from trimtab.data.clips import Clips
 from trimtab.diffusion import sampling
-from trimtab.diffusion.losses import encoded
+from trimtab.diffusion.losses import known_in
 from trimtab.metrics.distributions import distance_jackknife, frechet_distance
 from trimtab.metrics.features import in_parts, real_features
 from trimtab.metrics.i3d import I3D, with_context
 from trimtab.metrics.intervals import Interval
 from trimtab.recipes._held import Held
-from trimtab.recipes.domains.metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, SIZE, words_of
+from trimtab.recipes._prior import words_of
+from trimtab.recipes.domains.metaworld import ACTION_REPEAT, LINGER, MAX_STEPS, SIZE
 from trimtab.recipes.record_metaworld import metaworld_episodes
 
 PART = 16
@@ -35,6 +36,7 @@ def expert_clips(
     prior: Prior,
     tasks: Sequence[str],
     num_clips: int,
+    num_frames: int,
     *,
     first_start: int,
     folder: Path,
@@ -46,8 +48,9 @@ def expert_clips(
     """Clips of the experts at these tasks, in the robot's look, from start states of their own, with their texts.
 
     Args:
-        prior: that says how long a clip is.
+        prior: that is told them.
         tasks: of which `NUM_EPISODES` each are recorded, if they are not there.
+        num_frames: of a clip.
         num_clips: spread over tasks, start states and moments.
         first_start: the seed of the first start state.
         folder: of the recorded set.
@@ -65,20 +68,20 @@ def expert_clips(
         robot=True,
         output=folder,
     )
-    clips = Clips(episodes, prior.num_context, prior.num_frames, encode=words or words_of(prior))
+    clips = Clips(episodes, prior.num_context, num_frames, encode=words or words_of(prior))
     return Held.of(clips, clips.over_episodes(num_clips))
 
 
 @torch.no_grad()
 def continued(denoiser: Denoiser, prior: Prior, sample: Callable[..., Video], held: Held, seed: int) -> Video:
-    """What follows the first frames of clips, by ``sample(denoiser, noise, given)``, as frames in [-1, 1]: where weights do
-    not sum to one, nothing is clamped on the way.
+    """What follows the first frames of clips, by ``sample(denoiser, noise, given)``, as frames in [-1, 1]: of latents, and
+    where weights do not sum to one, nothing is clamped on the way.
     """
     shape = (held.clip.video.shape[1], *prior.frame_shape)
     noise = sampling.start_noise(shape, seed, held.indices.tolist())
     parts = []
     for first in range(0, len(noise), PART):
-        given = encoded(held.part(first, PART), prior.codec).given.without("actions")
+        given = known_in(held.part(first, PART).given.without("actions"), prior.codec)
         parts.append(prior.codec.decode(sample(denoiser, noise[first : first + PART], given)))
     return torch.cat(parts).clamp(-1, 1)
 

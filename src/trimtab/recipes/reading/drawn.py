@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from trimtab.core.contracts import Prior
 from trimtab.core.values import Clip, Video
 from trimtab.data.clips import Clips, spread
 from trimtab.diffusion import sampling
+from trimtab.diffusion.losses import known_in
 from trimtab.diffusion.noise import generator
 from trimtab.recipes._held import from_bytes, moved, sampler, to_bytes
-from trimtab.recipes._prior import frame_size
-from trimtab.recipes.domains.metaworld import words_of
+from trimtab.recipes._prior import frame_size, words_of
 from trimtab.recipes.reading.pairs import Pairs, Part
 
 NUM_STEPS, SHARES = 8, (0.25, 0.5, 1.0)
@@ -54,8 +54,8 @@ class Films:
 def clips_for(prior: Prior, pairs: Pairs, num: int) -> Part:
     """Up to so many clips as the prior knows them, of the pairs' episodes. Raises ValueError if they show too little."""
     sets, encode = pairs.clips.sets, words_of(prior) if "text" in prior.uses else None
-    if sets[0].frames.shape[1:3] != frame_size(prior):
-        raise ValueError(f"the prior imagines frames of {frame_size(prior)}, the sets hold {sets[0].frames.shape[1:3]}")
+    if (shown := sets[0].frames.shape[1:3]) != (drawn := frame_size(prior)):
+        raise ValueError(f"the prior imagines frames of {drawn}, the sets hold {shown}")
     clips = Clips(sets, prior.num_context, prior.num_frames, encode)
     of = np.repeat(np.arange(len(clips.num_windows)), clips.num_windows)
     numbers = np.flatnonzero(np.isin(of, pairs.episodes))
@@ -93,8 +93,7 @@ def believed(prior: Prior, part: Part, done: Float[Tensor, "row dim"], seed: int
     with moved(prior) as place:
         for numbers in track(np.array_split(part.numbers, -(-len(part.numbers) // CHUNK)), description="drawing clips"):
             clip = part.batch(numbers, num_frames).to(place)
-            context = clip.given.facts()["context"]
-            given = replace(clip.given.without("actions"), context=codec.encode(context))
+            context, given = clip.given.facts()["context"], known_in(clip.given.without("actions"), codec)
             clean = codec.encode(clip.video)
             drawn = [torch.randint(low, high, (1,), generator=generator(seed, 0, int(n), "level")) for n in numbers]
             level = schedule.level(torch.cat(drawn).to(place))
@@ -107,8 +106,7 @@ def believed(prior: Prior, part: Part, done: Float[Tensor, "row dim"], seed: int
 def drawn_anew(prior: Prior, clip: Clip, numbers: np.ndarray, seed: int) -> dict[str, Video]:
     """Clips that were covered by noise in part and are drawn by a prior from there, and from noise alone."""
     sample, steps, codec = sampler(prior, NUM_STEPS), sampling.pairs(prior.schedule, NUM_STEPS), prior.codec
-    given = clip.given.without("actions")
-    given, clean = replace(given, context=codec.encode(given.facts()["context"])), codec.encode(clip.video)
+    given, clean = known_in(clip.given.without("actions"), codec), codec.encode(clip.video)
     noise, found = sampling.start_noise(tuple(clean.shape[1:]), seed, numbers.tolist()), {}
     for share in SHARES:
         taken = steps[-round(share * NUM_STEPS) :]
