@@ -127,6 +127,13 @@ def test_a_prior_that_does_not_keep_its_word_is_refused(changed: dict[str, Any],
         check_answers(prior)
 
 
+def test_a_prior_that_tells_all_of_a_batch_what_some_are_told_is_refused() -> None:
+    prior = mine.closed()
+    vars(prior)["bind"] = lambda given: prior._inner.bind(Conditioning(context=given.context, text=given.text))
+    with pytest.raises(ValueError, match="does not heed"):
+        check_answers(prior)
+
+
 def test_clips_are_as_long_as_the_longest_that_is_trained_on() -> None:
     prior = mine.closed()
     assert clip_length(prior, (1, 4)) == 4

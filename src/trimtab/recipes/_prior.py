@@ -98,12 +98,20 @@ def check_answers(prior: Prior) -> None:
     given = Conditioning(context=context, text=text)
     noisy = torch.randn(1, prior.num_frames, *prior.frame_shape)
     level = prior.schedule.level(torch.tensor([prior.schedule.num_levels // 2]))
+    answers = []
     for told in (given,) if text is None else (given, given.without("text")):
-        answer = prior.bind(told)(noisy, level).tensor
+        answers.append(answer := prior.bind(told)(noisy, level).tensor)
         if answer.shape != noisy.shape or not torch.isfinite(answer).all():
             raise ValueError(
                 f"asked about a clip of {tuple(noisy.shape)} it answers {tuple(answer.shape)}, or not in finite numbers"
             )
+    if text is not None:  # what is trained beside it is untold in some samples of a batch
+        two = given.map(lambda fact: fact.repeat_interleave(2, dim=0)).forget("text", torch.tensor([False, True]))
+        level = prior.schedule.level(torch.full((2,), prior.schedule.num_levels // 2))
+        found = prior.bind(two)(noisy.repeat(2, 1, 1, 1, 1), level).tensor
+        far = [[(one - answer[0]).norm() for answer in answers] for one in found]
+        if far[0][0] > far[0][1] or far[1][1] > far[1][0]:
+            raise ValueError('it does not heed `given.is_known("text")`, which says of which samples the text is known')
 
 
 def words_of(prior: Prior, num_tokens: int = NUM_TOKENS) -> Callable[[Sequence[str]], Tensor]:

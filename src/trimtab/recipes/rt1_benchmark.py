@@ -155,9 +155,7 @@ def trainings_beside(prior: Prior, scale: Literal["smoke", "paper"]) -> dict[str
     """As the embedded models are trained, or as AVID's latent models are (arXiv 2410.12822)."""
     if scale == "smoke":
         return robot_trainings(prior)
-    return robot_trainings(
-        prior, own_belief=False, muon_rate=None, rate=1e-4, finetuning=2e-5, passes=1, sizes=PAPER_SIZES
-    )
+    return robot_trainings(prior, own_belief=False, muon_rate=None, rate=1e-4, finetuning=2e-5, sizes=PAPER_SIZES)
 
 
 def imported(

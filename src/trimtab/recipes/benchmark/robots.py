@@ -33,7 +33,7 @@ from trimtab.networks.optimizers import Kind
 from trimtab.recipes._held import Held
 from trimtab.recipes._prior import patch_of
 from trimtab.recipes.benchmark.bench import Domain
-from trimtab.recipes.benchmark.methods import FORGOTTEN, METHODS, PASSES, Method, Training, reading_task
+from trimtab.recipes.benchmark.methods import FORGOTTEN, METHODS, Method, Training, reading_task
 from trimtab.recipes.benchmark.report import Words
 
 SCHEDULE = "linear, zero terminal SNR"
@@ -75,7 +75,6 @@ def robot_trainings(
     muon_rate: float | None = 4e-3,
     rate: float = 1e-3,
     finetuning: float = 1e-4,
-    passes: int = PASSES,
     reach: float = REACH,
     sizes: Sizes = EMBEDDED_SIZES,
 ) -> dict[str, Training]:
@@ -88,7 +87,6 @@ def robot_trainings(
         muon_rate: learning rate of what begins from nothing, adapters and models alone, by Muon; None trains it as the rest.
         rate: learning rate of the rest, by AdamW.
         finetuning: learning rate where all weights of the prior are trained; AVID's is a fifth of its others.
-        passes: how often AVID is trained on each batch.
         reach: of the numbers of an action, which a classifier tells apart from minus to plus this.
         sizes: of what learns beside the prior, or alone, and of the small ControlNet.
     """
@@ -97,7 +95,7 @@ def robot_trainings(
     alone: Mapping[str, Any] = {**look, **sizes[0]}
     optimizer: Kind = "adamw" if muon_rate is None else "muon"
     anew = partial(Training, rates=(rate if muon_rate is None else muon_rate,), optimizer=optimizer)
-    beside, changed = partial(anew, AVID, task=learn, passes=passes), partial(Training, task=learn, rates=(rate,))
+    beside, changed = partial(anew, AVID, task=learn), partial(Training, task=learn, rates=(rate,))
     trainings = {
         "scratch": anew(FromScratch, alone, task=learn),
         "forgetful": anew(FromScratch, alone, task=partial(learn, forgotten={"actions": FORGOTTEN})),
