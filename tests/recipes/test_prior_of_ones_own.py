@@ -94,7 +94,7 @@ def test_what_a_module_of_ones_own_lacks_is_said_as_it_is(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "lacking.py").write_text("import no_such_module_either\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_module_either"):
+    with pytest.raises(ValueError, match=r"lacking was imported, and failed: .*no_such_module_either"):
         prior_of("lacking:load")
 
 
@@ -111,6 +111,12 @@ def test_what_a_prior_owes_is_what_the_contract_says() -> None:
         ({"frame_shape": (12, 64, 64), "codec": mine.Halving()}, r"frames are encoded as \(1, 12, 32, 32\)"),
         ({"encode_text": lambda sentences: torch.zeros(1, len(sentences[0]), 5)}, "pad what is short"),
         ({"encode_text": lambda sentences: torch.zeros(1, 5)}, r"not as \(1, token, feature\)"),
+        ({"encode_text": lambda sentences: [0.0]}, "asked to encode a text, and failed at .*: TypeError"),
+        (
+            {"bind": lambda given: given.text.mean()},
+            r"asked what follows a grey clip and a text, .* its own, and failed at",
+        ),
+        ({"bind": lambda given: lambda noisy, level: noisy}, "answers no Prediction but Tensor"),
         ({"bind": lambda given: lambda noisy, level: Prediction(noisy * math.nan, "noise", noisy, level)}, "finite"),
         (
             {"bind": lambda given: lambda noisy, level: Prediction(noisy[:, :1], "noise", noisy[:, :1], level)},

@@ -162,7 +162,10 @@ def load(name_or_path: str | Path = "procgen", *, schedule: str | None = None) -
     path = shipped if shipped.exists() else Path(name_or_path)
     if not path.is_file():
         names = sorted(file.stem for file in SHIPPED.glob("*.safetensors"))
-        raise ValueError(f"no prior {str(name_or_path)!r}: neither one that ships ({', '.join(names)}) nor a file")
+        raise ValueError(
+            f"no prior {str(name_or_path)!r}: neither one that ships ({', '.join(names)}) nor a file; "
+            "commands of robots take yours as module:function"
+        )
     weights, settings = storage.read(path)
     if settings.pop("prior", None) != "pixel_unet":
         raise ValueError(f"{path} holds something else than a pixel-unet prior")

@@ -69,7 +69,7 @@ def finetuning_forgets(
         teraflops: likewise, instead of the scale's.
         seed: of the trainings, and of the noise.
         prior: the name of a prior that ships with the package, the path of one, or ``module:function`` (docs/your_model.md);
-            it hears texts.
+            it hears texts, and its weights are within reach (an `OpenPrior`).
         reader: inverse dynamics, a file of `trimtab inverse-dynamics`; by default those that come with the package.
         reader_weights: the safetensors file of vc1 or dinov2, for a reader that was trained with one.
         choices: the guidance that `trimtab metaworld-sweep` chose beside this prior, from other start states, for plans that

@@ -113,6 +113,7 @@ def metaworld_planning(
     bench.check(names)
     numbers = range(size.num_seeds) if seeds is None else seeds
     todo = todo_of(bench, cells, size.tasks if tasks is None else tasks, names, numbers)
+    bench.reading()  # refused before anything is recorded, if it does not fit
     if not dry_run:  # refused before anything is kept
         ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
         console.print(f"Guidance and strength were chosen by a sweep of: {', '.join(ours) or 'no method'}.")

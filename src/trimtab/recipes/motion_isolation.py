@@ -61,7 +61,7 @@ def motion_isolation(
         teraflops: likewise, where it was not the scale's.
         seed: of its training, and of the noise.
         prior: the name of a prior that ships with the package, the path of one, or ``module:function`` (docs/your_model.md);
-            it hears texts.
+            it hears texts, and its weights are within reach (an `OpenPrior`).
         choices: the guidance that `trimtab metaworld-sweep` chose beside this prior, from other start states, for plans that
             are made and sampled as at this scale: choices.json in its output. By default that which comes with the package.
         dry_run: record what data are missing, and then only say what its training will need in memory, time and disk,

@@ -58,7 +58,7 @@ def score_alignment(
     """Ask the prior and the in-domain model about the same noisy clips, and compare what they predict.
 
     The in-domain model is told a clip's own text, another clip's, or none; where the first is nearest to the prior, both
-    mean the same by the words. Distances are of the predicted noises, in the space that both diffuse in, here of pixels.
+    mean the same by the words. Distances are of the predicted noises, in the space that both diffuse in.
     Errors are of the predicted clips, as shares of the error of repeating the frame before: at noise levels where half of
     each is nearer to a task that no demonstration shows than the prior alone, the in-domain model may well have a say.
 

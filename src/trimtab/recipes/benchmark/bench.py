@@ -346,11 +346,10 @@ def allowed(methods: Sequence[str] | None, size: Scale, there: Mapping[str, Meth
     alien = [name for name in names if (there[name].training or "avid") not in size.trainings]
     if methods is not None and deaf:
         raise ValueError(f"{deaf} are told texts, and this prior hears none; leave them out")
-    if methods is not None and (shut or alien):
-        raise ValueError(
-            f"{[*shut, *alien]} need a prior whose weights are within reach, an OpenPrior, and the small ControlNet one of "
-            "change_unet; leave them out"
-        )
+    if methods is not None and shut:
+        raise ValueError(f"{shut} need a prior whose weights are within reach, an OpenPrior; leave them out")
+    if methods is not None and alien:
+        raise ValueError(f"{alien} need a prior of change_unet; leave them out")
     if barred := dict.fromkeys([*deaf, *shut, *alien]):
         print(f"left out, as this prior does not allow them: {', '.join(barred)}")
     return [name for name in names if name not in barred]

@@ -125,7 +125,8 @@ def check_fits(prior: Prior, frame: tuple[int, int], num_frames: int) -> None:
     shape = tuple(prior.codec.encode(torch.zeros(1, 1, 3, *frame)).shape[2:])
     if (prior.num_context, prior.num_frames, prior.frame_shape) != (1, num_frames, shape):
         raise ValueError(
-            f"this scale needs a prior that is given 1 frame and predicts {num_frames} of {shape}, this one is given "
+            f"this scale needs a prior that is given 1 frame and predicts {num_frames} of {shape}, which its codec makes of "
+            f"frames of {frame}; this one is given "
             f"{prior.num_context} and predicts {prior.num_frames} of {prior.frame_shape}; pass another as --prior"
         )
 

@@ -154,9 +154,7 @@ class Bench:
     def check(self, methods: Sequence[str]) -> None:
         """Raises ValueError, before anything is trained, for a method that cannot be had around this prior."""
         if barred := self.barred(methods):
-            raise ValueError(
-                f"{barred} need a prior whose weights are within reach, an OpenPrior; name other --methods"
-            )
+            raise ValueError(f"{barred} need a prior whose weights are within reach, an OpenPrior")
         for name in (one for one in methods if one in self.adaptations):
             try:
                 self.adaptations[name].denoiser(self.prior, self.prior)
