@@ -16,11 +16,13 @@ from trimtab.metrics.intervals import Interval
 from trimtab.metrics.text_match import TextMatch
 from trimtab.recipes import finetuning_forgets as recipe
 from trimtab.recipes import tabletop_prior_card
+from trimtab.recipes._held import Held
 from trimtab.recipes.domains.tabletop import WORDS
 from trimtab.recipes.finetuning_forgets import BEFORE, DIVERSITIES, OwnDomain, finetuned, finetuning_forgets, plot
 from trimtab.recipes.planning import bench as planning
 from trimtab.recipes.planning.bench import Bench
 from trimtab.recipes.planning.scales import Scale
+from trimtab.recipes.tabletop_prior_card import of_two_tasks
 
 
 @pytest.fixture
@@ -31,12 +33,16 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     return Bench(tabletop.prior(), size, tmp_path / "reader.safetensors", 0.0, tmp_path, tmp_path / "planning")
 
 
+def clips(bench: Bench, num: int) -> Held:
+    return of_two_tasks(bench.prior, num, bench.datasets)
+
+
 def test_the_one_task_is_demonstrated_and_measured() -> None:
     assert [len(tasks) for tasks in DIVERSITIES.values()] == [1, 3]
 
 
 def test_the_prior_has_forgotten_nothing(bench: Bench) -> None:
-    own = OwnDomain.of(bench, TextMatch().eval(), 4, seed=0)
+    own = OwnDomain.of(bench, TextMatch().eval(), clips(bench, 4), seed=0)
     assert sorted(own.asked.unique().tolist()) == [list(WORDS).index(task) for task in ("door-close", "door-open")]
     figures = own.figures(bench.prior)
     assert figures["loss"].mean > 0
@@ -46,7 +52,7 @@ def test_the_prior_has_forgotten_nothing(bench: Bench) -> None:
 
 def test_more_clips_than_there_are_are_refused(bench: Bench) -> None:
     with pytest.raises(ValueError, match=r"there are \d+ clips that begin so, got num_clips 500"):
-        OwnDomain.of(bench, TextMatch().eval(), 500, seed=0)
+        clips(bench, 500)
 
 
 def test_sets_are_trained_on_apart(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +70,7 @@ def test_sets_are_trained_on_apart(bench: Bench, tmp_path: Path, monkeypatch: py
     assert asked == [(DIVERSITIES[one], 3), (DIVERSITIES[every], 25)]
     for place in ("1x3", "3x25"):
         assert (tmp_path / "out" / place / "trainings" / "temporal-0-0").is_dir()
-    own = OwnDomain.of(bench, TextMatch().eval(), 4, seed=0)
+    own = OwnDomain.of(bench, TextMatch().eval(), clips(bench, 4), seed=0)
     assert own.figures(changed)["loss less the prior's"].mean != 0
 
 

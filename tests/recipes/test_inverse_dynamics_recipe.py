@@ -361,7 +361,7 @@ def test_what_has_no_sense_is_refused_before_it_is_recorded(
 
 
 def test_a_prior_of_other_frames_is_refused(episodes: Episodes, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the prior imagines frames \(3, 64, 64\), the sets hold \(16, 16, 3\)"):
+    with pytest.raises(ValueError, match=r"the prior imagines frames of \(64, 64\), the sets hold \(16, 16\)"):
         inverse_dynamics(data=(episodes.folder,), held_out=0.4, imagined="procgen", output=tmp_path / "run")
 
 
