@@ -283,7 +283,7 @@ def compositions(batch: int = 8, rounds: int = 12) -> None:
 def adaptations(batch: int = 8, rounds: int = 12) -> None:
     """As `compositions`, of three voices that hear a text: a prior of the tabletop's size, and a small in-domain model."""
     prior, clips = PixelUNet(TABLETOP).frozen(), Clips(samples.coinrun(), num_context=TABLETOP.num_context)
-    small = FromScratch(prior, **TRAININGS["in-domain"].options).eval()
+    small = TRAININGS["in-domain"].made(prior).eval()
     text = torch.randn(batch, NUM_TOKENS, MiniLM.dim)
     given = replace(clips.batch(clips.draw(0, 0, batch)).given.without("actions"), text=text)
     noisy = torch.randn(batch, prior.num_frames, *prior.frame_shape)

@@ -243,7 +243,7 @@ def test_what_does_not_fit_is_refused(finished: Finished, tmp_path: Path) -> Non
     ):
         finished.again(judge=tmp_path / "small.safetensors", output=tmp_path / "other")
     tabletop.prior({**tabletop.SIZES, "text_dim": None}).save(tmp_path / "deaf.safetensors")
-    with pytest.raises(ValueError, match="are told texts, and the clips have none"):
+    with pytest.raises(ValueError, match="are told texts, and this prior hears none"):
         finished.again(prior=str(tmp_path / "deaf.safetensors"), output=tmp_path / "deaf")
 
 
