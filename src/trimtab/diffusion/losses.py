@@ -239,6 +239,7 @@ def encoded(clip: Clip, codec: Codec) -> Clip:
     return Clip(codec.encode(clip.video), known_in(clip.given, codec))
 
 
+@torch.no_grad()
 def known_in(given: Conditioning, codec: Codec) -> Conditioning:
     """What is known of a clip, its context in the space of the codec."""
     return given if given.context is None else replace(given, context=codec.encode(given.context))

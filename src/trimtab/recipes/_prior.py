@@ -29,7 +29,8 @@ OWED = (
 NUM_TOKENS = 24
 """Of a text, for the tabletop prior and all that is composed with it."""
 
-SAID = ("a robot arm", "a robot arm opens the drawer")
+TRIED = ("a robot arm", "a robot arm opens the drawer")
+"""Texts of unlike length that a prior is tried with."""
 
 
 def prior_of(name: str, schedule: str | None = None) -> Prior:
@@ -103,7 +104,7 @@ def check_answers(prior: Prior) -> None:
     if "text" not in prior.uses:
         answer_of(prior, given, "what follows a grey clip")
         return
-    first, second = (asked("it was asked to encode a text", words_of(prior), [sentence]) for sentence in SAID)
+    first, second = (asked("it was asked to encode a text", words_of(prior), [sentence]) for sentence in TRIED)
     if first.ndim != 3 or first.shape != second.shape:
         raise ValueError(
             f"texts are encoded as {tuple(first.shape)} and {tuple(second.shape)}, not as (1, token, feature) of one "

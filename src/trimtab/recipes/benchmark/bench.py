@@ -343,7 +343,7 @@ def allowed(methods: Sequence[str] | None, size: Scale, there: Mapping[str, Meth
         raise ValueError(f"no methods {unknown}; there are: {', '.join(there)}")
     deaf = [name for name in names if there[name].told_text and "text" not in prior.uses]
     shut = [name for name in names if there[name].needs_weights and not is_open(prior)]
-    alien = [name for name in names if (there[name].training or "avid") not in size.trainings]
+    alien = [name for name in names if there[name].training not in (None, *size.trainings)]
     if methods is not None and deaf:
         raise ValueError(f"{deaf} are told texts, and this prior hears none; leave them out")
     if methods is not None and shut:

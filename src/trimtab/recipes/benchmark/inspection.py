@@ -95,10 +95,10 @@ def under_every(imagine: Imaginer, idle: int | Tensor, num_actions: int) -> list
 @torch.no_grad()
 def masks_of(avid: AVID, prior: Prior, held: Held) -> MaskStatistics:
     """The masks on a few held-out clips, at noise levels from nearly clean to nearly pure noise."""
-    frames, masks = held.part(0, NUM_ASKED), dict[float, list[Tensor]]()
+    frames, numbers, masks = held.part(0, NUM_ASKED), held.indices[:NUM_ASKED], dict[float, list[Tensor]]()
     with moved(avid) as place:
-        for first in range(0, len(frames.video), CHUNK):
-            samples = held.indices[first : first + CHUNK][: NUM_ASKED - first].tolist()
+        for first in range(0, len(numbers), CHUNK):
+            samples = numbers[first : first + CHUNK].tolist()
             clip = encoded(held.part(first, len(samples)).to(place), prior.codec)
             noise = gaussian_noise(tuple(clip.video.shape[1:]), seed=0, step=0, samples=samples, device=place)
             believe = avid.believe(clip.given)

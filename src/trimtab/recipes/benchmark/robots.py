@@ -56,6 +56,8 @@ EMBEDDED_SIZES: Sizes = (
     {"widths": (32, 96, 128), "steady": True},
     {"widths": (64, 128, 128), "depths": (1, 1, 2), "steady": True},
 )
+"""Beside the tabletop prior, of 1.2 million weights."""
+
 RANK = 45
 """Of low-rank changes of the tabletop prior that are as many weights."""
 

@@ -63,7 +63,7 @@ class Training:
         optimizer: of the weights.
         learning_rate: of the optimizer.
         most: steps, however many more a budget of operations pays for.
-        alone: whether its network is its own: it hears texts as the prior is told them, and looks in as large patches.
+        own_network: whether it has one, which hears texts as the prior is told them, and looks in as large patches.
         needs_weights: whether it needs the prior's weights, or its answers alone.
     """
 
@@ -74,13 +74,13 @@ class Training:
     optimizer: Kind = "adamw"
     learning_rate: float = 1e-3
     most: int | None = None
-    alone: bool = False
+    own_network: bool = False
     needs_weights: bool = False
 
     def made(self, prior: Prior) -> Any:
         """An untrained model beside a prior."""
         own: dict[str, Any] = {}
-        if self.alone:
+        if self.own_network:
             own = {"text_dim": words_of(prior)([CLASS]).shape[-1], "patch": patch_of(prior)}
         return self.build(prior, **own, **self.options)
 
@@ -122,8 +122,8 @@ SMALL: Mapping[str, Any] = {"widths": (32, 96, 128), "steady": True}
 """Of the networks that are trained beside the prior."""
 
 TRAININGS: dict[str, Training] = {
-    "in-domain": Training(FromScratch, of_videos, SMALL, optimizer="muon", learning_rate=4e-3, alone=True),
-    "avid": Training(AVID, of_videos, SMALL, optimizer="muon", learning_rate=4e-3, alone=True),
+    "in-domain": Training(FromScratch, of_videos, SMALL, optimizer="muon", learning_rate=4e-3, own_network=True),
+    "avid": Training(AVID, of_videos, SMALL, optimizer="muon", learning_rate=4e-3, own_network=True),
     "temporal": Training(Finetune, of_videos, {"temporal": True}, most=MOST_STEPS_OF_FINETUNING, needs_weights=True),
     "dreambooth": Training(
         DreamBooth, of_stills, {"rank": 8}, lengths=(1,), learning_rate=1e-4, most=MOST_STEPS_ON_STILLS,
@@ -139,7 +139,7 @@ LARGE_STEPS = 60_000
 
 PAPER_TRAININGS: dict[str, Training] = {
     **{
-        name: Training(build, of_videos, LARGE, learning_rate=1e-4, most=LARGE_STEPS, alone=True)
+        name: Training(build, of_videos, LARGE, learning_rate=1e-4, most=LARGE_STEPS, own_network=True)
         for name, build in {"in-domain": FromScratch, "avid": AVID}.items()
     },
     "temporal": replace(TRAININGS["temporal"], learning_rate=1e-4, most=LARGE_STEPS),

@@ -305,7 +305,7 @@ class Bench:
     ) -> Held:
         """Clips of the experts at these tasks, in the words of an adaptation."""
         return expert_clips(
-            self.prior, tasks, num_clips, max(self.size.lengths), first_start=first_start,
+            self.prior, tasks, num_clips, clip_length(self.prior, self.size.lengths), first_start=first_start,
             folder=place(self.datasets, name, **self.scenery), words=how.words(self.prior), **self.scenery,
         )  # fmt: skip
 
