@@ -83,7 +83,7 @@ def fit_or_forecast(
     if path.exists() and json.loads(path.read_text())["steps"] == run.step:
         return run  # nothing was left to do, which needs next to nothing
     write_whole(path, json.dumps(asdict(needs), indent=1) + "\n")
-    if (folder / FORECAST).exists():
+    if (folder / FORECAST).exists() and told(folder).steps == run.step:  # else it was of another training
         print(f"forecast: {told(folder)}\nneeded:   {needs}")
     return run
 

@@ -116,7 +116,11 @@ def metaworld_planning(
     bench.reading()  # refused before anything is recorded, if it does not fit
     if not dry_run:  # refused before anything is kept
         ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
-        console.print(f"Guidance and strength were chosen by a sweep of: {', '.join(ours) or 'no method'}.")
+        console.print(
+            f"Guidance and strength were chosen by a sweep for: {', '.join(ours)}."
+            if ours
+            else "Guidance and strength are the methods' own, chosen by no sweep of a run like this."
+        )
         check_kept(bench, cells)
         bench.check_clips({path.parent.name for path, _, _ in todo})
     # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.

@@ -250,7 +250,7 @@ class Bench:
             "date": datetime.now(UTC).date().isoformat(),
             "versions": {package: version(package) for package in ("trimtab", "torch", "numpy")},
         }
-        pictures = {"real": held.clip.video[:SHOWN], "given": held.context[:SHOWN], name: video[:SHOWN]}
+        pictures = {"real": held.clip.video[:SHOWN], "given": held.told[:SHOWN], name: video[:SHOWN]}
         if "actions" in denoiser.uses:
             heard = listening_of(imagine, domain.idle, domain.effects, domain.judge_file)
             notes["listening"] = heard.to_dict()

@@ -200,8 +200,10 @@ def begun_from(starts: Sequence[int]) -> dict[str, Any]:
 
 
 def rate_of(values: Tensor, starts: Tensor) -> Interval | str:
-    """The share of successes, start states resampled; text if there are fewer than two."""
-    return "" if len(starts.unique()) < 2 else mean_interval(values, starts)
+    """The share of successes, start states resampled; text if there are fewer than two, which have no interval."""
+    if len(starts.unique()) < 2:
+        return f"{values.mean().item():.0%} of one start" if len(starts) else ""
+    return mean_interval(values, starts)
 
 
 def settings(cell: Cell) -> dict[str, Any]:

@@ -1,0 +1,178 @@
+"""Does a prior of your own keep the contract, and is it wired rightly? Asked in seconds, before hours rest on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from jaxtyping import Float
+from rich import print
+from torch import Tensor
+
+from trimtab.core.checks import counted, is_open
+from trimtab.core.contracts import Prior
+from trimtab.core.markdown import markdown_table
+from trimtab.core.values import Clip
+from trimtab.data.clips import Clips, spread
+from trimtab.data.episodes import Episodes
+from trimtab.diffusion import sampling
+from trimtab.diffusion.losses import encoded
+from trimtab.priors.pixel_unet import PixelFrames
+from trimtab.recipes._held import Held, moved
+from trimtab.recipes._prior import TRIED, frame_size, prior_of, words_of
+
+PART = 4
+"""Clips that are asked about at once."""
+
+MOST = 2.0
+"""Times a guess's error, which a prior may have where there is more noise than clip and these are no videos as it knows."""
+
+Errors = Float[Tensor, " level"]
+
+
+def check_prior(
+    prior: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PRIOR")],
+    *,
+    data: Path | None = None,
+    num_clips: int = 16,
+    num_levels: int = 8,
+    seed: int = 0,
+) -> None:
+    """Try a prior as every command does that takes ``--prior``, and say what it is.
+
+    With recorded episodes also whether it is wired rightly: noise is added to clips, and the error of the clips that it
+    believes in is told beside that of a guess that knows nothing but the noise level, the best weighted mean of the noisy
+    clip and the last given frame. Where little noise is added, any video model is ahead of that, unless the kind of its
+    answer, its schedule, the scale of its latents or the order of time is not what it says. What is wired wrongly in ways
+    that cost little, such as red and blue exchanged, is not found.
+
+    Args:
+        prior: ``module:function``, which makes yours (docs/your_model.md), or the name or path of an embedded one.
+        data: a set of recorded episodes, of frames as large as the prior's.
+        num_clips: of the set, spread over its episodes.
+        num_levels: noise levels, spread evenly over the prior's schedule.
+        seed: of the noise.
+    """
+    counted(num_clips=num_clips, num_levels=num_levels)
+    made = prior_of(prior)
+    for name, fact in facts(made).items():
+        print(f"{name:9} {fact}")
+    if data is None:
+        print("It keeps the contract. Pass recorded episodes as --data to see whether it is wired rightly.")
+        return
+    held = clips_of(made, Episodes.open(data), num_clips)
+    indices = spread(made.schedule.num_levels, num_levels)
+    began = time.monotonic()
+    believed, guessed = errors(made, held, indices.tolist(), seed)
+    seconds = (time.monotonic() - began) / (num_levels * len(held.indices))
+    levels = made.schedule.level(torch.from_numpy(indices))
+    rows = [
+        (f"{level:.3f}", f"{ours:.4g}", f"{theirs:.4g}", f"{ours / theirs:.3f}")
+        for level, ours, theirs in zip(levels.sigma.tolist(), believed.tolist(), guessed.tolist(), strict=True)
+    ]
+    print(f"\n{markdown_table(('sigma', 'its error', 'of a guess', 'share'), rows)}")
+    print(f"Mean squared, of {len(held.indices)} clips, in its own space; {seconds:.2g} s an answer and clip.")
+    if made.codec.space != PixelFrames.space:
+        print(f"Frames come back from its codec with a PSNR of {returned(made, held):.1f} dB.")
+    print(verdict(believed / guessed, levels.sigma < levels.alpha))
+
+
+def facts(prior: Prior) -> dict[str, str]:
+    """What a prior is, by name, in words."""
+    height, width = frame_size(prior)
+    schedule, pure = prior.schedule, "pure noise" if prior.schedule.may_be_pure else "not quite pure noise"
+    clean, noisy = schedule.sigmas.min().item(), schedule.sigmas.max().item()
+    told = (
+        ""
+        if "text" not in prior.uses
+        else f"; texts are {tuple(words_of(prior)([TRIED[0]]).shape[1:])}, token and feature"
+    )
+    weights = "within reach" if is_open(prior) else "out of reach, for methods that need none"
+    return {
+        "clips": f"{prior.num_context} given, {prior.num_frames} predicted at the most, {prior.frame_rate:g} a second",
+        "frames": f"{height} x {width}; {tuple(prior.frame_shape)} in space {prior.space!r}",
+        "hears": ", ".join(sorted(prior.uses)) + told,
+        "schedule": f"{schedule.name}, {schedule.num_levels} levels, sigma {clean:.3g} to {noisy:.3g}, {pure}",
+        "weights": f"{weights}; fingerprint {prior.fingerprint}",
+    }
+
+
+def clips_of(prior: Prior, episodes: Episodes, num_clips: int) -> Held:
+    """Recorded clips to ask a prior about. Raises ValueError if their frames are not as large as its own."""
+    size = tuple(episodes.frames.shape[1:3])
+    if size != frame_size(prior):
+        raise ValueError(
+            f"the prior's frames are {frame_size(prior)}, and those recorded are {size}; record them as large"
+        )
+    say = words_of(prior) if "text" in prior.uses else None
+    clips = Clips(episodes, prior.num_context, prior.num_frames, say)
+    return Held.of(clips, clips.over_episodes(num_clips))
+
+
+@torch.no_grad()
+def errors(prior: Prior, held: Held, levels: Sequence[int], seed: int) -> tuple[Errors, Errors]:
+    """Mean squared errors of the clips that a prior believes in, and of a guess, at each of these levels.
+
+    The guess is the mean of the noisy clip and the last given frame, each weighted by how exact it is.
+    """
+    noise = sampling.start_noise((prior.num_frames, *prior.frame_shape), seed, held.indices.tolist())
+    parts = [(part, noise[first : first + PART]) for first, part in in_parts(held, prior)]
+    still = torch.cat([squared(last_of(part) - part.video) for part, _ in parts]).mean()
+    believed, guessed = torch.zeros(2, len(levels))
+    with moved(prior) as place:
+        for part, starts in parts:
+            ask = prior.bind(part.given.without("actions").map(lambda fact: fact.to(place)))
+            for row, index in enumerate(levels):
+                level = prior.schedule.level(torch.full((len(starts),), index))
+                noisy, (alpha, sigma) = level.add_noise(part.video, starts), level.broadcast()
+                there = prior.schedule.level(torch.full((len(starts),), index, device=place))
+                belief = ask(noisy.to(place), there).as_kind("clean").tensor.cpu()
+                guess = (sigma**2 * last_of(part) + still * alpha * noisy) / (sigma**2 + still * alpha**2)
+                believed[row] += squared(belief - part.video).sum()
+                guessed[row] += squared(guess - part.video).sum()
+    return believed / len(noise), guessed / len(noise)
+
+
+def in_parts(held: Held, prior: Prior) -> list[tuple[int, Clip]]:
+    """The clips in a prior's space, a few at a time, with the number of the first."""
+    firsts = range(0, len(held.indices), PART)
+    return [(first, encoded(held.part(first, PART), prior.codec)) for first in firsts]
+
+
+def last_of(clip: Clip) -> Tensor:
+    """The last given frame, (clip, 1, ..)."""
+    return clip.given.facts()["context"][:, -1:]
+
+
+def squared(error: Tensor) -> Float[Tensor, " clip"]:
+    return error.float().square().flatten(1).mean(1)
+
+
+@torch.no_grad()
+def returned(prior: Prior, held: Held) -> float:
+    """PSNR of frames that were encoded and decoded, in dB."""
+    frames = held.part(0, PART).video
+    wrong = (prior.codec.decode(prior.codec.encode(frames)).clamp(-1, 1) - frames).square().mean()
+    return (10 * torch.log10(4 / wrong.clamp(min=1e-10))).item()
+
+
+def verdict(shares: Errors, clean: Tensor) -> str:
+    """What errors as shares of a guess's say. Raises ValueError if they are what only wrong wiring makes of them.
+
+    Args:
+        shares: of each noise level.
+        clean: at which there is more clip than noise.
+    """
+    if (shares[clean] >= 1).any() or (shares >= MOST).any():
+        raise ValueError(
+            f"it is no better than a guess where there is more clip than noise, or {MOST:g} times as wrong elsewhere, as no "
+            "video model is that is wired rightly; look at the kind of its answer, its schedule and timestep, the scale of "
+            "its latents and given frames, and the order of time, height and width"
+        )
+    if (shares >= 1).any():
+        return "Nothing speaks against its wiring; where noise is most it is no better than a guess about these videos."
+    return "Nothing speaks against its wiring: it is better than a guess at every noise level."
