@@ -155,3 +155,13 @@ def test_a_model_from_scratch_goes_with_every_prior_of_the_same_clips(tmp_path: 
         unlike = pixel_unet.PixelUNet(replace(own.settings, **difference))
         with pytest.raises(ValueError, match="trained beside the prior any of clips"):
             checkpoints.load(tmp_path, FromScratch, unlike)
+
+
+def test_facts_of_a_training_are_told_and_must_be_as_asked(tmp_path: Path) -> None:
+    prior = pixel_unet.tiny()
+    assert checkpoints.facts_of(tmp_path / "none", learning_rate=1.0) is None
+    facts = {"steps": 9, "optimizer": "muon", "learning_rate": 0.004}
+    checkpoints.save(tmp_path, FromScratch(prior, num_actions=3), prior, facts=facts)
+    assert checkpoints.facts_of(tmp_path, optimizer="muon", learning_rate=0.004) == facts
+    with pytest.raises(ValueError, match=r"with optimizer muon, not adamw, words None, not abc; move it away"):
+        checkpoints.facts_of(tmp_path, optimizer="adamw", learning_rate=0.004, words="abc")

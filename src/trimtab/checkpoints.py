@@ -53,6 +53,19 @@ def save(folder: Path, adapter: Trained, prior: Prior, *, facts: dict[str, Any] 
     write_whole(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def facts_of(folder: Path, **how: Any) -> dict[str, Any] | None:
+    """What was recorded of the training that is kept in a folder, None if none is.
+
+    Raises ValueError if one of these things was another in it than it is asked to be.
+    """
+    if not (folder / CONFIG).exists():
+        return None
+    facts: dict[str, Any] = json.loads((folder / CONFIG).read_text())["facts"]
+    if changed := [f"{name} {facts.get(name)}, not {now}" for name, now in how.items() if facts.get(name) != now]:
+        raise ValueError(f"{folder} was trained with {', '.join(changed)}; move it away to train anew")
+    return facts
+
+
 def bound_to(method: type[Any], prior: Prior) -> str:
     """What weights of this method fit: the prior's fingerprint, or what clips it is of, where the method never asks it."""
     if getattr(method, "asks_prior", True):

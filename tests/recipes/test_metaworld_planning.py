@@ -153,14 +153,14 @@ def test_a_dry_run_counts_what_is_missing_and_binds_no_folder(
     )  # fmt: skip
     done = tmp_path / "run" / "trainings" / "in-domain-2-0"
     done.mkdir(parents=True)
-    (done / "config.json").write_text("{}")
+    (done / "config.json").write_text('{"facts": {}}')
     run(dry_run=True)
     said = capsys.readouterr().out
     assert said.count("will need") == 2
     assert "2 trainings, one after another" in said
     for seed in (1, 3):
         (tmp_path / "run" / "trainings" / f"in-domain-{seed}-0").mkdir(exist_ok=True)
-        (tmp_path / "run" / "trainings" / f"in-domain-{seed}-0" / "config.json").write_text("{}")
+        (tmp_path / "run" / "trainings" / f"in-domain-{seed}-0" / "config.json").write_text('{"facts": {}}')
     run(dry_run=True, num_starts=3)
     assert "all trainings are done" in capsys.readouterr().out
     assert not (tmp_path / "run" / "settings.json").exists()

@@ -421,7 +421,7 @@ def test_a_forecast_is_of_each_training_once_and_of_all_together(
     prior = pixel_unet.tiny()
     domain = procgen_benchmark_recipe.coinrun(prior, tmp_path, "sticky", 50_000)
     bench = Bench(prior, replace(domain, training=lambda _: Unread()), SCALES["tiny"], tmp_path, rate=lambda *_: 1e-3)
-    write_whole(tmp_path / "trainings" / "avid-0" / "config.json", "{}")  # it is trained
+    write_whole(tmp_path / "trainings" / "avid-0" / "config.json", '{"facts": {}}')  # it is trained
     bench.run(CHEAP, (0, 1), tmp_path / "cells", dry_run=True)
     assert tried == ["scratch-0", "avid-small-0", "avid-asked-0", "avid-1"]
     said = " ".join(capsys.readouterr().out.split())

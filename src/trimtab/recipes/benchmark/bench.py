@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -207,7 +206,7 @@ class Bench:
         trainings: dict[str, dict[int, str]] = {}
         for name, seed in missing:
             training = self.methods[name].training
-            if training is not None and not (self.folder(training, seed) / checkpoints.CONFIG).exists():
+            if training is not None and checkpoints.facts_of(self.folder(training, seed)) is None:
                 trainings.setdefault(training, {})[seed] = name
         needs: list[Needs] = []
         for training, seeds in trainings.items():
@@ -277,11 +276,8 @@ class Bench:
             return None, {}
         recipe = self.size.trainings[training]
         rate, folder = self.rate(training, recipe), self.folder(training, seed)
-        if (folder / checkpoints.CONFIG).exists():
-            facts = json.loads((folder / checkpoints.CONFIG).read_text())["facts"]
-            before, now = (facts.get("optimizer", "adamw"), facts["learning_rate"]), (recipe.optimizer, rate)
-            if before != now:
-                raise ValueError(f"{folder} was trained by {before}, not {now}; move it away to train anew")
+        how = {"optimizer": recipe.optimizer, "learning_rate": rate}
+        if (facts := checkpoints.facts_of(folder, **how)) is not None:
             return checkpoints.load(folder, recipe.build, self.prior), facts
         model, task = recipe.assembled(self.prior, seed, self.domain.actions)
         clips = self.told(name).training(recipe.num_frames or self.size.num_frames)
@@ -295,8 +291,7 @@ class Bench:
             **taken(model, run, step),
             "frames": recipe.num_frames or self.size.num_frames or sum(some.num_frames for some in clips.sets),
             "passes": recipe.passes,
-            "optimizer": recipe.optimizer,
-            "learning_rate": rate,
+            **how,
         }
         checkpoints.save(folder, model, self.prior, facts=facts)
         return model.eval(), facts

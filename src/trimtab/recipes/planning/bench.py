@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -335,20 +334,13 @@ class Bench:
             return None, {}
         training = self.size.trainings[name]
         folder = self.folder(name, seed)
-        if (folder / checkpoints.CONFIG).exists():
-            facts = json.loads((folder / checkpoints.CONFIG).read_text())["facts"]
+        if (facts := checkpoints.facts_of(folder, **training.how(self.prior))) is not None:
             steps, step = facts["steps"], facts["teraflops a step"]
             if steps != self.steps(training, step):
                 raise ValueError(
                     f"{folder} was trained for {steps * step:.3g} teraflops, not {self.size.teraflops:.3g}; ask for as many "
                     "by --scale or --teraflops, or name another run folder (--output, --planning), where it is trained anew"
                 )
-            if changed := [
-                f"{what} {facts.get(what)}, not {now}"
-                for what, now in training.how(self.prior).items()
-                if facts.get(what) != now
-            ]:
-                raise ValueError(f"{folder} was trained with {', '.join(changed)}; move it away to train anew")
             return checkpoints.load(folder, training.build, self.prior), facts
         for module in modules_of(self.prior):  # where what is built, and what it draws to learn from, are
             module.cpu()  # plans may have left it elsewhere
@@ -377,7 +369,7 @@ class Bench:
         """Say what the trainings of these names and seeds will need that are not done, each tried with one seed."""
         needs: list[Needs] = []
         for name in filter(None, dict.fromkeys(names)):
-            missing = [seed for seed in seeds if not (self.folder(name, seed) / checkpoints.CONFIG).exists()]
+            missing = [seed for seed in seeds if checkpoints.facts_of(self.folder(name, seed)) is None]
             if missing:
                 self.train(name, missing[0], dry_run=True)
                 needs += [told(self.folder(name, missing[0]))] * len(missing)
