@@ -49,7 +49,7 @@ def metaworld_benchmark(
     batch_size: int | None = None,
     learning_rate: float = 1e-3,
     muon_rate: float = 4e-3,
-    finetuning_rate: float = 1e-4,
+    finetuning_rate: float = 1e-3,
     prior: str = "tabletop",
     judge: Path | None = None,
     dry_run: bool = False,
@@ -78,7 +78,7 @@ def metaworld_benchmark(
         learning_rate: of ControlNet, low-rank changes and the classifier, by AdamW. This one and the next two are given, not
             chosen on validation episodes for each training, as those of the Procgen benchmark are.
         muon_rate: of adapters and of models that are trained alone, by Muon.
-        finetuning_rate: learning rate where all weights of the prior are trained, on actions or on language.
+        finetuning_rate: of finetuning on actions or on language, by AdamW; for a large prior take less (AVID: 0.00002).
         prior: the name of a prior that ships with the package, the path of one, or ``module:function``, which makes yours
             (docs/your_model.md), that is given one frame of 64 x 64 and predicts eight or more.
         judge: reads the actions off videos; what `trimtab metaworld-judge` made, by default that which comes with the

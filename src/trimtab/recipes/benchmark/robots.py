@@ -76,7 +76,7 @@ def robot_trainings(
     own_belief: bool = True,
     muon_rate: float | None = 4e-3,
     rate: float = 1e-3,
-    finetuning: float = 1e-4,
+    finetuning: float = 1e-3,
     reach: float = REACH,
     sizes: Sizes = EMBEDDED_SIZES,
 ) -> dict[str, Training]:
