@@ -16,11 +16,12 @@ from torch import Tensor
 from trimtab.core.checks import counted, is_open
 from trimtab.core.contracts import Prior
 from trimtab.core.markdown import markdown_table
-from trimtab.core.values import Clip
+from trimtab.core.values import Clip, Video
 from trimtab.data.clips import Clips, spread
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
-from trimtab.diffusion.losses import encoded
+from trimtab.diffusion.losses import encoded, per_sample
+from trimtab.metrics.frames import psnr
 from trimtab.priors.pixel_unet import PixelFrames
 from trimtab.recipes._held import Held, moved
 from trimtab.recipes._prior import TRIED, frame_size, prior_of, words_of
@@ -86,16 +87,14 @@ def facts(prior: Prior) -> dict[str, str]:
     height, width = frame_size(prior)
     schedule, pure = prior.schedule, "pure noise" if prior.schedule.may_be_pure else "not quite pure noise"
     clean, noisy = schedule.sigmas.min().item(), schedule.sigmas.max().item()
-    told = (
-        ""
-        if "text" not in prior.uses
-        else f"; texts are {tuple(words_of(prior)([TRIED[0]]).shape[1:])}, token and feature"
-    )
+    hears = ", ".join(sorted(prior.uses))
+    if "text" in prior.uses:
+        hears += f"; texts are {tuple(words_of(prior)([TRIED[0]]).shape[1:])}, token and feature"
     weights = "within reach" if is_open(prior) else "out of reach, for methods that need none"
     return {
         "clips": f"{prior.num_context} given, {prior.num_frames} predicted at the most, {prior.frame_rate:g} a second",
         "frames": f"{height} x {width}; {tuple(prior.frame_shape)} in space {prior.space!r}",
-        "hears": ", ".join(sorted(prior.uses)) + told,
+        "hears": hears,
         "schedule": f"{schedule.name}, {schedule.num_levels} levels, sigma {clean:.3g} to {noisy:.3g}, {pure}",
         "weights": f"{weights}; fingerprint {prior.fingerprint}",
     }
@@ -120,44 +119,31 @@ def errors(prior: Prior, held: Held, levels: Sequence[int], seed: int) -> tuple[
     The guess is the mean of the noisy clip and the last given frame, each weighted by how exact it is.
     """
     noise = sampling.start_noise((prior.num_frames, *prior.frame_shape), seed, held.indices.tolist())
-    parts = [(part, noise[first : first + PART]) for first, part in in_parts(held, prior)]
-    still = torch.cat([squared(last_of(part) - part.video) for part, _ in parts]).mean()
     believed, guessed = torch.zeros(2, len(levels))
     with moved(prior) as place:
-        for part, starts in parts:
-            ask = prior.bind(part.given.without("actions").map(lambda fact: fact.to(place)))
+        parts = [encoded(held.part(first, PART).to(place), prior.codec) for first in range(0, len(noise), PART)]
+        still = torch.cat([per_sample((last_of(part) - part.video) ** 2) for part in parts]).mean()
+        for part, starts in zip(parts, noise.to(place).split(PART), strict=True):
+            ask = prior.bind(part.given.without("actions"))
             for row, index in enumerate(levels):
-                level = prior.schedule.level(torch.full((len(starts),), index))
+                level = prior.schedule.level(torch.full((len(starts),), index, device=place))
                 noisy, (alpha, sigma) = level.add_noise(part.video, starts), level.broadcast()
-                there = prior.schedule.level(torch.full((len(starts),), index, device=place))
-                belief = ask(noisy.to(place), there).as_kind("clean").tensor.cpu()
                 guess = (sigma**2 * last_of(part) + still * alpha * noisy) / (sigma**2 + still * alpha**2)
-                believed[row] += squared(belief - part.video).sum()
-                guessed[row] += squared(guess - part.video).sum()
+                believed[row] += per_sample((ask(noisy, level).clean - part.video) ** 2).sum().cpu()
+                guessed[row] += per_sample((guess - part.video) ** 2).sum().cpu()
     return believed / len(noise), guessed / len(noise)
 
 
-def in_parts(held: Held, prior: Prior) -> list[tuple[int, Clip]]:
-    """The clips in a prior's space, a few at a time, with the number of the first."""
-    firsts = range(0, len(held.indices), PART)
-    return [(first, encoded(held.part(first, PART), prior.codec)) for first in firsts]
-
-
-def last_of(clip: Clip) -> Tensor:
+def last_of(clip: Clip) -> Video:
     """The last given frame, (clip, 1, ..)."""
     return clip.given.facts()["context"][:, -1:]
-
-
-def squared(error: Tensor) -> Float[Tensor, " clip"]:
-    return error.float().square().flatten(1).mean(1)
 
 
 @torch.no_grad()
 def returned(prior: Prior, held: Held) -> float:
     """PSNR of frames that were encoded and decoded, in dB."""
     frames = held.part(0, PART).video
-    wrong = (prior.codec.decode(prior.codec.encode(frames)).clamp(-1, 1) - frames).square().mean()
-    return (10 * torch.log10(4 / wrong.clamp(min=1e-10))).item()
+    return psnr(prior.codec.decode(prior.codec.encode(frames)).clamp(-1, 1), frames).mean().item()
 
 
 def verdict(shares: Errors, clean: Tensor) -> str:

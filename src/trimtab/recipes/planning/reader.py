@@ -36,7 +36,7 @@ def reading(
         raise ValueError(f"no inverse dynamics in {path}; train them first: trimtab inverse-dynamics")
     trained, config = storage.read(path)
     known, seen = config.get("facts", {}).get("action_repeat", action_repeat), config.get("frame_size", side)
-    again = f"trimtab inverse-dynamics --action-repeat {action_repeat} --max-steps STEPS --size {side} --output FILE"
+    again = f"trimtab inverse-dynamics --action-repeat {action_repeat} --max-steps STEPS --size {side} --output FOLDER"
     if known is None:
         raise ValueError(
             f"{path} was trained on sets of different paces, so that nobody knows what an action of it is worth; train it "
