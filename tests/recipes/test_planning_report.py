@@ -10,7 +10,7 @@ from trimtab.metrics.intervals import Interval
 from trimtab.networks import storage
 from trimtab.recipes.planning.adaptations import PRIOR
 from trimtab.recipes.planning.report import strips_of, write_report
-from trimtab.recipes.planning.results import EXPERT, TRUE_VIDEO, Results
+from trimtab.recipes.planning.results import EXPERT, TRUE_VIDEO, Results, rate_of
 from trimtab.recipes.planning.tables import ahead_table, blame_table, chance, findings, share_table, success_table
 
 STARTS = [100, 101, 102, 103]
@@ -278,3 +278,8 @@ def test_the_page_shows_what_was_imagined_above_what_happened(tmp_path: Path) ->
     assert [row[0] for row in rows] == ["inverse probabilistic adaptation", PRIOR]
     assert rows[1][1] == rows[1][2]  # it saw no demonstrations
     assert [rate.mean for rate in rows[0][1:]] == [2 / 4, 1 / 4]  # of the one seed that has both shares
+
+
+def test_a_single_start_has_a_share_and_no_interval() -> None:
+    assert rate_of(torch.tensor([1.0, 0.0]), torch.tensor([5, 5])) == "50% of one start"
+    assert rate_of(torch.zeros(0), torch.zeros(0)) == ""
