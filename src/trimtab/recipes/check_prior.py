@@ -16,7 +16,7 @@ from torch import Tensor
 from trimtab.core.checks import counted, is_open
 from trimtab.core.contracts import Prior
 from trimtab.core.markdown import markdown_table
-from trimtab.core.values import Clip, Video
+from trimtab.core.values import Clip, Kind, NoiseLevel, Video
 from trimtab.data.clips import Clips, spread
 from trimtab.data.episodes import Episodes
 from trimtab.diffusion import sampling
@@ -31,6 +31,10 @@ PART = 4
 
 MOST = 2.0
 """Times a guess's error, which a prior may have where there is more noise than clip and these are no videos as it knows."""
+
+STEEP = 3.0
+"""Noise over clip, up to which an answer in noises is judged. The clip that it means is read off through a division by
+alpha, which makes any model's least mistake as large as that of wrong wiring where almost all is noise."""
 
 Errors = Float[Tensor, " level"]
 
@@ -68,7 +72,7 @@ def check_prior(
     held = clips_of(made, Episodes.open(data), num_clips)
     indices = spread(made.schedule.num_levels, num_levels)
     began = time.monotonic()
-    believed, guessed = errors(made, held, indices.tolist(), seed)
+    kind, believed, guessed = errors(made, held, indices.tolist(), seed)
     seconds = (time.monotonic() - began) / (num_levels * len(held.indices))
     levels = made.schedule.level(torch.from_numpy(indices))
     rows = [
@@ -77,9 +81,10 @@ def check_prior(
     ]
     print(f"\n{markdown_table(('sigma', 'its error', 'of a guess', 'share'), rows)}")
     print(f"Mean squared, of {len(held.indices)} clips, in its own space; {seconds:.2g} s an answer and clip.")
+    print(f"It answers in kind {kind!r}.")
     if made.codec.space != PixelFrames.space:
         print(f"Frames come back from its codec with a PSNR of {returned(made, held):.1f} dB.")
-    print(verdict(believed / guessed, levels.sigma < levels.alpha))
+    print(verdict(believed / guessed, levels, kind))
 
 
 def facts(prior: Prior) -> dict[str, str]:
@@ -113,8 +118,8 @@ def clips_of(prior: Prior, episodes: Episodes, num_clips: int) -> Held:
 
 
 @torch.no_grad()
-def errors(prior: Prior, held: Held, levels: Sequence[int], seed: int) -> tuple[Errors, Errors]:
-    """Mean squared errors of the clips that a prior believes in, and of a guess, at each of these levels.
+def errors(prior: Prior, held: Held, levels: Sequence[int], seed: int) -> tuple[Kind, Errors, Errors]:
+    """The kind of a prior's answers; mean squared errors of the clips that it believes in, and of a guess, at each level.
 
     The guess is the mean of the noisy clip and the last given frame, each weighted by how exact it is.
     """
@@ -129,9 +134,10 @@ def errors(prior: Prior, held: Held, levels: Sequence[int], seed: int) -> tuple[
                 level = prior.schedule.level(torch.full((len(starts),), index, device=place))
                 noisy, (alpha, sigma) = level.add_noise(part.video, starts), level.broadcast()
                 guess = (sigma**2 * last_of(part) + still * alpha * noisy) / (sigma**2 + still * alpha**2)
-                believed[row] += per_sample((ask(noisy, level).clean - part.video) ** 2).sum().cpu()
+                belief = ask(noisy, level)
+                believed[row] += per_sample((belief.clean - part.video) ** 2).sum().cpu()
                 guessed[row] += per_sample((guess - part.video) ** 2).sum().cpu()
-    return believed / len(noise), guessed / len(noise)
+    return belief.kind, believed / len(noise), guessed / len(noise)
 
 
 def last_of(clip: Clip) -> Video:
@@ -146,19 +152,25 @@ def returned(prior: Prior, held: Held) -> float:
     return psnr(prior.codec.decode(prior.codec.encode(frames)).clamp(-1, 1), frames).mean().item()
 
 
-def verdict(shares: Errors, clean: Tensor) -> str:
+def verdict(shares: Errors, levels: NoiseLevel, kind: Kind) -> str:
     """What errors as shares of a guess's say. Raises ValueError if they are what only wrong wiring makes of them.
 
     Args:
         shares: of each noise level.
-        clean: at which there is more clip than noise.
+        levels: these levels.
+        kind: of the answers; those in noises are judged up to `STEEP`.
     """
-    if (shares[clean] >= 1).any() or (shares >= MOST).any():
+    judged = levels.sigma <= STEEP * levels.alpha if kind == "noise" else torch.ones_like(shares, dtype=torch.bool)
+    clean = levels.sigma < levels.alpha
+    if (shares[clean] >= 1).any() or (shares[judged] >= MOST).any():
         raise ValueError(
             f"it is no better than a guess where there is more clip than noise, or {MOST:g} times as wrong elsewhere, as no "
             "video model is that is wired rightly; look at the kind of its answer, its schedule and timestep, the scale of "
             "its latents and given frames, and the order of time, height and width"
         )
-    if (shares >= 1).any():
-        return "Nothing speaks against its wiring; where noise is most it is no better than a guess about these videos."
-    return "Nothing speaks against its wiring: it is better than a guess at every noise level."
+    passed = "Nothing speaks against its wiring"
+    if not judged.all():
+        passed += f", as far as noise is at most {STEEP:g} times as strong as the clip; beyond, noises tell little"
+    if (shares[judged] >= 1).any():
+        return f"{passed}. Where noise is most it is no better than a guess about these videos."
+    return f"{passed}. It is better than a guess at every noise level that is judged."
