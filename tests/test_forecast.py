@@ -162,3 +162,16 @@ def test_a_finished_run_that_is_asked_again_keeps_what_it_needed(tmp_path: Path)
     assert (tmp_path / "needs.json").read_text() == told
     fit_or_forecast(False, Slow(), Source(), Budget(steps=5), **options)
     assert json.loads((tmp_path / "needs.json").read_text())["steps"] == 5
+
+
+def test_a_forecast_is_said_beside_what_was_needed_only_if_it_was_of_as_many_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"folder": tmp_path, "lengths": LENGTHS, "batch_size": 2}
+    fit_or_forecast(True, Slow(), Source(), Budget(steps=5), **options)
+    capsys.readouterr()
+    fit_or_forecast(False, Slow(), Source(), Budget(steps=3), **options)
+    assert "forecast:" not in capsys.readouterr().out
+    fit_or_forecast(False, Slow(), Source(), Budget(steps=5), **options)
+    said = capsys.readouterr().out
+    assert said.count("forecast:") == said.count("needed:") == 1

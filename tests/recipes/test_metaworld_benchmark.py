@@ -93,6 +93,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield run
 
 
+def test_strips_show_the_frames_that_a_model_was_given_not_those_of_the_judge(finished: Finished) -> None:
+    pictures, _ = storage.read(finished.folder / "run" / "pictures" / "avid-0.safetensors")
+    assert pictures["given"].shape[:2] == (len(pictures["AVID"]), 1)  # the judge sees two
+
+
 def test_every_cell_has_the_error_of_actions_and_its_ratio(finished: Finished) -> None:
     cells = {cell.protocol["notes"]["method"]: cell for cell in cells_in(finished.cells, ROBOT_METHODS)}
     assert list(cells) == list(TRIED)
