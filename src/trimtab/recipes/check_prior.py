@@ -53,7 +53,8 @@ def check_prior(
     believes in is told beside that of a guess that knows nothing but the noise level, the best weighted mean of the noisy
     clip and the last given frame. Where little noise is added, any video model is ahead of that, unless the kind of its
     answer, its schedule, the scale of its latents or the order of time is not what it says. What is wired wrongly in ways
-    that cost little, such as red and blue exchanged, is not found.
+    that cost little, such as red and blue exchanged, is not found; nor what spoils answers in noises only where almost all
+    is noise, since there their least mistake spoils the clip as much.
 
     Args:
         prior: ``module:function``, which makes yours (docs/your_model.md), or the name or path of an embedded one.
