@@ -79,12 +79,11 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("trimtab.recipes.planning.adaptations.NUM_PRESERVED", 4)
     monkeypatch.setattr("trimtab.recipes.planning.adaptations.NUM_STILLS", 4)
 
-    def run(teraflops: float = 0.02) -> None:
-        metaworld_planning(
-            methods=METHODS, tasks=("window-open", "door-open"), num_starts=2, num_clips=20, num_steps=1,
-            teraflops=teraflops, choices=tmp_path / "choices.json",
-            prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / "reader.safetensors", output=tmp_path / "run",
-        )  # fmt: skip
+    run = partial(
+        metaworld_planning, methods=METHODS, tasks=("window-open", "door-open"), num_starts=2, num_clips=20, num_steps=1,
+        teraflops=0.02, choices=tmp_path / "choices.json",
+        prior=str(tmp_path / "prior.safetensors"), reader=tmp_path / "reader.safetensors", output=tmp_path / "run",
+    )  # fmt: skip
 
     swept = Scale(num_steps=1)
     asked = {"prior": prior.fingerprint, "look": asdict(ROBOT), **swept.pace, **swept.sampled}
@@ -124,6 +123,11 @@ def test_every_method_is_trained_and_plays(tmp_path: Path, monkeypatch: pytest.M
     bench = Bench(prior, Scale(teraflops=2.0), tmp_path / "reader.safetensors", 0.0, tmp_path, tmp_path / "run")
     with pytest.raises(ValueError, match=r"was trained for 0\.\d+ teraflops, not 2; ask for as many"):
         bench.train("in-domain", 0)
+    fresh = {"first_start": 700_000, "planning": tmp_path / "run", "output": tmp_path / "fresh"}
+    run(methods=("in-domain only",), tasks=("window-open",), **fresh)
+    assert not (tmp_path / "fresh" / "trainings").exists()
+    (cell,) = [json.loads(path.read_text()) for path in (tmp_path / "fresh" / "cells").glob("*.json")]
+    assert cell["starts"] == [700_000, 700_001]
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
@@ -163,6 +167,8 @@ def test_a_dry_run_counts_what_is_missing_and_binds_no_folder(
         (tmp_path / "run" / "trainings" / f"in-domain-{seed}-0" / "config.json").write_text('{"facts": {}}')
     run(dry_run=True, num_starts=3)
     assert "all trainings are done" in capsys.readouterr().out
+    run(dry_run=True, planning=tmp_path / "run", output=tmp_path / "fresh")
+    assert "all trainings are done" in capsys.readouterr().out
     assert not (tmp_path / "run" / "settings.json").exists()
 
 
@@ -176,8 +182,9 @@ def test_a_dry_run_counts_what_is_missing_and_binds_no_folder(
         ({"replan_every": 0}, "1 to 4 actions can be played, got replan_every 0"),
         ({"horizon": 3}, "1 to 3 actions can be played, got replan_every 4"),
         ({"horizon": 9}, "imagines up to 8 frames, got a horizon of 9"),
-        ({"teraflops": 0.0}, "teraflops are above 0, got 0.0"),
-        ({"teraflops": -1.0}, "teraflops are above 0, got -1.0"),
+        ({"teraflops": 0.0}, "teraflops are above 0 and finite, got 0.0"),
+        ({"teraflops": float("inf")}, "teraflops are above 0 and finite, got inf"),
+        ({"first_start": 1000}, "first_start is 600000 or more, got 1000"),
         *(({name: 0}, f"{name} is at least 1, got 0") for name in COUNTS),
         ({"num_clips": 19}, "num_clips of 20 or more, got 19"),
         ({"tasks": ("door-close", "faucet-open")}, r"\['faucet-open'\] is kept for choosing"),

@@ -33,6 +33,7 @@ def metaworld_planning(
     random_share: float = 0.0,
     teraflops: float | None = None,
     num_starts: int | None = None,
+    first_start: int | None = None,
     num_clips: int | None = None,
     num_steps: int | None = None,
     temperature: float | None = None,
@@ -45,6 +46,7 @@ def metaworld_planning(
     choices: Path | None = None,
     dry_run: bool = False,
     datasets: Path = Path("datasets"),
+    planning: Path | None = None,
     output: Path | None = None,
     cells: Path | None = None,
 ) -> None:
@@ -68,6 +70,8 @@ def metaworld_planning(
             go into the same output, and the page shows all.
         teraflops: operations of one training, in 10^12, instead of the scale's.
         num_starts: start states of each task, instead of the scale's.
+        first_start: the seed of the first of them, 600000 or more, instead of the scale's; what was made to succeed from
+            those is tested by others.
         num_clips: clips of the experts that videos are compared with, from 20 to as many as are recorded, some 170, instead
             of the scale's.
         num_steps: sampling steps of a plan, instead of the scale's.
@@ -86,12 +90,15 @@ def metaworld_planning(
             without a choice keep their defaults.
         dry_run: record what data are missing, and then only say what the trainings will need in memory, time and disk.
         datasets: where recorded episodes are kept.
+        planning: the run folder of another planning, whose trainings are used, and which new ones go to; by default the
+            output.
         output: run folder, by default runs/metaworld-planning-<scale>; report.html in it is the result.
         cells: the folder of the cells, by default `cells` in the output.
     """
     own = {
-        "teraflops": teraflops, "num_starts": num_starts, "num_clips": num_clips, "num_steps": num_steps,
-        "temperature": temperature, "num_plans": num_plans, "replan_every": replan_every, "horizon": horizon,
+        "teraflops": teraflops, "num_starts": num_starts, "first_start": first_start, "num_clips": num_clips,
+        "num_steps": num_steps, "temperature": temperature, "num_plans": num_plans, "replan_every": replan_every,
+        "horizon": horizon,
     }  # fmt: skip
     size, output = SCALES[scale].but(own), output or Path(f"runs/metaworld-planning-{scale}")
     if size.num_clips < LEAST_EPISODES:
@@ -107,7 +114,15 @@ def metaworld_planning(
     frozen, console = prior_of(prior), Console()
     adaptations = chosen(choices, frozen, size, random_share)
     bench = Bench(
-        frozen, size, reader, random_share, datasets, output, reader_weights, adaptations=adaptations
+        frozen,
+        size,
+        reader,
+        random_share,
+        datasets,
+        output,
+        reader_weights,
+        adaptations=adaptations,
+        planning=planning,
     )  # which refuses what has no sense before it is recorded as a setting
     names = bench.usual(learning(size.methods, random_share)) if methods is None else methods
     bench.check(names)
@@ -125,7 +140,14 @@ def metaworld_planning(
         bench.check_clips({path.parent.name for path, _, _ in todo})
     # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.
     place = output / f"random-{round(100 * random_share)}" if random_share else output
-    of_all = {"scale": scale, **own, "prior": prior, "reader": reader, "reader_weights": reader_weights}
+    of_all = {
+        "scale": scale,
+        **own,
+        "prior": prior,
+        "reader": reader,
+        "reader_weights": reader_weights,
+        "planning": planning,
+    }
     record_settings(
         place, "metaworld-planning", {**of_all, "choices": choices, "random_share": random_share}, dry_run=dry_run
     )

@@ -32,7 +32,6 @@ from trimtab.recipes.domains.metaworld import (
     FIRST_CHECK,
     FIRST_CLIP,
     FIRST_LOSS,
-    FIRST_START,
     PLAYED,
     SEEN,
     VALIDATION,
@@ -68,6 +67,7 @@ class Bench:
         reader_weights: of the reader's encoder, a file, if it was trained with one that needs it.
         episodes: demonstrations to train on, in place of the usual ones.
         adaptations: by name, with the guidance and strength that they are used with.
+        planning: the run folder whose trainings are used, and which new ones go to; by default the output.
 
     Raises:
         ValueError: the prior hears no text, imagines fewer frames than are asked for, or such as MetaWorld does not show;
@@ -83,6 +83,7 @@ class Bench:
     reader_weights: Path | None = None
     episodes: Demonstrations | None = None
     adaptations: Mapping[str, Adaptation] = field(default_factory=ADAPTATIONS.copy)
+    planning: Path | None = None
 
     def __post_init__(self) -> None:
         if "text" not in self.prior.uses:
@@ -136,7 +137,7 @@ class Bench:
     @property
     def starts(self) -> list[int]:
         """The seeds of the start states that every task is played from."""
-        return [FIRST_START + number for number in range(self.size.num_starts)]
+        return [self.size.first_start + number for number in range(self.size.num_starts)]
 
     def barred(self, methods: Iterable[str]) -> list[str]:
         """Of these methods those that need weights, where this prior's are out of reach."""
@@ -363,7 +364,7 @@ class Bench:
 
     def folder(self, name: str, seed: int) -> Path:
         """Of a training."""
-        return self.output / "trainings" / f"{name}-{seed}-{round(100 * self.random_share)}"
+        return (self.planning or self.output) / "trainings" / f"{name}-{seed}-{round(100 * self.random_share)}"
 
     def forecast(self, names: Iterable[str | None], seeds: Iterable[int]) -> None:
         """Say what the trainings of these names and seeds will need that are not done, each tried with one seed."""

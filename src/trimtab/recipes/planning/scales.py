@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from trimtab.core.values import Video
 from trimtab.diffusion import sampling
 from trimtab.recipes.domains.metaworld import (
     ACTION_REPEAT,
+    FIRST_START,
     MAX_STEPS,
     NOVEL,
     NOVEL_OF_THE_PAPER,
@@ -49,6 +51,7 @@ class Scale:
         methods: names, of ADAPTATIONS and TRUTHS.
         num_seeds: trainings of each.
         num_starts: start states of a task, the same for all.
+        first_start: the seed of the first of them; the next have the next seeds.
         num_clips: of the experts, that videos are compared with and denoising is measured on.
         teraflops: floating-point operations of one training, in 10^12.
         sample: from noise to a video.
@@ -73,6 +76,7 @@ class Scale:
     methods: Sequence[str] = (*TRUTHS, *NORMALISED)
     num_seeds: int = 3
     num_starts: int = 10
+    first_start: int = FIRST_START
     num_clips: int = 64
     teraflops: float = 200.0
     sample: Callable[..., Video] = sampling.dpm_solver_pp_2m
@@ -91,8 +95,15 @@ class Scale:
     def __post_init__(self) -> None:
         names = ("num_seeds", "num_starts", "num_clips", "num_steps", "num_plans")
         counted(**{name: getattr(self, name) for name in names})
-        if not self.teraflops > 0:
-            raise ValueError(f"teraflops are above 0, got {self.teraflops}; leave them out for the scale's own")
+        if not 0 < self.teraflops < math.inf:
+            raise ValueError(
+                f"teraflops are above 0 and finite, got {self.teraflops}; leave them out for the scale's own"
+            )
+        if self.first_start < FIRST_START:
+            raise ValueError(
+                f"first_start is {FIRST_START} or more, got {self.first_start}; lower seeds are those of what was learned "
+                "from or chosen on"
+            )
         if not 1 <= self.replan_every <= self.horizon:
             raise ValueError(
                 f"of a plan of {self.horizon} frames 1 to {self.horizon} actions can be played, got replan_every "
