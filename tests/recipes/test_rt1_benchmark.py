@@ -26,7 +26,7 @@ from trimtab.recipes import rt1_benchmark as recipe
 from trimtab.recipes._held import held_out_loss
 from trimtab.recipes.benchmark.bench import cells_in
 from trimtab.recipes.benchmark.inspection import Imaginer
-from trimtab.recipes.benchmark.robots import EMBEDDED_SIZES, ROBOT_METHODS, held_of
+from trimtab.recipes.benchmark.robots import EMBEDDED_SIZES, ROBOT_METHODS, held_of, robot
 from trimtab.recipes.import_rlds import rlds_episodes
 from trimtab.recipes.metaworld_judge import metaworld_judge
 from trimtab.recipes.rt1_benchmark import (
@@ -86,6 +86,30 @@ def test_no_episodes_to_train_on_are_refused(folder: Path, tmp_path: Path) -> No
     with pytest.raises(ValueError, match="num_episodes is at least 1, got 0"):
         rt1_benchmark(folder, num_episodes=0, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_command_can_be_mended_in_the_same_folder(folder: Path, run: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "num_episodes": 20, "prior": str(run / "prior.safetensors"), "datasets": tmp_path / "datasets",
+        "output": tmp_path / "run",
+    }  # fmt: skip
+    with pytest.raises(FileNotFoundError, match=r"features.json is missing"):
+        rt1_benchmark(folder.parent / "mistyped", **options)
+    with pytest.raises(ValueError, match="asked for 300 clips, and of these 10 episodes 1 to 10 can be cut"):
+        rt1_benchmark(folder, num_clips=300, **options)
+    assert not (tmp_path / "run" / "settings.json").exists()
+
+
+def test_what_is_chosen_is_chosen_on_as_many_clips_as_there_are(run: Path) -> None:
+    prior, (validation,) = tabletop.prior(), (run / "datasets").glob("rt1*-validation-*")
+    episodes = Episodes.open(validation)
+    domain = robot(
+        prior, episodes, episodes, episodes, num_frames=prior.num_frames, levels={}, title="", names=ACTION,
+        idle=idle(episodes), encode=partial(recipe.said, prior), judge_file=None,
+    )  # fmt: skip
+    assert len(domain.validation(48).indices) == 2
+    with pytest.raises(ValueError, match="asked for 48 clips"):
+        domain.test(48)
 
 
 def test_parts_are_apart_and_share_the_statistics_of_training(run: Path) -> None:

@@ -201,7 +201,10 @@ class Clips:
         """
         counts = self._apart()
         if not 1 <= num <= counts.sum():
-            raise ValueError(f"asked for {num} windows, and these {len(counts)} episodes give 1 to {counts.sum()}")
+            raise ValueError(
+                f"asked for {num} clips, and of these {len(counts)} episodes 1 to {counts.sum()} can be cut that do not "
+                "overlap; ask for as many, or bring more or longer episodes"
+            )
         levels = [np.flatnonzero(self._level_ids() == level) for level in np.unique(self._level_ids())]
         order = np.concatenate([np.roll(episodes, place) for place, episodes in enumerate(levels)])
         chosen, first = list[np.ndarray](), np.zeros(len(counts), np.int64)
@@ -212,6 +215,11 @@ class Clips:
                 first[some] = np.arange(len(some)) * GOLDEN % 1 * counts[some]
             chosen.append(self.numbers(some, (first[some] + len(chosen)) % counts[some] * self.window))
         return np.sort(np.concatenate(chosen))
+
+    @property
+    def num_apart(self) -> int:
+        """How many windows there are that do not overlap."""
+        return int(self._apart().sum())
 
     def _apart(self) -> np.ndarray:
         """How many windows of each episode do not overlap."""

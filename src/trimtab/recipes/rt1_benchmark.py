@@ -128,7 +128,7 @@ def rt1_benchmark(
     judge_file = None if judge is None else checked_judge(judge, FRAMES[scale], len(ACTION), remedy)
     size = SCALES[scale].but({**own, "trainings": trainings_beside(frozen, scale)})
     methods = allowed(methods, size, ROBOT_METHODS, frozen)
-    record_settings(output, "rt1-benchmark", settings, dry_run=dry_run)
+    record_settings(output, "rt1-benchmark", settings, dry_run=True)  # refused before data are imported
     num_episodes = EPISODES[scale] if num_episodes is None else num_episodes
     sets = imported(folder, num_episodes, size, FRAMES[scale], datasets)
     if judge_file is not None:
@@ -137,6 +137,8 @@ def rt1_benchmark(
         frozen, *sets, num_frames=frozen.num_frames, levels=SPLITS, title="Adapting a video prior to RT1",
         names=ACTION, idle=idle(sets[0]), encode=partial(said, frozen), judge_file=judge_file,
     )  # fmt: skip
+    domain.test(size.num_clips)  # refused before anything is kept, if there are not as many
+    record_settings(output, "rt1-benchmark", settings, dry_run=dry_run)
     bench = Bench(frozen, domain, size, output, only, ROBOT_METHODS)
     bench.run(methods, seeds, cells or output / "cells", dry_run=dry_run)
 

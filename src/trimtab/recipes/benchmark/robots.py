@@ -173,6 +173,8 @@ def robot(
 ) -> Domain:
     """Recorded episodes as what a prior is adapted to, all that there are; each is resampled as a whole.
 
+    Where validation has fewer clips than are asked for, what is chosen is chosen on those.
+
     Args:
         prior: whose clips to cut out of them.
         num_frames: of a clip.
@@ -188,9 +190,13 @@ def robot(
     num_context = prior.num_context if judge_file is None else max(prior.num_context, JUDGED)
 
     def domain(say: Callable[[Sequence[str]], Tensor] | None, in_words: Domain | None) -> Domain:
+        def choosing(num: int) -> Held:
+            clips = Clips(validation, num_context, num_frames, say)
+            return held_of(clips, min(num, clips.num_apart), prior)
+
         return Domain(
             training=lambda _: Clips(training, prior.num_context, num_frames, say),
-            validation=lambda num: held_of(Clips(validation, num_context, num_frames, say), num, prior),
+            validation=choosing,
             test=lambda num: held_of(Clips(test, num_context, num_frames, say), num, prior),
             levels=levels,
             actions={"action_dim": len(names)},
