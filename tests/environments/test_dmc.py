@@ -118,7 +118,9 @@ def test_states_are_a_gymnasium_environment() -> None:
 def test_actions_that_do_not_fit_are_refused_and_play_nothing(bad: np.ndarray) -> None:
     environment = DMCStates("cartpole-swingup", max_episode_steps=1)
     environment.reset(seed=0)
-    with pytest.raises(ValueError, match=r"actions lie in -1 \.\. 1, got|an action is \(1,\) numbers, got"):
+    with pytest.raises(
+        ValueError, match=r"actions lie in -1 \.\. 1, got 1.01|no finite numbers|an action is \(1,\) numbers, got"
+    ):
         environment.step(bad)
     assert environment.step(np.ones(1))[3]  # the episode's only step was still to come
 

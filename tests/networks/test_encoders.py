@@ -36,9 +36,17 @@ def test_a_text_is_encoded_alike_alone_and_among_others() -> None:
 def test_empty_and_long_texts_are_refused() -> None:
     encode = MiniLM(num_tokens=6)
     assert encode(["one two three four"]).shape == (1, 6, 384)
-    for text, pieces in (("", 0), ("  ", 0), ("one two three four five", 5)):
-        with pytest.raises(ValueError, match=f"a text has 1 to 4 words or pieces of words, '{text}' has {pieces}"):
+    with pytest.raises(
+        ValueError, match="a text has at most 4 words or pieces of words here, 'one two three four five' has 5"
+    ):
+        encode(["door", "one two three four five"])
+    for text in ("", "  "):
+        with pytest.raises(ValueError, match="a text has a word at least, and that of number 1 is empty"):
             encode(["door", text])
+    with pytest.raises(ValueError, match="one sentence or more, got none"):
+        encode([])
+    with pytest.raises(TypeError, match="got the one 'door'; put it in a list"):
+        encode("door")
 
 
 def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

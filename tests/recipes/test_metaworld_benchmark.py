@@ -223,7 +223,7 @@ def test_a_model_is_told_one_frame_of_those_that_the_judge_sees(finished: Finish
     ("option", "because"),
     [
         *(({name: 0}, f"{name} is at least 1, got 0") for name in ("num_clips", "num_steps", "batch_size")),
-        ({"teraflops": -1.0}, "teraflops are above 0, got -1.0"),
+        ({"teraflops": -1.0}, "teraflops are above 0 and finite, got -1.0"),
     ],
 )
 def test_what_has_no_sense_is_refused_before_it_is_recorded(

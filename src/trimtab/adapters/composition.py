@@ -279,6 +279,9 @@ Strength = float | Float[Tensor, " time"]
 LEAST_ALPHA = 0.03
 """Of a schedule's noisiest level, for weights that do not sum to one: samples shrink by about alpha^(sum - 1) there."""
 
+MOST_WEIGHT = 1000.0
+"""Beyond which nothing is left in float32 of what a difference of beliefs says."""
+
 
 def adaptation(
     guided: Denoiser,
@@ -293,13 +296,21 @@ def adaptation(
     strengths = torch.as_tensor(strength)
     if strengths.numel() == 0:
         raise ValueError("a strength is one for all frames or one for each, got none")
-    if not (1 <= guidance < math.inf and ((strengths >= 0) & (strengths < math.inf)).all()) or strengths.ndim > 1:
+    if not 1 <= guidance <= MOST_WEIGHT:
         raise ValueError(
-            "guidance is from 1 on and a strength from 0 on, finite, for all frames or (time,), one for each, not "
-            f"{guidance} and {strength}"
+            f"guidance is 1, which is the told model alone, to {MOST_WEIGHT:g}, got {guidance}; the paper has 2.5"
         )
-    if deaf := [type(model).__name__ for model in (guided, other) if "text" not in model.uses]:
-        raise ValueError(f"told and untold differ by the text, which {' and '.join(deaf)} does not use")
+    if not ((strengths >= 0) & (strengths <= MOST_WEIGHT)).all() or strengths.ndim > 1:
+        raise ValueError(
+            f"a strength is 0, which leaves the second model out, to {MOST_WEIGHT:g}, one for all frames or (time,), one "
+            f"for each, got {strength}; the paper has 0.1 and 0.5"
+        )
+    for name, model in (("guided", guided), ("other", other)):
+        if "text" not in model.uses:
+            raise ValueError(
+                f"told and untold differ by the text, which the {name} model, {type(model).__name__}, does not hear; pass "
+                "one that does"
+            )
     last = prior.schedule.level(torch.tensor([prior.schedule.num_levels - 1])).alpha.item()
     most = strengths.max().item()
     if most and not normalise and last < LEAST_ALPHA:

@@ -66,10 +66,19 @@ def check_scene(
     """Raise ValueError for unknown tasks and for numbers out of range, before anything is built."""
     if unknown := sorted(set(tasks) - set(known)):
         raise ValueError(f"no task {', '.join(map(repr, unknown))}; the tasks are {', '.join(known)}")
-    if size not in SIZES:
+    if size not in SIZES or not isinstance(size, int):
         raise ValueError(f"frames have {SIZES} pixels a side, got {size}")
     if min(action_repeat, max_episode_steps) < 1:
         raise ValueError(f"action_repeat and max_episode_steps are >= 1, got {action_repeat} and {max_episode_steps}")
+
+
+def check_actions(actions: np.ndarray) -> None:
+    """Raise ValueError unless all are numbers in -1 .. 1."""
+    if not np.isfinite(actions).all():
+        raise ValueError("actions lie in -1 .. 1, got some that are no finite numbers; look at what made them")
+    if not (np.abs(actions) <= 1).all():
+        reach = f"{actions.min()} .. {actions.max()}"
+        raise ValueError(f"actions lie in -1 .. 1, got {reach}; clip them with numpy.clip(actions, -1, 1)")
 
 
 def one_for_each(task: str | Sequence[str], num_envs: int | None) -> list[str]:
@@ -158,9 +167,7 @@ class MuJoCoEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray], Generic[AnyCopy])
         actions, shape = np.asarray(actions), self.action_space.shape
         if actions.shape != shape or actions.dtype.kind != "f":
             raise ValueError(f"actions are {shape} floats, got {actions.shape} {actions.dtype}")
-        if not (np.abs(actions) <= 1).all():
-            reach = f"{actions.min():.4g} .. {actions.max():.4g}"
-            raise ValueError(f"actions lie in -1 .. 1, got {reach}; clip them with numpy.clip(actions, -1, 1)")
+        check_actions(actions)
         rewards, terminated = np.zeros(self.num_envs), np.zeros(self.num_envs, bool)
         for number, copy in enumerate(self._copies):
             if self._over[number]:

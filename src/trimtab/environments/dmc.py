@@ -17,7 +17,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Box
 
 from trimtab.environments import _mujoco
-from trimtab.environments._mujoco import Look, MuJoCoEnv, View, import_mujoco, no_rendering, one_for_each
+from trimtab.environments._mujoco import Look, MuJoCoEnv, View, check_actions, import_mujoco, no_rendering, one_for_each
 
 TEXTS = {
     "ball_in_cup-catch": "catch the ball in the cup",
@@ -109,8 +109,7 @@ class DMCStates(Env[np.ndarray, np.ndarray]):
         action = np.asarray(action, np.float64)
         if action.shape != (self.action_dim,):
             raise ValueError(f"an action is ({self.action_dim},) numbers, got {action.shape}")
-        if not (np.abs(action) <= 1).all():
-            raise ValueError(f"actions lie in -1 .. 1, got {action}; clip them with numpy.clip(action, -1, 1)")
+        check_actions(action)
         rewards = 0.0
         for _ in range(self.action_repeat):
             now = self.simulator.step(self._low + (action + 1) / 2 * self._reach)

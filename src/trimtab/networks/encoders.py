@@ -46,13 +46,21 @@ class MiniLM:
 
     @torch.no_grad()
     def __call__(self, sentences: Sequence[str]) -> Float[Tensor, "sentence token 384"]:
-        """Raises ValueError for an empty sentence, or one that is too long."""
+        """Raises TypeError for one text, not in a list, and ValueError for none, an empty one, or one that is too long."""
+        if isinstance(sentences, str):
+            raise TypeError(f"texts are a sequence of sentences, got the one {sentences!r}; put it in a list")
+        if not sentences:
+            raise ValueError("texts are one sentence or more, got none")
+        if empty := [number for number, sentence in enumerate(sentences) if not sentence.strip()]:
+            raise ValueError(
+                f"a text has a word at least, and that of number {empty[0]} is empty; say in it what is done"
+            )
         told = self._tokenizer.encode_batch(list(sentences))
         for sentence, tokens in zip(sentences, told, strict=True):
-            if not sentence.strip() or len(tokens.ids) > self.num_tokens:
+            if len(tokens.ids) > self.num_tokens:
                 raise ValueError(
-                    f"a text has 1 to {self.num_tokens - 2} words or pieces of words, {sentence!r} has "
-                    f"{len(tokens.ids) - 2}; say it in other words, or take a larger num_tokens"
+                    f"a text has at most {self.num_tokens - 2} words or pieces of words here, {sentence!r} has "
+                    f"{len(tokens.ids) - 2}; say it in fewer, or build what encodes it with a larger num_tokens"
                 )
         ids = torch.zeros(len(told), self.num_tokens, dtype=torch.long)
         mask = torch.zeros(len(told), self.num_tokens)

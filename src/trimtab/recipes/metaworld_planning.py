@@ -106,7 +106,7 @@ def metaworld_planning(
     cells = cells or output / "cells"
     for kind, names, known in (("methods", methods, (*TRUTHS, *ADAPTATIONS)), ("tasks", tasks, tuple(TEXTS))):
         if unknown := [name for name in names or () if name not in known]:
-            raise ValueError(f"no {kind} {unknown}; there are: {', '.join(known)}")
+            raise ValueError(f"no {kind} {unknown}; there are: {', '.join(map(repr, known))}")
     if kept := [name for name in tasks or () if name in VALIDATION and name not in SEEN]:
         raise ValueError(
             f"{kept} is kept for choosing guidance and strength, by `trimtab metaworld-sweep`; name others"
@@ -129,13 +129,14 @@ def metaworld_planning(
     numbers = range(size.num_seeds) if seeds is None else seeds
     todo = todo_of(bench, cells, size.tasks if tasks is None else tasks, names, numbers)
     bench.reading()  # refused before anything is recorded, if it does not fit
-    if not dry_run:  # refused before anything is kept
+    if not dry_run and names:
         ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
         console.print(
-            f"Guidance and strength were chosen by a sweep for: {', '.join(ours)}."
+            f"Guidance and strength were chosen by a sweep for: {', '.join(map(repr, ours))}."
             if ours
             else "Guidance and strength are the methods' own, chosen by no sweep of a run like this."
         )
+    if not dry_run:  # refused before anything is kept
         check_kept(bench, cells)
         bench.check_clips({path.parent.name for path, _, _ in todo})
     # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.

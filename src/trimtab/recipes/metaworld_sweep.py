@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from jaxtyping import Float
 from rich import print
 from torch import Tensor
 
+from trimtab.adapters.composition import MOST_WEIGHT
 from trimtab.core.checks import counted
 from trimtab.core.files import write_whole
 from trimtab.metrics.frames import Lpips
@@ -91,11 +91,11 @@ def metaworld_sweep(
     """
     output = output or Path(f"runs/metaworld-sweep-{scale}")
     if unknown := [name for name in methods or () if name not in ADAPTATIONS]:
-        raise ValueError(f"no methods {unknown}; there are: {', '.join(ADAPTATIONS)}")
-    sensible = all(1 <= one < math.inf for one in guidances) and all(0 <= one < math.inf for one in strengths)
+        raise ValueError(f"no methods {unknown}; there are: {', '.join(map(repr, ADAPTATIONS))}")
+    sensible = all(1 <= one <= MOST_WEIGHT for one in guidances) and all(0 <= one <= MOST_WEIGHT for one in strengths)
     if not (guidances and strengths and sensible):
         came = " and ".join(", ".join(map(str, numbers)) or "none" for numbers in (guidances, strengths))
-        raise ValueError(f"guidances are from 1 on and strengths from 0 on, got {came}")
+        raise ValueError(f"guidances are 1 to {MOST_WEIGHT:g} and strengths 0 to {MOST_WEIGHT:g}, got {came}")
     if num_samples < 2:
         raise ValueError(f"a spread is that of 2 samples or more, not {num_samples}")
     counts = counted(num_starts=num_starts, num_clips=num_clips, num_samples=num_samples) | {"seed": seed}

@@ -335,7 +335,7 @@ def allowed(methods: Sequence[str] | None, size: Scale, there: Mapping[str, Meth
     """These methods, or those of a scale that a prior allows. Raises ValueError for one that it does not allow, or none."""
     names = size.methods if methods is None else methods
     if unknown := [name for name in names if name not in there]:
-        raise ValueError(f"no methods {unknown}; there are: {', '.join(there)}")
+        raise ValueError(f"no methods {unknown}; there are: {', '.join(map(repr, there))}")
     deaf = [name for name in names if there[name].told_text and "text" not in prior.uses]
     shut = [name for name in names if there[name].needs_weights and not is_open(prior)]
     alien = [name for name in names if there[name].training not in (None, *size.trainings)]

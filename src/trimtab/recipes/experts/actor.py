@@ -55,7 +55,9 @@ class Actor(nn.Module):
 
 
 def load(path: Path) -> tuple[Actor, dict[str, Any], str]:
-    """The policy that `save` wrote, its facts, and the sha256 of both. Raises ValueError if the file is something else."""
+    """The policy that `save` wrote, its facts, and the sha256 of both. Raises ValueError if there is none."""
+    if not path.is_file():
+        raise ValueError(f"no policy at {path}; train one with `trimtab dmc-policy`")
     weights, settings = storage.read(path)
     if "actor" not in settings:
         raise ValueError(f"{path} holds no policy; train one with `trimtab dmc-policy`")
