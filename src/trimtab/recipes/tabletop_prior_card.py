@@ -22,6 +22,7 @@ from trimtab.core.markdown import markdown_table
 from trimtab.core.values import Conditioning, Video
 from trimtab.data.clips import Clips, spread
 from trimtab.diffusion import sampling
+from trimtab.environments.looks import Look
 from trimtab.environments.metaworld import OPPOSITES
 from trimtab.forecast import fit_or_forecast
 from trimtab.metrics import text_match
@@ -245,7 +246,7 @@ def card_text(card: dict[str, Any]) -> str:
             f"Data: {training['num_episodes']} episodes of each of {len(WORDS)} MetaWorld tasks by their scripted experts, "
             "as many that begin where random actions led from the experts' way, and as many short ones of each of two "
             "opposite tasks in each scene that they share, begun half way, which are a quarter of each batch; all in looks "
-            "(camera, colours, lights, background) that never are the simulator's own. "
+            f"that never are the simulator's own: {looks_in_words()}. "
             f"Tasks: {', '.join(WORDS)}. Training: "
             f"from {'the weights of ' + str(training['initial']) if training['initial'] else 'random weights'}, "
             f"{training['steps']} steps of {training['batch_size']} clips, {training['hours']} hours; "
@@ -275,4 +276,14 @@ def card_text(card: dict[str, Any]) -> str:
             ),
             "![samples](tabletop.png)",
         ]
+    )
+
+
+def looks_in_words() -> str:
+    """How far the looks vary that the prior learned from."""
+    by = Look.ranges()
+    return (
+        f"the camera, always the close one, goes round by up to {by['turn']:g} degrees sideways and {by['tilt']:g} up or down "
+        f"and nearer or farther by up to {by['distance']:.0%}, {by['colours']:.0%} of each colour and of the background is "
+        f"drawn, half of the textures go, and lights vary by up to {by['lights']:.0%}"
     )
