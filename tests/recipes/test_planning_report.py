@@ -243,7 +243,12 @@ def test_pictures_of_what_was_never_finished_are_left_out(tmp_path: Path) -> Non
         path = tmp_path / f"door-close--{method}--0--0.safetensors"
         storage.write(path, {"executed 0": frames, "imagined 0": frames.flip(0)}, facts)
     found = strips_of(Results(CELLS), "door-close", tmp_path)
-    assert list(found) == ["in-domain only, imagined", "in-domain only, executed"]
+    (shown,) = Results(CELLS).of(**{**facts, "method": "in-domain only"})
+    assert not shown["success"][0]
+    assert list(found) == ["in-domain only, imagined", "in-domain only, executed: not done"]
+    shown["success"][0] = True
+    assert list(strips_of(Results(CELLS), "door-close", tmp_path))[1] == "in-domain only, executed: done"
+    shown["success"][0] = False
 
 
 def test_the_page_shows_what_was_imagined_above_what_happened(tmp_path: Path) -> None:

@@ -89,17 +89,21 @@ def write_report(path: Path, results: Results, *, pictures: Path) -> Path:
 
 
 def strips_of(results: Results, task: str, pictures: Path) -> dict[str, Tensor]:
-    """What each method imagined and did from the first start of a task, (1, time, 3, height, width) in [-1, 1]."""
+    """What each method imagined and did from the first start of a task, (1, time, 3, height, width) in [-1, 1].
+
+    Their names say whether the task was done in the end.
+    """
     found: dict[str, Tensor] = {}
     for path in sorted(pictures.glob(f"{task}--*.safetensors")):
         tensors, facts = storage.read(path)
-        known = facts["method"] in results.methods  # else its cell was never finished, or lies elsewhere
-        if not known or facts["seed"] or facts["random_share"] != results.shares[0]:
+        cells = results.of(**facts)  # none if it was never finished, or lies elsewhere
+        if not cells or facts["seed"] or facts["random_share"] != results.shares[0]:
             continue
-        for kind in ("imagined", "executed"):
+        end = "done" if cells[0]["success"][0] else "not done"
+        for kind, said in (("imagined", ""), ("executed", f": {end}")):
             if kind == "imagined" and facts["method"] == EXPERT:
                 continue
-            found[f"{facts['method']}, {kind}"] = as_clip(tensors[f"{kind} 0"])
+            found[f"{facts['method']}, {kind}{said}"] = as_clip(tensors[f"{kind} 0"])
     order = {method: place for place, method in enumerate(results.methods)}
     return dict(sorted(found.items(), key=lambda row: order[row[0].rsplit(", ", 1)[0]]))
 
