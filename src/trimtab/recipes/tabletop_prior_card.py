@@ -284,6 +284,6 @@ def looks_in_words() -> str:
     by = Look.ranges()
     return (
         f"the camera, always the close one, goes round by up to {by['turn']:g} degrees sideways and {by['tilt']:g} up or "
-        f"down and nearer or farther by up to {by['distance']:.0%}, {by['colours']:.0%} of each colour and of the background is "
-        f"drawn, half of the textures go, and lights vary by up to {by['lights']:.0%}"
+        f"down and nearer or farther by up to {by['distance']:.0%}, {by['colours']:.0%} of each colour and of the "
+        f"background is drawn, half of the textures go, and lights vary by up to {by['lights']:.0%}"
     )
