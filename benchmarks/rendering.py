@@ -27,6 +27,7 @@ def main() -> None:
             "the same, in the robot's look",
             lambda size: MetaWorld("drawer-close", size=size, look=ROBOT, **HELD),
         ),
+        ("MetaWorld, coffee-push, its expert", lambda size: MetaWorld("coffee-push", size=size, **HELD)),
         ("DeepMind Control, walker-walk", lambda size: DMC("walker-walk", size=size, action_repeat=4)),
     ):
         print(f"{title:38}" + "".join(f"{rate(make, size):8.0f}" for size in (64, 128, 256)))
