@@ -49,11 +49,6 @@ def test_a_seed_gives_the_same_frames_whatever_was_played_before() -> None:
     environment.close()
 
 
-def test_a_size_that_is_no_whole_number_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"pixels a side, got 64\.0"):
-        MetaWorld("door-close", size=64.0)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(("action_repeat", "num_steps"), [(1, 125), (4, 35)])
 def test_experts_succeed_when_each_action_is_taken_once_and_when_it_is_held_four_times(
     action_repeat: int, num_steps: int

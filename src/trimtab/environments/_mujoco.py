@@ -66,7 +66,7 @@ def check_scene(
     """Raise ValueError for unknown tasks and for numbers out of range, before anything is built."""
     if unknown := sorted(set(tasks) - set(known)):
         raise ValueError(f"no task {', '.join(map(repr, unknown))}; the tasks are {', '.join(known)}")
-    if size not in SIZES or not isinstance(size, int | np.integer):
+    if size not in SIZES:
         raise ValueError(f"frames have {SIZES} pixels a side, got {size}")
     if min(action_repeat, max_episode_steps) < 1:
         raise ValueError(f"action_repeat and max_episode_steps are >= 1, got {action_repeat} and {max_episode_steps}")
