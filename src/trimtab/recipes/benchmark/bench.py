@@ -84,7 +84,9 @@ class Scale:
         names = ("num_seeds", "num_clips", "num_frames", "batch_size", "num_steps")
         counted(**{name: getattr(self, name) for name in names})
         if self.teraflops is not None and not 0 < self.teraflops < math.inf:
-            raise ValueError(f"teraflops are above 0 and finite, got {self.teraflops}; leave them out for the scale's own")
+            raise ValueError(
+                f"teraflops are above 0 and finite, got {self.teraflops}; leave them out for the scale's own"
+            )
 
     @property
     def num_choosing(self) -> int:
