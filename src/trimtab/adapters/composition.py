@@ -280,7 +280,7 @@ LEAST_ALPHA = 0.03
 """Of a schedule's noisiest level, for weights that do not sum to one: samples shrink by about alpha^(sum - 1) there."""
 
 MOST_WEIGHT = 1000.0
-"""Beyond which nothing is left in float32 of what a difference of beliefs says."""
+"""At which what bfloat16 rounds off a belief, one part in 512, has become larger than the belief."""
 
 
 def adaptation(

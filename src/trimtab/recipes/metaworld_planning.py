@@ -113,42 +113,27 @@ def metaworld_planning(
         )
     frozen, console = prior_of(prior), Console()
     adaptations = chosen(choices, frozen, size, random_share)
-    bench = Bench(
-        frozen,
-        size,
-        reader,
-        random_share,
-        datasets,
-        output,
-        reader_weights,
-        adaptations=adaptations,
-        planning=planning,
-    )  # which refuses what has no sense before it is recorded as a setting
+    bench = Bench(  # which refuses what has no sense before it is recorded as a setting
+        frozen, size, reader, random_share, datasets, output, reader_weights, adaptations=adaptations, planning=planning
+    )
     names = bench.usual(learning(size.methods, random_share)) if methods is None else methods
     bench.check(names)
     numbers = range(size.num_seeds) if seeds is None else seeds
     todo = todo_of(bench, cells, size.tasks if tasks is None else tasks, names, numbers)
     bench.reading()  # refused before anything is recorded, if it does not fit
-    if not dry_run and names:
-        ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
-        console.print(
-            f"Guidance and strength were chosen by a sweep for: {', '.join(map(repr, ours))}."
-            if ours
-            else "Guidance and strength are the methods' own, chosen by no sweep of a run like this."
-        )
     if not dry_run:  # refused before anything is kept
+        ours = [name for name in names if name in bench.adaptations and bench.adaptations[name].chosen]
+        if ours:
+            console.print(f"Guidance and strength were chosen by a sweep for: {', '.join(map(repr, ours))}.")
+        elif names:
+            console.print("Guidance and strength are the methods' own, chosen by no sweep of a run like this.")
         check_kept(bench, cells)
         bench.check_clips({path.parent.name for path, _, _ in todo})
     # Methods, tasks and seeds are pieces of one run and left out; each share of random actions is a run within it.
     place = output / f"random-{round(100 * random_share)}" if random_share else output
     of_all = {
-        "scale": scale,
-        **own,
-        "prior": prior,
-        "reader": reader,
-        "reader_weights": reader_weights,
-        "planning": planning,
-    }
+        "scale": scale, **own, "prior": prior, "reader": reader, "reader_weights": reader_weights, "planning": planning,
+    }  # fmt: skip
     record_settings(
         place, "metaworld-planning", {**of_all, "choices": choices, "random_share": random_share}, dry_run=dry_run
     )
